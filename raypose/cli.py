@@ -1,0 +1,401 @@
+"""The command line: ``raypose VERB … key=value``. It parses first and imports heavy things later.
+
+Progress and errors go to stderr, results to stdout; ``--json`` prints them for machines. A user's
+mistake is one line and an exit code, never a traceback unless ``--verbose`` asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raypose.errors import RayposeError, UsageError, did_you_mean
+
+__all__ = ["main"]
+
+MISSING = {"ray": "train", "torch": "train", "open_clip": "train", "optuna": "train"}
+MISSING |= {"fastapi": "serve", "moto": "demo", "boto3": "demo", "httpx": "demo"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A parsed command line: words in place, key=value pairs, flags."""
+
+    words: list[str]
+    assignments: list[str]
+    flags: frozenset[str]
+
+    @property
+    def json(self) -> bool:
+        """Results are for a machine."""
+        return "--json" in self.flags
+
+    @property
+    def verbose(self) -> bool:
+        """Show everything."""
+        return "--verbose" in self.flags
+
+
+@dataclass(frozen=True)
+class Command:
+    """A verb: what it takes, what it is for, and what it does."""
+
+    usage: str
+    summary: str
+    run: Callable[[Request], None]
+    flags: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """Names of the words that must be given, in order."""
+        return [word for word in self.usage.split() if word.isupper()]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbose = "--verbose" in arguments
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    try:
+        _dispatch(arguments)
+    except RayposeError as error:
+        if verbose:
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        extra = MISSING.get((error.name or "").split(".")[0])
+        if verbose or extra is None:
+            raise
+        print(f"{error.name} is not installed: pip install 'raypose[{extra}]'", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _dispatch(arguments: list[str]) -> None:
+    flags = frozenset(word for word in arguments if word.startswith("-"))
+    words = [word for word in arguments if not word.startswith("-")]
+    if not words:
+        if flags & {"--version"}:
+            from raypose import __version__
+
+            print(__version__)
+            return
+        print(_help())
+        if not flags & {"-h", "--help"}:
+            raise UsageError("no command given")
+        return
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    if name not in COMMANDS:
+        known = [key for key in COMMANDS if key.startswith(f"{name} ")]
+        wanted = " ".join(words[:2]) if known else name
+        choices = f"; there are: {', '.join(known)}" if known else "; see raypose --help"
+        raise UsageError(f"{wanted}: no such command{did_you_mean(wanted, COMMANDS)}{choices}")
+    command = COMMANDS[name]
+    usage = f"usage: raypose {name} {command.usage}"
+    if flags & {"-h", "--help"}:
+        print(f"{usage}\n\n{command.summary}")
+        return
+    unknown = flags - {"--json", "--verbose", *command.flags}
+    if unknown:
+        raise UsageError(f"{name}: unknown option {min(unknown)}; {usage}")
+    command.run(_parse(name, command, words[len(name.split()) :], flags))
+
+
+def _parse(name: str, command: Command, rest: list[str], flags: frozenset[str]) -> Request:
+    """Tell words in place from key=value pairs."""
+    usage = f"usage: raypose {name} {command.usage}"
+    pairs = [word for word in rest if re.match(r"[A-Za-z_][\w.-]*=", word)]
+    words = [word for word in rest if word not in pairs]
+    wanted = [word.removesuffix("…") for word in command.words]
+    if len(words) < len(wanted):
+        raise UsageError(f"{name}: {wanted[len(words)]} is missing; {usage}")
+    if len(words) > len(wanted) and "…" not in "".join(command.words):
+        raise UsageError(f"{name}: {words[len(wanted)]!r} is too much, or lacks key=; {usage}")
+    return Request(words, pairs, flags)
+
+
+def _help() -> str:
+    width = max(len(f"{name} {command.usage}") for name, command in COMMANDS.items())
+    width = min(width, 44)
+    lines = ["raypose: recognise human postures with CLIP, at any scale", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {f'{name} {command.usage}':<{width}}  {command.summary}")
+    lines += [
+        "",
+        "key=value overrides any setting of a recipe: optim.learning_rate=3e-5",
+        "--json prints results for machines, --verbose everything, --version the version",
+    ]
+    return "\n".join(lines)
+
+
+def _config(request: Request, recipe: str | None) -> Any:
+    from raypose import config
+
+    overrides = config.parse_assignments(request.assignments)
+    if recipe is None:
+        return config.absolute(config.override(config.Config(), overrides))
+    return config.absolute(config.load(recipe, overrides))
+
+
+def _options(request: Request, **defaults: Any) -> dict[str, Any]:
+    """Read the key=value pairs of a command that has no recipe; types are the defaults'."""
+    from raypose.config import parse_assignments
+
+    options = dict(defaults)
+    for key, value in parse_assignments(request.assignments).items():
+        if key not in defaults:
+            known = ", ".join(defaults) or "none"
+            raise UsageError(f"{key}: unknown key{did_you_mean(key, defaults)}; known: {known}")
+        kind = type(defaults[key]) if defaults[key] is not None else int
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise UsageError(f"{key}: expected {kind.__name__}, found {value!r}")
+        options[key] = value
+    return options
+
+
+def _print(request: Request, document: dict[str, Any], text: str) -> None:
+    print(json.dumps(document, ensure_ascii=False) if request.json else text)
+
+
+def _check(request: Request) -> None:
+    from raypose import captions, config, taxonomy
+
+    resolved = _config(request, request.words[0])
+    captions.check(captions.load(resolved.captions), taxonomy.load(resolved.data.taxonomy))
+    document = config.dump(resolved)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    _print(request, document, f"# {resolved.run_id}\n{text}".rstrip())
+
+
+def _taxonomy_init(request: Request) -> None:
+    from raypose import taxonomy
+
+    made = taxonomy.from_folders(request.words[0])
+    _print(request, made.to_dict(), taxonomy.format_taxonomy(made).rstrip())
+
+
+def _taxonomy_show(request: Request) -> None:
+    from raypose import taxonomy
+
+    loaded = taxonomy.load(request.words[0])
+    rows = [f"{k:3}  {c.name}  ({' > '.join(reversed(c.parents))})  {c.id}" for k, c in
+            enumerate(loaded.cards)]  # fmt: skip
+    _print(request, loaded.to_dict(), "\n".join([f"{loaded.name}: {len(loaded)} classes", *rows]))
+
+
+def _shards_build(request: Request) -> None:
+    from raypose import shards
+    from raypose.console import bar, say
+
+    defaults = {"max_side": None, "max_pixels": 50_000_000, "rows_per_shard": 256, "seed": 0}
+    options = _options(request, **defaults, overwrite=False)
+    source, dest = request.words
+    with bar("packing") as update:
+        manifest = shards.build(source, dest, **options, progress=update)
+    for rejected in manifest.rejected:
+        say(f"left out {rejected.id}: {rejected.reason}")
+    _print(
+        request,
+        {"data": dest, **manifest.to_dict()},
+        f"packed {manifest.num_rows} pictures of {len(manifest.labels)} classes into "
+        f"{len(manifest.shards)} shards at {dest}; left out {len(manifest.rejected)}",
+    )
+
+
+def _shards_verify(request: Request) -> None:
+    from raypose import shards
+    from raypose.console import bar
+
+    _options(request)
+    with bar("verifying") as update:
+        manifest = shards.verify(request.words[0], progress=update)
+    text = (
+        f"{request.words[0]}: whole; {manifest.num_rows} pictures, {len(manifest.labels)} classes"
+    )
+    _print(request, {"data": request.words[0], "num_rows": manifest.num_rows, "whole": True}, text)
+
+
+def _synthesize(request: Request) -> None:
+    from raypose import synthesis
+    from raypose.console import bar
+
+    options = _options(request, per_class=100, size=128, seed=0)
+    with bar("drawing") as update:
+        synthesis.synthesize(Path(request.words[0]), **options, progress=update)
+    total = options["per_class"] * len(synthesis.POSES)
+    text = f"drew {total} pictures of {len(synthesis.POSES)} postures in {request.words[0]}"
+    _print(request, {"folder": request.words[0], "num_pictures": total}, text)
+
+
+def _train(request: Request) -> None:
+    config = _config(request, request.words[0])
+    from raypose import runtime, train
+
+    with runtime.connect(config.cluster, verbose=request.verbose):
+        result = train.run(config)
+    figures = "  ".join(
+        f"{key} {value:.4f}" for key, value in result.metrics.items() if isinstance(value, float)
+    )
+    text = f"{result.run_id}  best epoch {result.metrics['epoch']}  {figures}\n{result.checkpoint}"
+    _print(request, asdict(result), text)
+
+
+def _search(request: Request) -> None:
+    config = _config(request, request.words[0])
+    from raypose import runtime, search
+
+    with runtime.connect(config.cluster, verbose=request.verbose):
+        result = search.run(config)
+    values = "  ".join(f"{key}={value}" for key, value in result.values.items())
+    document = {
+        "url": result.url,
+        "recipe": result.recipe,
+        "values": result.values,
+        "score": result.score,
+        "trials": result.trials,
+    }
+    text = f"best of {len(result.trials)}: {search.METRIC} {result.score:.4f}  {values}"
+    _print(request, document, f"{text}\n{result.recipe}")
+
+
+def _evaluate(request: Request) -> None:
+    config = _config(request, None)
+    from rich.console import Console
+
+    from raypose import evaluate, registry, runtime
+    from raypose.console import bar
+
+    reference, url = request.words
+    registry.resolve(config.storage, reference)  # before Ray starts
+    with runtime.connect(config.cluster, verbose=request.verbose), bar("evaluating") as update:
+        figures = evaluate.evaluate(config.storage, reference, url, progress=update)
+    if request.json:
+        print(json.dumps(figures, ensure_ascii=False))
+    else:
+        Console(soft_wrap=True).print(evaluate.table(figures))
+
+
+def _publish(request: Request) -> None:
+    config = _config(request, request.words[0])
+    from raypose import evaluate
+
+    release = evaluate.publish(config)
+    _print(request, {"release": str(release), "url": release.url}, f"{release}\n{release.url}")
+
+
+def _promote(request: Request) -> None:
+    from raypose import registry
+
+    root = _config(request, None).storage
+    release = registry.promote(root, request.words[0])
+    text = f"{release.name}@{registry.PRODUCTION} is {release.version}"
+    _print(request, {"release": str(release), "alias": registry.PRODUCTION}, text)
+
+
+def _rollback(request: Request) -> None:
+    from raypose import registry
+
+    release = registry.rollback(_config(request, None).storage, request.words[0])
+    text = f"{release.name}@{registry.PRODUCTION} is {release.version} again"
+    _print(request, {"release": str(release), "alias": registry.PRODUCTION}, text)
+
+
+def _releases(request: Request) -> None:
+    from raypose import registry
+
+    found = registry.overview(_config(request, None).storage)
+    lines = [
+        f"{row['release']}{'  ← ' + ', '.join(row['aliases']) if row['aliases'] else ''}"
+        for row in found
+    ]
+    _print(request, {"releases": found}, "\n".join(lines) or "nothing is published")
+
+
+def _classify(request: Request) -> None:
+    import tempfile
+
+    from raypose import registry, storage
+
+    root = _config(request, None).storage
+    reference, *pictures = request.words
+    release = registry.resolve(root, reference)
+    from raypose.errors import DataError
+    from raypose.predictor import Predictor
+
+    with tempfile.TemporaryDirectory() as name:
+        predictor = Predictor.load(registry.fetch(release, Path(name)))
+    for picture in pictures:
+        try:
+            (ranked,) = predictor.predict([storage.read_bytes(picture)])
+        except DataError as error:
+            raise DataError(
+                str(error) if picture in str(error) else f"{picture}: {error}"
+            ) from None
+        document = {"picture": picture, "release": str(release), "top": [asdict(p) for p in ranked]}
+        _print(request, document, f"{picture}  {ranked[0].name}  {ranked[0].probability:.3f}")
+
+
+def _serve(request: Request) -> None:
+    config = _config(request, None)
+    from raypose import registry
+
+    registry.resolve(config.storage, request.words[0])  # before anything starts
+    from raypose import runtime
+    from serve import app
+
+    with runtime.connect(config.cluster, verbose=request.verbose):
+        with app.running(config, request.words[0]) as endpoint:
+            document = {"url": endpoint.url, "release": endpoint.release}
+            text = f"serving {endpoint.release} at {endpoint.url}/v1/classify; Ctrl-C stops it"
+            _print(request, document, text)
+            sys.stdout.flush()
+            signal.pause()
+
+
+def _demo(request: Request) -> None:
+    from raypose import demo
+
+    options = _options(request, folder="raypose-demo", per_class=450, epochs=15, trials=4)
+    folder = Path(options.pop("folder"))
+    demo.run(folder, **options, keep="--keep" in request.flags, verbose=request.verbose)
+
+
+PAIRS = "[key=value…]"
+COMMANDS = {
+    "demo": Command(
+        f"[--keep] {PAIRS}", "run the whole chain here, on pictures it draws", _demo, ("--keep",)
+    ),
+    "check": Command(f"RECIPE {PAIRS}", "print the resolved document of a recipe", _check),
+    "taxonomy init": Command("FOLDER", "make class cards from folder names", _taxonomy_init),
+    "taxonomy show": Command("TAXONOMY", "check a taxonomy and list its classes", _taxonomy_show),
+    "synthesize": Command(f"DEST {PAIRS}", "draw pictures of postures", _synthesize),
+    "shards build": Command(
+        f"SOURCE DEST {PAIRS}", "pack an ImageFolder into shards", _shards_build
+    ),
+    "shards verify": Command("DATA", "compare shards with their manifest", _shards_verify),
+    "train": Command(f"RECIPE {PAIRS}", "train, from the last checkpoint on", _train),
+    "search": Command(f"RECIPE {PAIRS}", "try recipes and write down the best", _search),
+    "publish": Command(f"RECIPE {PAIRS}", "make a release of a finished run", _publish),
+    "releases": Command(PAIRS, "list releases and their aliases", _releases),
+    "promote": Command(f"RELEASE {PAIRS}", "point production at a release", _promote),
+    "rollback": Command(f"NAME {PAIRS}", "point production back", _rollback),
+    "evaluate": Command(f"RELEASE DATA {PAIRS}", "score a release on shards", _evaluate),
+    "classify": Command(f"RELEASE PICTURE… {PAIRS}", "classify pictures here", _classify),
+    "serve": Command(f"RELEASE {PAIRS}", "serve a release over HTTP", _serve),
+}

@@ -1,0 +1,107 @@
+"""Release × data set → figures, and the way from a finished run to a release.
+
+Pictures are decoded by Ray Data on the cluster and scored here, on this process's GPU if any.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from raypose import data, metrics, registry, storage, train
+from raypose.config import Config
+from raypose.errors import DataError, TrainError
+from raypose.predictor import Predictor, write_release
+
+__all__ = ["evaluate", "publish", "table"]
+
+BATCH_SIZE = 64
+COLUMNS = ("precision", "recall", "f1")
+
+
+def evaluate(
+    root: str,
+    reference: str,
+    url: str,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Score a release on a data set.
+
+    Args:
+        root: the storage root.
+        reference: of the release.
+        url: of the shards.
+        progress: told (pictures done, in all).
+
+    Returns:
+        release, data, num_bad, and the figures of `metrics.summarize`.
+
+    Raises:
+        DataError: where no picture can be read.
+    """
+    release = registry.resolve(root, reference)
+    with tempfile.TemporaryDirectory() as name:
+        predictor = Predictor.load(registry.fetch(release, Path(name)))
+    classes, config = predictor.classes, predictor.config
+    manifest = data.check(url, classes, key="data")
+    rows = data.dataset(
+        url,
+        classes,
+        config.data,
+        size=predictor.clip.image_size,
+        resize=config.model.resize,
+        cache=False,
+    )
+    odds, targets, done = [], [], 0
+    bad: dict[str, str] = {}
+    for batch in data.batches(rows.iterator(), batch_size=BATCH_SIZE):
+        good = [row for row, error in enumerate(batch.errors) if not error]
+        bad |= batch.bad
+        if good:
+            odds.append(predictor.probabilities(batch.pixels[good].numpy()))
+            targets.append(batch.targets[good].numpy())
+        done += len(batch)
+        progress(done, manifest.num_rows)
+    if not targets:
+        raise DataError(f"{url}: holds no good picture")
+    figures = metrics.summarize(np.concatenate(odds), np.concatenate(targets), classes.ids)
+    return {"release": str(release), "data": url, "bad": bad, "num_bad": len(bad), **figures}
+
+
+def publish(config: Config) -> registry.Release:
+    """Make a release of a finished run's best checkpoint.
+
+    Raises:
+        TrainError: where the run is not finished.
+    """
+    result = train.finished(config)
+    if result is None:
+        raise TrainError(f"{config.run_id}: not finished; run: raypose train with the same recipe")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = storage.download_folder(result.checkpoint, folder / "checkpoint")
+        write_release(source, folder / "release", config, result.metrics)
+        return registry.publish(config.storage, config.name, folder / "release")
+
+
+def table(figures: Mapping[str, Any]) -> Table:
+    """Lay the figures of an evaluation out for a terminal: totals, and classes worst first."""
+    title = (
+        f"{figures['release']} on {figures['num_examples']} pictures: "
+        f"top-1 {figures['top1']:.3f}, top-5 {figures['top5']:.3f}, "
+        f"balanced {figures['balanced_accuracy']:.3f}, nll {figures['nll']:.3f}"
+    )
+    shown = Table("class", "pictures", "precision", "recall", "F1", title=title)
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    seen = [row for row in figures["per_class"] if row["support"]]
+    for row in sorted(seen, key=lambda row: row["f1"]):
+        cells = ["–" if row[key] is None else f"{row[key]:.3f}" for key in COLUMNS]
+        shown.add_row(row["label"], str(row["support"]), *cells)
+    return shown

@@ -1,0 +1,35 @@
+"""The metrics of a run as JSON lines: one object an epoch, rewritten whole so that none is torn."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from raypose import storage
+from raypose.errors import DataError
+
+__all__ = ["Tracker", "read"]
+
+
+class Tracker:
+    """Writes one line for each epoch; a resumed run drops the lines that it will write again."""
+
+    def __init__(self, url: str, *, resume_epoch: int = 0) -> None:
+        self.url = url
+        self.lines = [line for line in read(url) if line["epoch"] < resume_epoch]
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Add a line; `metrics` holds at least ``epoch``."""
+        self.lines.append(metrics)
+        text = "".join(json.dumps(line) + "\n" for line in self.lines)
+        storage.write_bytes(self.url, text.encode())
+
+
+def read(url: str) -> list[dict[str, Any]]:
+    """Return the lines of a metrics file; none if it is absent."""
+    if not storage.exists(url):
+        return []
+    try:
+        return [json.loads(line) for line in storage.read_bytes(url).splitlines()]
+    except ValueError:
+        raise DataError(f"{url}: not JSON lines; move it away to go on") from None

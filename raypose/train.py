@@ -1,0 +1,317 @@
+"""A run from recipe to best checkpoint, on any number of workers.
+
+A run lies under ``runs/<run_id>``: config.json, metrics.jsonl, checkpoints, and result.json when it
+is finished. The same document again resumes where the last checkpoint stands, or says that it is
+done. Checkpoints are raypose's own, alike for a Ray Train worker and a process of one's own.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+import ray.data
+import ray.train
+import torch
+from ray.exceptions import RayError
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.util.queue import Empty, Queue
+
+from raypose import captions, checkpoint, data, errors, loop, model, runtime, storage, taxonomy
+from raypose.config import Config, dump, parse_config
+from raypose.console import bar, say
+from raypose.errors import DataError, RayposeError, TrainError
+
+__all__ = ["TrainResult", "finished", "run"]
+
+RESULT = "result.json"
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        run_id: name and hash of its document.
+        url: where it lies.
+        checkpoint: where its best checkpoint lies.
+        metrics: of that checkpoint's epoch.
+    """
+
+    run_id: str
+    url: str
+    checkpoint: str
+    metrics: dict[str, Any]
+
+
+class RayWorker:
+    """Surroundings of a Ray Train worker."""
+
+    def __init__(self, config: Config, events: Queue) -> None:
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        self.device: torch.device = get_device()
+        self.config = config
+        self.events = events
+
+    def batches(self, split: str, *, batch_size: int, epoch: int) -> Iterator[data.Batch]:
+        """Return this rank's share of a split."""
+        rows = ray.train.get_dataset_shard(split)
+        return _batches(rows, split, self.config, batch_size=batch_size, epoch=epoch)
+
+    def progress(self, event: dict[str, Any]) -> None:
+        """Send an event to the driver."""
+        self.events.put(event)
+
+    def report(self, values: dict[str, Any]) -> None:
+        """Tell Ray Train, and the driver once."""
+        if self.rank == 0:
+            self.events.put({"kind": "epoch", **values})
+        ray.train.report(values)
+
+
+class Alone:
+    """Surroundings of a process of one's own: a trial, a test, a notebook."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(
+        self, config: Config, datasets: dict[str, ray.data.Dataset], report: Report
+    ) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.config = config
+        self.datasets = datasets
+        self.report = report
+
+    def batches(self, split: str, *, batch_size: int, epoch: int) -> Iterator[data.Batch]:
+        """Return all of a split."""
+        rows = self.datasets[split].iterator()
+        return _batches(rows, split, self.config, batch_size=batch_size, epoch=epoch)
+
+    def progress(self, event: dict[str, Any]) -> None:
+        """Keep silent: whoever holds this process reports."""
+
+
+class _Split(ray.train.DataConfig):
+    """Training rows in equal shares; validation rows whole, since each must count once."""
+
+    def configure(
+        self, datasets: dict[str, ray.data.Dataset], world_size: int, *args: Any, **kwargs: Any
+    ) -> list[dict[str, ray.data.DataIterator]]:
+        shares: list[dict[str, ray.data.DataIterator]] = [{} for _ in range(world_size)]
+        for name, rows in datasets.items():
+            for share, part in zip(
+                shares, rows.streaming_split(world_size, equal=name == "train"), strict=True
+            ):
+                share[name] = part
+        return shares
+
+
+def run(
+    config: Config, *, alone: bool = False, report: Report = lambda values: None
+) -> TrainResult:
+    """Train a recipe to its end, from its last checkpoint where there is one.
+
+    Args:
+        config: the document.
+        alone: train in this process, with one worker, for a trial.
+        report: told the metrics of each epoch, where `alone`.
+
+    Raises:
+        RayposeError: for what the user can mend; the run stays as it was.
+    """
+    url = storage.join(config.storage, "runs", config.run_id)
+    done = finished(config)
+    if done:
+        say(f"{config.run_id} is finished already: nothing to train; see {url}")
+        return done
+    datasets, num_rows = _datasets(config)
+    storage.write_json(storage.join(url, "config.json"), dump(config))
+    state = checkpoint.latest(url)
+    if state:
+        say(f"resuming {config.run_id} after epoch {state.epoch} of {config.optim.epochs}")
+    if alone:
+        surroundings = Alone(config, datasets, report)
+        loop.train_worker(config, surroundings, run_url=url, num_rows=num_rows)
+    else:
+        _fit(config, datasets, url=url, num_rows=num_rows)
+    found = checkpoint.best(checkpoint.states(url))
+    result = TrainResult(
+        config.run_id, url, checkpoint.url_of(url, found.epoch), metrics=found.metrics
+    )
+    storage.write_json(storage.join(url, RESULT), asdict(result))
+    return result
+
+
+def finished(config: Config) -> TrainResult | None:
+    """Return the result of a run that is done, or None."""
+    place = storage.join(config.storage, "runs", config.run_id, RESULT)
+    return TrainResult(**storage.read_json(place)) if storage.exists(place) else None
+
+
+def _datasets(config: Config) -> tuple[dict[str, ray.data.Dataset], int]:
+    """Check everything that can be checked before workers start; return the rows."""
+    classes = taxonomy.load(config.data.taxonomy)
+    captions.check(captions.load(config.captions), classes)
+    urls = {"train": config.data.train, "val": config.data.val}
+    if not config.data.val:
+        del urls["val"]
+        say("data.val is not set: the last epoch counts as the best")
+    manifests = {
+        split: data.check(url, classes, key=f"data.{split}") for split, url in urls.items()
+    }
+    unseen = sorted(set(classes.ids) - set(manifests["train"].labels))
+    if unseen:
+        say(f"{len(unseen)} of {len(classes)} classes have no training picture: {unseen[0]}, …")
+    size = model.image_size(config.model)
+    rows = {
+        split: data.dataset(url, classes, config.data, size=size, resize=config.model.resize)
+        for split, url in urls.items()
+    }
+    return rows, manifests["train"].num_rows
+
+
+def _fit(config: Config, datasets: dict[str, ray.data.Dataset], *, url: str, num_rows: int) -> None:
+    """Train on a group of Ray Train workers; a killed one is replaced."""
+    num_workers, settings = config.train.num_workers, config.train
+    use_gpu = runtime.wants_gpu(settings.use_gpu, count=num_workers)
+    wanted = {"CPU": num_workers * settings.cpus_per_worker + 1}  # one decodes
+    if use_gpu:
+        wanted["GPU"] = num_workers
+    runtime.require(
+        wanted,
+        what=f"train.num_workers={num_workers}",
+        mend="lower it, or raise cluster.num_cpus where Ray is started here",
+    )
+    if num_rows < num_workers:
+        raise DataError(
+            f"{config.data.train}: {num_rows} pictures cannot feed {num_workers} workers; "
+            "lower train.num_workers"
+        )
+    fs, path = storage.filesystem(url)
+    say(f"starting {num_workers} worker{'s' if num_workers > 1 else ''} for {config.run_id}")
+    with _shown(config.optim.epochs) as events:
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={
+                "config": dump(config),
+                "events": events,
+                "run_url": url,
+                "num_rows": num_rows,
+            },
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": settings.cpus_per_worker}
+                | ({"GPU": 1} if use_gpu else {}),
+            ),
+            datasets=datasets,
+            dataset_config=_Split(),
+            run_config=ray.train.RunConfig(
+                # a name of its own each time: what Ray left of an interrupted run is not read
+                name=f"ray-{uuid.uuid4().hex[:8]}",
+                storage_path=path,
+                storage_filesystem=fs,
+                failure_config=ray.train.FailureConfig(
+                    max_failures=settings.max_failures, controller_failure_limit=2
+                ),
+            ),
+        )
+        try:
+            failure = trainer.fit().return_value
+        except (TrainingFailedError, RayError) as error:
+            raise _explained(error, config.run_id) from error
+    if failure:
+        raise getattr(errors, failure["error"])(failure["message"])
+
+
+def _work(arguments: dict[str, Any]) -> dict[str, str] | None:
+    """Run in each Ray Train worker. What the user can mend is returned: it is not to be retried."""
+    config = parse_config(arguments["config"])
+    surroundings = RayWorker(config, arguments["events"])
+    try:
+        loop.train_worker(
+            config,
+            surroundings,
+            run_url=arguments["run_url"],
+            num_rows=arguments["num_rows"],
+        )
+    except RayposeError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    return None
+
+
+def _explained(error: Exception, run_id: str) -> TrainError:
+    """Put a failure of the group into one line."""
+    cause: BaseException = error
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        cause = next(iter(error.worker_failures.values()))
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [repr(cause)]
+    return TrainError(
+        f"{run_id}: training failed: {lines[-1][:200]}; its checkpoints stay, run it again to "
+        "resume; --verbose shows everything"
+    )
+
+
+def _batches(
+    rows: ray.data.DataIterator, split: str, config: Config, *, batch_size: int, epoch: int
+) -> Iterator[data.Batch]:
+    return data.batches(
+        rows,
+        batch_size=batch_size,
+        shuffle_rows=config.data.shuffle_rows if split == "train" else 0,
+        seed=config.seed * 100_003 + epoch,
+    )
+
+
+@contextmanager
+def _shown(num_epochs: int) -> Iterator[Queue]:
+    """Yield a queue whose events are shown while the block runs."""
+    events = Queue()
+    over = threading.Event()
+
+    def drain() -> None:
+        with bar("training") as update:
+            while not over.is_set():
+                try:
+                    _show(events.get(timeout=0.5), num_epochs, update)
+                except Empty:
+                    continue
+                except RayError:  # the cluster is going down; the main thread says why
+                    return
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    try:
+        yield events
+    finally:
+        while thread.is_alive() and not events.empty():
+            thread.join(timeout=0.1)
+        over.set()
+        thread.join(timeout=5)
+        events.shutdown()
+
+
+def _show(event: dict[str, Any], num_epochs: int, update: Callable[..., None]) -> None:
+    if event["kind"] == "step":
+        note = f"loss {event['loss']:.3f}  {event['images_per_s']:.0f} images/s"
+        update(event["step"], event["num_steps"], note)
+        return
+    parts = [f"loss {event['train_loss']:.3f}"]
+    if "val_top1" in event:
+        parts.append(f"val top-1 {event['val_top1']:.3f}")
+        parts.append(f"balanced {event['val_balanced_accuracy']:.3f}")
+    parts.append(f"{event['images_per_s']:.0f} images/s")
+    if event["num_bad"]:
+        parts.append(f"{event['num_bad']} bad pictures quarantined")
+    say(f"epoch {event['epoch']}/{num_epochs}  {'  '.join(parts)}")

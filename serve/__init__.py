@@ -1,0 +1,1 @@
+"""The endpoint: a CPU ingress before autoscaling classifier replicas."""

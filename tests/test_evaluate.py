@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from raypose import config, evaluate, registry, shards, taxonomy
+from raypose.config import Config
+from raypose.errors import DataError, TrainError
+from raypose.predictor import Predictor
+
+
+def test_figures_are_those_of_the_predictor(
+    trained: Config, dataset: str, pictures: Path, tmp_path: Path
+) -> None:
+    counts: list[int] = []
+    made = evaluate.evaluate(
+        trained.storage, "tiny", f"{dataset}/val", progress=lambda done, total: counts.append(done)
+    )
+    folder = registry.fetch(registry.resolve(trained.storage, "tiny"), tmp_path / "release")
+    predictor = Predictor.load(folder)
+    paths = sorted((pictures / "val").glob("*/*.jpg"))
+    ranked = predictor.predict([path.read_bytes() for path in paths])
+    right = [r[0].label == path.parent.name for r, path in zip(ranked, paths, strict=True)]
+    assert made["num_examples"] == len(paths) == counts[-1] == 36
+    assert made["top1"] == pytest.approx(np.mean(right))
+    assert made["release"].startswith("tiny:v1-")
+    assert np.sum(made["confusion"]) == 36
+    buffer = io.StringIO()
+    Console(file=buffer, width=120).print(evaluate.table(made))
+    assert "Warrior_II_Pose_or_Virabhadrasana_II_" in buffer.getvalue()
+    assert f"top-1 {made['top1']:.3f}" in buffer.getvalue()
+
+
+def test_bad_pictures_are_counted_and_named(trained: Config, cluster: None, bucket: str) -> None:
+    label = taxonomy.load("synthetic12").cards[0].id
+    from test_transforms import encoded, photo
+
+    good = shards.Example("good", label, encoded(photo()))
+    bad = shards.Example("bad", label, b"<html>")
+    shards.write(iter([good, bad]), f"{bucket}/some")
+    made = evaluate.evaluate(trained.storage, "tiny", f"{bucket}/some")
+    assert made["num_examples"] == made["num_bad"] == 1
+    assert "not a picture" in made["bad"]["bad"]
+    shards.write(iter([bad]), f"{bucket}/none")
+    with pytest.raises(DataError, match="holds no good picture"):
+        evaluate.evaluate(trained.storage, "tiny", f"{bucket}/none")
+
+
+def test_only_finished_runs_are_published(trained: Config) -> None:
+    with pytest.raises(TrainError, match="not finished; run: raypose train"):
+        evaluate.publish(config.override(trained, {"seed": 77}))
+    assert str(evaluate.publish(trained)) == str(registry.resolve(trained.storage, "tiny"))

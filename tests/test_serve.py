@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from test_train import descendants
+from test_transforms import bomb, encoded, photo
+
+from raypose import config, evaluate, registry, storage, train
+from raypose.config import Config
+from raypose.errors import RegistryError, TrainError
+from serve import app
+
+
+@pytest.fixture(scope="module")
+def served(trained: Config) -> Iterator[app.Endpoint]:
+    settings = {"serve.port": 0, "serve.cpus_per_replica": 0.5, "serve.max_body_bytes": 200_000}
+    with app.running(config.override(trained, settings), "tiny@production") as endpoint:
+        yield endpoint
+
+
+def post(endpoint: app.Endpoint, content: bytes) -> httpx.Response:
+    return httpx.post(f"{endpoint.url}/v1/classify", content=content, timeout=60)
+
+
+def test_an_answer_names_classes_and_release(
+    served: app.Endpoint, trained: Config, pictures: Path, tmp_path: Path
+) -> None:
+    release = registry.resolve(trained.storage, "tiny")
+    from raypose.predictor import Predictor
+
+    predictor = Predictor.load(registry.fetch(release, tmp_path))
+    for path in sorted((pictures / "val").glob("*/*.jpg"))[::9]:
+        answer = post(served, path.read_bytes())
+        assert answer.status_code == 200
+        document = answer.json()
+        (expected,) = predictor.predict([path.read_bytes()])
+        assert document["release"] == str(release) == served.release
+        assert document["label"] == expected[0].label
+        assert document["name"] == expected[0].name
+        assert document["probability"] == pytest.approx(expected[0].probability, abs=1e-4)
+        assert len(document["top"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        (b"", 400, "body is empty; send the bytes of one picture"),
+        (b"<html>", 400, "not a picture in a known format"),
+        (encoded(photo())[:700], 400, "damaged picture"),
+        (bomb(12_000, 12_000), 400, "header claims 144 megapixels"),
+        (b"x" * 200_001, 413, "picture is larger than 200000 bytes"),
+    ],
+)
+def test_bad_bodies_get_one_line(
+    served: app.Endpoint, content: bytes, status: int, message: str
+) -> None:
+    answer = post(served, content)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]
+    assert "Traceback" not in answer.text
+    assert post(served, encoded(photo())).status_code == 200
+
+
+def test_other_paths(served: app.Endpoint) -> None:
+    health = httpx.get(f"{served.url}/healthz").json()
+    assert health == {"status": "ok", "release": served.release}
+    assert httpx.get(f"{served.url}/v1/classify").status_code == 405
+    assert httpx.get(f"{served.url}/none").status_code == 404
+    paths = httpx.get(f"{served.url}/openapi.json").json()["paths"]
+    assert set(paths) == {"/healthz", "/v1/classify"}
+
+
+def test_it_listens_on_the_loopback_alone(served: app.Endpoint) -> None:
+    assert served.url.startswith("http://127.0.0.1:")
+    port = int(served.url.rsplit(":", 1)[1])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; tells which address would be used
+        outer = probe.getsockname()[0]
+    if not outer.startswith("127."):
+        with pytest.raises(OSError, match=r"refused|timed out"):
+            socket.create_connection((outer, port), timeout=2)
+
+
+@pytest.mark.slow
+def test_a_killed_replica_costs_no_request(served: app.Endpoint) -> None:
+    content = encoded(photo())
+
+    def ask(number: int) -> int:
+        if number == 20:
+            os.kill(descendants("ray::ServeReplica:raypose:Classifier")[0], signal.SIGKILL)
+        time.sleep(0.02)
+        return post(served, content).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        codes = list(pool.map(ask, range(120)))
+    assert codes == [200] * 120
+
+
+@pytest.mark.slow
+def test_a_new_release_is_taken_without_a_restart(
+    served: app.Endpoint, trained: Config, document: dict[str, object]
+) -> None:
+    """A release of another picture size: the ingress learns of it from the classifier."""
+    from ray import serve as ray_serve
+
+    other = config.parse_config({**document, "name": "tiny", "storage": trained.storage, "seed": 5})
+    vision = {**other.model.architectures["tiny"]["vision_cfg"], "image_size": 40}
+    other = config.override(
+        other, {"model.architectures.tiny.vision_cfg": vision, "optim.epochs": 1}
+    )
+    train.run(other, alone=True)
+    release = evaluate.publish(other)
+    application = app.build(config.override(trained, {"serve.cpus_per_replica": 0.5}), release)
+    ray_serve.run(application, name=app.APP, route_prefix="/")
+    deadline = time.monotonic() + 60
+    named = ""
+    while named != str(release) and time.monotonic() < deadline:
+        answer = post(served, encoded(photo()))
+        assert answer.status_code == 200
+        named = answer.json()["release"]
+    assert named == str(release)
+
+
+def test_what_cannot_be_served(trained: Config, bucket: str) -> None:
+    with pytest.raises(RegistryError, match='no release "tini"'):
+        with app.running(trained, "tini"):
+            pass
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        busy = config.override(trained, {"serve.port": port})
+        with pytest.raises(TrainError, match=rf"127\.0\.0\.1:{port}: cannot be bound"):
+            with app.running(busy, "tiny"):
+                pass
+    assert storage.list_folders(bucket) == []

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raypose import synthesis, taxonomy
+from raypose.errors import TaxonomyError
+
+
+def card(**changes: Any) -> dict[str, Any]:
+    return {"id": "a", "names": ["a"]} | changes
+
+
+@pytest.mark.parametrize("name", taxonomy.shipped())
+def test_shipped_taxonomies_load_and_travel(name: str) -> None:
+    loaded = taxonomy.load(name)
+    assert taxonomy.parse(loaded.to_dict(), where=name) == loaded
+    assert all(len(card.parents) == 2 for card in loaded.cards)
+
+
+def test_yoga82_is_in_official_order() -> None:
+    ids = taxonomy.load("yoga82").ids
+    assert len(ids) == 82
+    assert list(ids) == sorted(ids)
+    index = taxonomy.load("yoga82").index()
+    assert index["Warrior_III_Pose_or_Virabhadrasana_III_"] == 73
+    assert index["Warrior_II_Pose_or_Virabhadrasana_II_"] == 74
+    assert index["Warrior_I_Pose_or_Virabhadrasana_I_"] == 75
+
+
+def test_yoga82_agrees_with_the_class_tree(shared: Path) -> None:
+    cards = taxonomy.load("yoga82").cards
+    with (shared / "data/yoga82.csv").open() as file:
+        for row in csv.DictReader(file):
+            found = cards[int(row["class_82_id"])]
+            assert found.id == row["class_82_name"]
+            assert found.parents == (row["level20_name"], row["level6_name"])
+
+
+def test_yoga66_covers_the_photographs(shared: Path) -> None:
+    folders = sorted(path.name for path in (shared / "data/yoga66/train").iterdir())
+    assert sorted(taxonomy.load("yoga66").ids) == folders
+
+
+def test_synthetic_classes_are_those_that_are_drawn() -> None:
+    assert set(taxonomy.load("synthetic12").ids) == set(synthesis.POSES)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([card()], "has 1 classes; at least 2 are needed"),
+        ([card(), card()], 'label "a" belongs to "a" and to "a"'),
+        ([card(), card(id="b")], 'name "a" belongs to "a" and to "b"'),
+        ([card(), card(id="b", names=["A"])], 'name "a" belongs to "a" and to "b"'),
+        ([card(), card(id="b", names=["b"], aliases=["a"])], 'label "a" belongs to'),
+        ([card(), card(id="b", names=[])], "classes.1: names: list should have at least 1 item"),
+        ([card(), {"id": "b", "nmes": ["b"]}], "classes.1: names: field required"),
+        ([card(parents=["p"]), card(id="b", names=["b"])], '"b" has 0 parents where others have 1'),
+        (
+            [card(parents=["p", "q"]), card(id="b", names=["b"], parents=["p", "r"])],
+            '"p" of "b" lies under two parents',
+        ),
+        (["Tree_Pos", card()], '"Tree_Pos" is no card of the base'),
+    ],
+)
+def test_faults_are_named(classes: list[Any], message: str) -> None:
+    with pytest.raises(TaxonomyError) as caught:
+        taxonomy.parse({"name": "t", "classes": classes}, where="t.yaml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("t.yaml: ")
+
+
+def test_missing_taxonomy_suggests() -> None:
+    with pytest.raises(TaxonomyError, match='yoga83: no such taxonomy; did you mean "yoga82"'):
+        taxonomy.load("yoga83")
+
+
+def test_absent_labels_are_named() -> None:
+    with pytest.raises(TaxonomyError) as caught:
+        taxonomy.load("synthetic12").require(["Boat_Pose", "x"], where="s3://b/data")
+    message = str(caught.value)
+    assert message.startswith('s3://b/data: "Boat_Pose", "x" not in taxonomy "synthetic12"')
+    assert 'did you mean "Boat_Pose_or_Paripurna_Navasana_"' in message
+
+
+def test_init_from_folders(tmp_path: Path) -> None:
+    for name in ("Side_Plank_(left)", "Dog's pose"):
+        (tmp_path / name).mkdir()
+    made = taxonomy.from_folders(str(tmp_path))
+    assert made.ids == ("Dog's pose", "Side_Plank_(left)")
+    assert made.cards[1].name == "Side Plank (left)"
+    path = tmp_path / "mine.yaml"
+    path.write_text(taxonomy.format_taxonomy(made))
+    assert taxonomy.load(str(path)) == made
+    with pytest.raises(TaxonomyError, match="not a folder"):
+        taxonomy.from_folders(str(path))

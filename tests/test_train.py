@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_transforms import encoded, photo
+
+from raypose import config, registry, shards, storage, taxonomy, tracking, train
+from raypose.config import Config
+from raypose.errors import ConfigError, DataError, ResourceError
+
+
+def descendants(name: str) -> list[int]:
+    """Process ids below this one whose title starts with a name; only ours, never another's."""
+    parent, title = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                title[int(entry.name)] = (entry / "cmdline").read_bytes().decode()
+                parent[int(entry.name)] = int(stat.rsplit(")", 1)[1].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+
+    def ours(pid: int) -> bool:
+        while pid in parent:
+            pid = parent[pid]
+            if pid == os.getpid():
+                return True
+        return False
+
+    return [pid for pid in title if title[pid].startswith(name) and ours(pid)]
+
+
+@pytest.fixture(scope="module")
+def two_workers(document: dict[str, Any], cluster: None) -> tuple[Config, train.TrainResult]:
+    """A finished run of two workers that streamed from S3."""
+    storage.make_bucket("s3://test-two")
+    made = config.parse_config(
+        {**document, "name": "two", "storage": "s3://test-two", "train": {"num_workers": 2}}
+    )
+    return made, train.run(made)
+
+
+def test_two_workers_train_from_s3(two_workers: tuple[Config, train.TrainResult]) -> None:
+    recipe, result = two_workers
+    lines = tracking.read(f"{result.url}/metrics.jsonl")
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert {"train_loss", "val_top1", "val_top5", "val_balanced_accuracy", "val_nll",
+            "images_per_s", "num_bad", "step"} <= lines[0].keys()  # fmt: skip
+    assert lines[1]["step"] == 6  # 96 pictures, 32 a step, 2 epochs
+    files = storage.list_files(result.checkpoint)
+    assert {"open_clip_config.json", "open_clip_model.safetensors", "state.json"} <= set(files)
+    assert config.parse_config(storage.read_json(f"{result.url}/config.json")) == recipe
+
+
+def test_a_finished_run_is_not_run_again(
+    two_workers: tuple[Config, train.TrainResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, result = two_workers
+    assert train.run(recipe) == result
+    assert f"{recipe.run_id} is finished already: nothing to train" in capsys.readouterr().err
+
+
+def test_alone_trains_the_same_way(recipe: Config, cluster: None) -> None:
+    seen: list[dict[str, Any]] = []
+    result = train.run(recipe, alone=True, report=seen.append)
+    assert [values["epoch"] for values in seen] == [1, 2]
+    assert result.metrics in seen
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(recipe: Config, cluster: None) -> None:
+    changed = config.override(recipe, {"optim.epochs": 12, "train.num_workers": 2})
+    url = storage.join(changed.storage, "runs", changed.run_id)
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if tracking.read(f"{url}/metrics.jsonl"):  # the first checkpoint is being written
+                killed.extend(descendants("ray::RayTrainWorker")[:1])
+                os.kill(killed[0], signal.SIGKILL)
+                return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    result = train.run(changed)
+    thread.join()
+    assert killed
+    lines = tracking.read(f"{result.url}/metrics.jsonl")
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+
+
+def test_bad_pictures_stop_a_run_with_one_line(recipe: Config, cluster: None, bucket: str) -> None:
+    classes = taxonomy.load("synthetic12").cards
+    contents = {"good": encoded(photo()), "bad": b"<html>gone</html>", "more": encoded(photo())}
+    label = classes[0].id
+    rows = [shards.Example(f"{label}/{k}.jpg", label, v) for k, v in contents.items()]
+    shards.write(iter(rows), f"{bucket}/bad")
+    changed = config.override(
+        recipe, {"data.train": f"{bucket}/bad", "train.num_workers": 2, "optim.epochs": 1}
+    )
+    with pytest.raises(DataError) as caught:
+        train.run(changed)
+    message = str(caught.value)
+    assert "1 of 3 pictures are bad, more than data.max_bad_fraction=0 allows" in message
+    assert f"{classes[0].id}/bad.jpg: not a picture" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data.train": "s3://test-data/none"}, DataError, "data.train: .*no data set here"),
+        ({"data.val": "/none"}, DataError, "data.val: /none: no data set here"),
+        (
+            {"train.num_workers": 64},
+            ResourceError,
+            "train.num_workers=64 needs 65 CPUs at once where the cluster has 8; lower it",
+        ),
+        (
+            {"train.use_gpu": True, "train.num_workers": 7},
+            ResourceError,
+            "needs 7 GPUs at once where the cluster has",
+        ),
+        (
+            {"train.num_workers": 6, "data.train": "{bucket}/few"},
+            DataError,
+            "/few: 2 pictures cannot feed 6 workers; lower train.num_workers",
+        ),
+        ({"model.backbone": "tinny"}, ConfigError, 'did you mean "tiny"'),
+    ],
+)
+def test_what_cannot_run_says_so_at_once(
+    recipe: Config, cluster: None, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    if changes.get("data.train") == "{bucket}/few":
+        label = taxonomy.load("synthetic12").cards[0].id
+        few = [shards.Example(f"{k}", label, encoded(photo())) for k in range(2)]
+        shards.write(iter(few), f"{recipe.storage}/few")
+        changes = {**changes, "data.train": f"{recipe.storage}/few"}
+    with pytest.raises(error, match=message):
+        train.run(config.override(recipe, changes))
+    assert registry.names(recipe.storage) == []
