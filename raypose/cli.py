@@ -169,6 +169,13 @@ def _options(request: Request, **defaults: Any) -> dict[str, Any]:
     return options
 
 
+def _ready(config: Any) -> None:
+    """Answer mistakes in what a recipe names before anything heavy is loaded."""
+    from raypose import inputs
+
+    inputs.load(config)
+
+
 def _print(request: Request, document: dict[str, Any], text: str) -> None:
     print(json.dumps(document, ensure_ascii=False) if request.json else text)
 
@@ -245,6 +252,7 @@ def _synthesize(request: Request) -> None:
 
 def _train(request: Request) -> None:
     config = _config(request, request.words[0])
+    _ready(config)
     from raypose import runtime, train
 
     with runtime.connect(config.cluster, verbose=request.verbose):
@@ -258,6 +266,7 @@ def _train(request: Request) -> None:
 
 def _search(request: Request) -> None:
     config = _config(request, request.words[0])
+    _ready(config)
     from raypose import runtime, search
 
     with runtime.connect(config.cluster, verbose=request.verbose):

@@ -19,11 +19,11 @@ from ray.data import DataIterator, Dataset
 from raypose import storage
 from raypose.config import DataConfig
 from raypose.errors import DataError
-from raypose.shards import Manifest, read_manifest, shard_urls
+from raypose.shards import read_manifest, shard_urls
 from raypose.taxonomy import Taxonomy
 from raypose.transforms import Resize, preprocess
 
-__all__ = ["Batch", "Decode", "batches", "check", "dataset"]
+__all__ = ["Batch", "Decode", "batches", "dataset"]
 
 DECODE_ROWS = 64
 
@@ -83,26 +83,6 @@ class Decode:
             "id": np.array(table["id"].to_pylist(), dtype=object),
             "error": np.array(errors, dtype=object),
         }
-
-
-def check(url: str, taxonomy: Taxonomy, *, key: str) -> Manifest:
-    """Read a data set's manifest and prove that the taxonomy knows its labels.
-
-    Args:
-        url: of the shards.
-        taxonomy: the classes.
-        key: the setting that named it, for messages.
-
-    Raises:
-        DataError: where there is no data set.
-        TaxonomyError: where a label has no card.
-    """
-    try:
-        manifest = read_manifest(url)
-    except DataError as error:
-        raise DataError(f"{key}: {error}") from None
-    taxonomy.require(manifest.labels, where=url)
-    return manifest
 
 
 def dataset(

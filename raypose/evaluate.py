@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from raypose import data, metrics, registry, storage, train
+from raypose import data, inputs, metrics, registry, storage, train
 from raypose.config import Config
 from raypose.errors import DataError, TrainError
 from raypose.predictor import Predictor, write_release
@@ -49,7 +49,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as name:
         predictor = Predictor.load(registry.fetch(release, Path(name)))
     classes, config = predictor.classes, predictor.config
-    manifest = data.check(url, classes, key="data")
+    manifest = inputs.check(url, classes, key="data")
     rows = data.dataset(
         url,
         classes,

@@ -10,16 +10,20 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import TypeVar
 
 import ray
-from ray._private import ray_constants
+from ray._private import auto_init_hook, ray_constants
 
 from raypose.config import ClusterConfig
 from raypose.errors import ResourceError
 
-__all__ = ["connect", "require", "wants_gpu"]
+__all__ = ["connect", "interruptible", "require", "wants_gpu"]
+
+T = TypeVar("T")
 
 SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a busy laptop starts slowly
@@ -30,6 +34,7 @@ SETTINGS = {
 LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # stays on the loopback
     "RAY_worker_maximum_startup_concurrency": "16",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",  # after a SIGKILL its agents wait so long
 }
 
 
@@ -50,6 +55,7 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     level = logging.INFO if verbose else logging.ERROR
     for name in ("ray.data", "ray.train", "ray.tune", "ray.serve"):
         logging.getLogger(name).setLevel(level)
+    auto_init_hook.enable_auto_connect = False  # no Ray but the one connected to here
     try:
         if address == "local":
             # read from the environment when ray is imported, which has happened by now
@@ -73,6 +79,24 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """Run what would take Ctrl-C for itself, in a thread of its own, so that Ctrl-C stays ours.
+
+    In the main thread Ray Train and Tune put in handlers that end the process as if all were well,
+    and Train leaves its own behind.
+    """
+    outcome: Future[T] = Future()
+
+    def fill() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # raised again where it is waited for
+            outcome.set_exception(error)
+
+    threading.Thread(target=fill, daemon=True).start()
+    return outcome.result()
 
 
 def wants_gpu(asked: bool | None, *, count: int) -> bool:

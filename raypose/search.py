@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from raypose import data, runtime, storage, taxonomy, train
+from raypose import inputs, runtime, storage, train
 from raypose.config import Config, Distribution, dump, override, parse_config, search_hash, sparse
 from raypose.console import say
 from raypose.errors import ConfigError, TrainError
@@ -63,7 +63,8 @@ def run(config: Config) -> SearchResult:
     url = storage.join(config.storage, "searches", f"{config.name}-{search_hash(config)}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     say(f"searching {', '.join(config.search.space)} in {config.search.num_trials} trials")
-    return _conclude(config, _tuner(config, resources, url=url).fit(), url=url)
+    results = runtime.interruptible(_tuner(config, resources, url=url).fit)
+    return _conclude(config, results, url=url)
 
 
 def _check(config: Config) -> dict[str, float]:
@@ -72,9 +73,7 @@ def _check(config: Config) -> dict[str, float]:
         raise ConfigError("search.space: empty; give at least one key, such as optim.learning_rate")
     if not config.data.val:
         raise ConfigError("data.val: not set; trials are ranked on a validation set")
-    classes = taxonomy.load(config.data.taxonomy)
-    for key, url in (("data.train", config.data.train), ("data.val", config.data.val)):
-        data.check(url, classes, key=key)
+    inputs.load(config)
     concurrent = config.search.max_concurrent
     per_trial = {"cpu": CPUS_PER_TRIAL}
     wanted = {"CPU": concurrent * CPUS_PER_TRIAL + 1}  # one decodes

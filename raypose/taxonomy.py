@@ -81,11 +81,11 @@ class Taxonomy:
         absent = sorted(set(labels) - set(known))
         if absent:
             shown = ", ".join(f'"{label}"' for label in absent[:3])
+            near = did_you_mean(absent[0], known) if len(absent) == 1 else ""
             more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
             raise TaxonomyError(
                 f'{where}: {shown}{more} not in taxonomy "{self.name}" of {len(self)} classes'
-                f"{did_you_mean(absent[0], known)}"
-                "; add a card, or choose another by data.taxonomy"
+                f"; add a card, or choose another by data.taxonomy{near}"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
-from raypose import captions, checkpoint, data, errors, loop, model, runtime, storage, taxonomy
+from raypose import checkpoint, data, errors, inputs, loop, model, runtime, storage
 from raypose.config import Config, dump, parse_config
 from raypose.console import bar, say
 from raypose.errors import DataError, RayposeError, TrainError
@@ -160,24 +160,25 @@ def finished(config: Config) -> TrainResult | None:
 
 def _datasets(config: Config) -> tuple[dict[str, ray.data.Dataset], int]:
     """Check everything that can be checked before workers start; return the rows."""
-    classes = taxonomy.load(config.data.taxonomy)
-    captions.check(captions.load(config.captions), classes)
-    urls = {"train": config.data.train, "val": config.data.val}
+    found = inputs.load(config)
+    classes, num_rows = found.classes, found.manifests["train"].num_rows
     if not config.data.val:
-        del urls["val"]
         say("data.val is not set: the last epoch counts as the best")
-    manifests = {
-        split: data.check(url, classes, key=f"data.{split}") for split, url in urls.items()
-    }
-    unseen = sorted(set(classes.ids) - set(manifests["train"].labels))
+    unseen = sorted(set(classes.ids) - set(found.manifests["train"].labels))
     if unseen:
         say(f"{len(unseen)} of {len(classes)} classes have no training picture: {unseen[0]}, …")
     size = model.image_size(config.model)
     rows = {
-        split: data.dataset(url, classes, config.data, size=size, resize=config.model.resize)
-        for split, url in urls.items()
+        split: data.dataset(
+            getattr(config.data, split),
+            classes,
+            config.data,
+            size=size,
+            resize=config.model.resize,
+        )
+        for split in found.manifests
     }
-    return rows, manifests["train"].num_rows
+    return rows, num_rows
 
 
 def _fit(config: Config, datasets: dict[str, ray.data.Dataset], *, url: str, num_rows: int) -> None:
@@ -228,7 +229,7 @@ def _fit(config: Config, datasets: dict[str, ray.data.Dataset], *, url: str, num
             ),
         )
         try:
-            failure = trainer.fit().return_value
+            failure = runtime.interruptible(trainer.fit).return_value
         except (TrainingFailedError, RayError) as error:
             raise _explained(error, config.run_id) from error
     if failure:

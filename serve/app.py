@@ -126,6 +126,13 @@ class Classifier:
         ]
 
 
+# defined above the ingress: Serve copies an ingress when it decorates it, with what its handlers
+# name at that moment
+def _refusal(status: int, message: str) -> JSONResponse:
+    headers = {"Retry-After": "1"} if status == 503 else {}
+    return JSONResponse({"error": message}, status_code=status, headers=headers)
+
+
 api = FastAPI(title="raypose", docs_url="/docs", redoc_url=None)
 
 
@@ -274,11 +281,6 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
 
 
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
-
-
-def _refusal(status: int, message: str) -> JSONResponse:
-    headers = {"Retry-After": "1"} if status == 503 else {}
-    return JSONResponse({"error": message}, status_code=status, headers=headers)
 
 
 def _free_port(host: str, port: int) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from raypose import data, shards, taxonomy
+from raypose import data, inputs, shards, taxonomy
 from raypose.config import DataConfig
 from raypose.errors import DataError, TaxonomyError
 from raypose.transforms import preprocess
@@ -70,9 +70,9 @@ def good() -> bytes:
 
 def test_check_names_what_is_wrong(dataset: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.train: .*no data set here"):
-        data.check(str(tmp_path), CLASSES, key="data.train")
+        inputs.check(str(tmp_path), CLASSES, key="data.train")
     with pytest.raises(DataError, match=r"data\.train: \(no location\): no data set here"):
-        data.check("", CLASSES, key="data.train")
+        inputs.check("", CLASSES, key="data.train")
     few = taxonomy.Taxonomy("few", CLASSES.cards[:11])
     with pytest.raises(TaxonomyError, match=r'"Warrior_II_Pose.*" not in taxonomy "few"'):
-        data.check(f"{dataset}/train", few, key="data.train")
+        inputs.check(f"{dataset}/train", few, key="data.train")
