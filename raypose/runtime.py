@@ -34,7 +34,6 @@ SETTINGS = {
 LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # stays on the loopback
     "RAY_worker_maximum_startup_concurrency": "16",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",  # after a SIGKILL its agents wait so long
 }
 
 
