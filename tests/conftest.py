@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from raypose import config, runtime, shards, storage, synthesis
-from raypose.demo import embedded_s3
+from raypose import config, shards, storage, synthesis
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network
+# no test asks the network; set before anything imports the hub, so what is heavy comes later
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(__file__).parents[2] / "shared"
 PER_CLASS = {"train": 8, "val": 3}
@@ -29,6 +29,8 @@ TINY = {
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """The endpoint of an S3 server; the standard variables point at it."""
+    from raypose.demo import embedded_s3
+
     with embedded_s3() as endpoint:
         yield endpoint
 
@@ -44,6 +46,8 @@ def bucket(s3: str) -> str:
 @pytest.fixture(scope="session")
 def cluster(s3: str) -> Iterator[None]:
     """A Ray cluster; started after S3, so that its workers inherit the variables."""
+    from raypose import runtime
+
     with runtime.connect(config.ClusterConfig(num_cpus=8)):
         yield
 
