@@ -206,6 +206,23 @@ def _taxonomy_show(request: Request) -> None:
     _print(request, loaded.to_dict(), "\n".join([f"{loaded.name}: {len(loaded)} classes", *rows]))
 
 
+def _taxonomy_check(request: Request) -> None:
+    from raypose import taxonomy
+
+    loaded = taxonomy.load(request.words[0])
+    with_facets = sum(card.facets != taxonomy.Facets() for card in loaded.cards)
+    counts = [len(level) for level in loaded.levels]
+    above = " and ".join(map(str, counts))
+    document = {
+        "taxonomy": loaded.name,
+        "classes": len(loaded),
+        "parents": counts,
+        "facets": with_facets,
+    }
+    text = f"{loaded.name}: {len(loaded)} classes{f' under {above} parents' if above else ''}"
+    _print(request, document, f"{text}; facets on {with_facets}")
+
+
 def _shards_build(request: Request) -> None:
     from raypose import shards
     from raypose.console import bar, say
@@ -380,7 +397,7 @@ def _serve(request: Request) -> None:
 def _demo(request: Request) -> None:
     from raypose import demo
 
-    options = _options(request, folder="raypose-demo", per_class=450, epochs=15, trials=4)
+    options = _options(request, folder="raypose-demo", per_class=450, epochs=20, trials=4)
     folder = Path(options.pop("folder"))
     demo.run(folder, **options, keep="--keep" in request.flags, verbose=request.verbose)
 
@@ -393,6 +410,7 @@ COMMANDS = {
     "check": Command(f"RECIPE {PAIRS}", "print the resolved document of a recipe", _check),
     "taxonomy init": Command("FOLDER", "make class cards from folder names", _taxonomy_init),
     "taxonomy show": Command("TAXONOMY", "check a taxonomy and list its classes", _taxonomy_show),
+    "taxonomy check": Command("TAXONOMY", "check a taxonomy, in one line", _taxonomy_check),
     "synthesize": Command(f"DEST {PAIRS}", "draw pictures of postures", _synthesize),
     "shards build": Command(
         f"SOURCE DEST {PAIRS}", "pack an ImageFolder into shards", _shards_build

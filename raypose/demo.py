@@ -72,7 +72,7 @@ RECIPE: dict[str, Any] = {
         },
     },
     "augment": {"min_area": 0.85, "erase": 0.0},
-    "optim": {"learning_rate": 5e-3, "text_scale": 0.1, "epochs": 15, "batch_size": 128},
+    "optim": {"learning_rate": 5e-3, "text_scale": 0.1, "epochs": 20, "batch_size": 128},
     "train": {"num_workers": 2},
     "search": {
         "num_trials": 4,
@@ -93,7 +93,7 @@ def run(
     folder: Path,
     *,
     per_class: int = 450,
-    epochs: int = 15,
+    epochs: int = 20,
     trials: int = 4,
     keep: bool = False,
     verbose: bool = False,

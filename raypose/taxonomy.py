@@ -2,13 +2,14 @@
 
 A taxonomy is a YAML file of cards, or of the ids of cards in another taxonomy (``base``). Those
 shipped lie in ``raypose/taxonomies``; anything else is given by path. Labels in a data set are
-card ids, or aliases of them.
+card ids, or aliases of them. Facets say what a body does in a posture, in a closed vocabulary, so
+that captions can be made of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,51 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from raypose.config import read_yaml
 from raypose.errors import ConfigError, TaxonomyError, did_you_mean
 
-__all__ = ["Card", "Taxonomy", "format_taxonomy", "from_folders", "load", "parse", "shipped"]
+__all__ = [
+    "FACETS",
+    "Card",
+    "Facets",
+    "Taxonomy",
+    "format_taxonomy",
+    "from_folders",
+    "load",
+    "parse",
+    "shipped",
+]
 
 SHIPPED = Path(__file__).parent / "taxonomies"
+
+
+POINTS = (
+    "back", "belly", "chair", "feet", "forearms", "hands", "hands and feet", "hands and knees",
+    "head", "knees", "nothing", "one foot", "one hand", "one knee", "seat", "shoulders", "side",
+    "wall",
+)  # fmt: skip
+
+FACETS: Mapping[str, tuple[str, ...]] = {
+    "base": POINTS,
+    "orientation": ("inverted", "prone", "side", "supine", "upright"),
+    "support": POINTS,
+    "torso": (
+        "arched back", "bent sideways", "folded forward", "leaning forward", "leaning sideways",
+        "rounded", "straight", "twisted",
+    ),
+    "legs": (
+        "apart", "behind the head", "bent", "crossed", "folded to one side", "folded under",
+        "kneeling", "lunging", "one before the other", "one behind the head", "one bent",
+        "one raised", "over the head", "raised", "raised and bent", "slightly apart",
+        "soles together", "split", "squatting", "straddling the arms", "together", "tucked",
+        "wrapped",
+    ),
+    "arms": (
+        "around the legs", "at the sides", "behind the back", "bent, supporting", "forward",
+        "holding a foot", "holding the feet", "on the legs", "one behind the back", "one up",
+        "out to the sides", "overhead", "palms together", "reaching down", "supporting",
+        "through the legs", "under the legs", "wrapped",
+    ),
+}  # fmt: skip
+"""Facet → the words it may take: what the body rests on above all, which way the trunk points,
+every point of support, and what torso, legs and arms do."""
 
 
 class _CardModel(BaseModel):
@@ -32,11 +75,24 @@ class _CardModel(BaseModel):
     sanskrit: list[str] = []
     parents: list[str] = []
     aliases: list[str] = []
+    facets: dict[str, str | list[str]] = {}
+
+
+@dataclass(frozen=True)
+class Facets:
+    """What a body does in a posture, in the words of `FACETS`; None or empty where not said."""
+
+    base: str | None = None
+    orientation: str | None = None
+    support: tuple[str, ...] = ()
+    torso: str | None = None
+    legs: str | None = None
+    arms: str | None = None
 
 
 @dataclass(frozen=True)
 class Card:
-    """One class: its id (the label in data sets), names in order of preference, and parents.
+    """One class: its id (the label in data sets), names in order of preference, parents, facets.
 
     ``parents`` runs from the nearest level to the farthest.
     """
@@ -46,6 +102,7 @@ class Card:
     sanskrit: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    facets: Facets = Facets()
 
     @property
     def name(self) -> str:
@@ -67,6 +124,12 @@ class Taxonomy:
     def ids(self) -> tuple[str, ...]:
         """The card ids in class order."""
         return tuple(card.id for card in self.cards)
+
+    @property
+    def levels(self) -> tuple[tuple[str, ...], ...]:
+        """The parents at each level, nearest first, in the order of their first class."""
+        levels = zip(*(card.parents for card in self.cards), strict=True)
+        return tuple(tuple(dict.fromkeys(parents)) for parents in levels)
 
     def index(self) -> dict[str, int]:
         """Return label → class number, aliases included."""
@@ -155,9 +218,16 @@ def format_taxonomy(taxonomy: Taxonomy) -> str:
     return yaml.safe_dump(taxonomy.to_dict(), sort_keys=False, allow_unicode=True, width=100)
 
 
-def _sparse(card: Card) -> dict[str, Any]:
-    pairs = asdict(card).items()
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in pairs if v}
+def _sparse(card: Card | Facets) -> dict[str, Any]:
+    """Return a document without what is empty."""
+    document = {}
+    for field in fields(card):
+        value = getattr(card, field.name)
+        if isinstance(value, Facets):
+            value = _sparse(value)
+        if value:
+            document[field.name] = list(value) if isinstance(value, tuple) else value
+    return document
 
 
 def _card(entry: Any, *, base: Mapping[str, Card], where: str) -> Card:
@@ -179,7 +249,28 @@ def _card(entry: Any, *, base: Mapping[str, Card], where: str) -> Card:
         sanskrit=tuple(model.sanskrit),
         parents=tuple(model.parents),
         aliases=tuple(model.aliases),
+        facets=_facets(model.facets, where=f"{where}: facets"),
     )
+
+
+def _facets(entry: Mapping[str, str | list[str]], *, where: str) -> Facets:
+    """Hold facets to the vocabulary."""
+    values: dict[str, Any] = {}
+    for key, value in entry.items():
+        if key not in FACETS:
+            near = did_you_mean(key, FACETS)
+            raise TaxonomyError(f"{where}: no facet {key!r}{near}; known: {', '.join(FACETS)}")
+        words = [value] if isinstance(value, str) else value
+        for word in words:
+            if word not in FACETS[key]:
+                raise TaxonomyError(
+                    f"{where}.{key}: {word!r} is not a word for it"
+                    f"{did_you_mean(word, FACETS[key])}; known: {', '.join(FACETS[key])}"
+                )
+        if key != "support" and len(words) != 1:
+            raise TaxonomyError(f"{where}.{key}: takes one word, found {len(words)}")
+        values[key] = tuple(words) if key == "support" else words[0]
+    return Facets(**values)
 
 
 def _check(cards: Sequence[Card], *, where: str) -> None:
@@ -187,7 +278,9 @@ def _check(cards: Sequence[Card], *, where: str) -> None:
     if len(cards) < 2:
         raise TaxonomyError(f"{where}: has {len(cards)} classes; at least 2 are needed")
     _unique(((label, card) for card in cards for label in (card.id, *card.aliases)), where, "label")
-    _unique(((name.casefold(), card) for card in cards for name in card.names), where, "name")
+    for spelling in ("names", "sanskrit"):
+        names = ((name.casefold(), card) for card in cards for name in getattr(card, spelling))
+        _unique(names, where, "name")
     depths = {len(card.parents) for card in cards}
     if len(depths) > 1:
         odd = next(card for card in cards if len(card.parents) != max(depths))

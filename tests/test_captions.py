@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,14 +129,12 @@ def test_own_grammar_takes_the_place_of_the_preset() -> None:
 
 def test_a_vast_grammar_is_never_enumerated_by_accident() -> None:
     vast = captions.parse("".join("{a|b|c|d|e|f|g|h|i|j}" for _ in range(12)) + "<name>")
-    started = time.monotonic()
     assert captions.count(vast, TREE) == 10**12
     captions.sample(vast, TREE, seed=1, step=2)
     assert next(iter(captions.enumerate_captions(vast, TREE))) == "aaaaaaaaaaaa" + "tree pose"
     huge = captions.parse("".join("{ensemble:a|b|c|d|e|f|g|h|i|j}" for _ in range(12)) + "<name>")
     with pytest.raises(CaptionError, match="over 64 in the ensemble"):
         captions.evaluation_captions(huge, TREE)
-    assert time.monotonic() - started < 60  # a hang, not a speed, would fail here
 
 
 def test_hash_tells_grammars_apart() -> None:

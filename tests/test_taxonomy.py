@@ -18,7 +18,7 @@ def card(**changes: Any) -> dict[str, Any]:
 def test_shipped_taxonomies_load_and_travel(name: str) -> None:
     loaded = taxonomy.load(name)
     assert taxonomy.parse(loaded.to_dict(), where=name) == loaded
-    assert all(len(card.parents) == 2 for card in loaded.cards)
+    assert all(level for level in loaded.levels)
 
 
 def test_yoga82_is_in_official_order() -> None:
@@ -29,6 +29,22 @@ def test_yoga82_is_in_official_order() -> None:
     assert index["Warrior_III_Pose_or_Virabhadrasana_III_"] == 73
     assert index["Warrior_II_Pose_or_Virabhadrasana_II_"] == 74
     assert index["Warrior_I_Pose_or_Virabhadrasana_I_"] == 75
+
+
+def test_yoga82_is_complete() -> None:
+    yoga = taxonomy.load("yoga82")
+    assert [len(level) for level in yoga.levels] == [20, 6]
+    descriptions = {card.facets for card in yoga.cards}
+    assert len(descriptions) == 82  # no two poses are described alike
+    for card in yoga.cards:
+        assert all(vars(card.facets).values()), card.id
+
+
+def test_every_word_of_the_vocabulary_is_used_once_at_least() -> None:
+    cards = [card for name in ("yoga66", "yoga82", "work") for card in taxonomy.load(name).cards]
+    for facet, words in taxonomy.FACETS.items():
+        if facet not in ("base", "support"):  # points of contact are one list for both
+            assert set(words) == {getattr(card.facets, facet) for card in cards} - {None}
 
 
 def test_yoga82_agrees_with_the_class_tree(shared: Path) -> None:
@@ -63,6 +79,19 @@ def test_synthetic_classes_are_those_that_are_drawn() -> None:
         (
             [card(parents=["p", "q"]), card(id="b", names=["b"], parents=["p", "r"])],
             '"p" of "b" lies under two parents',
+        ),
+        ([card(facets={"torzo": "straight"}), card()], "facets: no facet 'torzo'; did you mean"),
+        (
+            [card(facets={"torso": "strait"}), card()],
+            "classes.0: facets.torso: 'strait' is not a word for it; did you mean \"straight\"?",
+        ),
+        (
+            [card(facets={"legs": ["bent", "apart"]}), card()],
+            "facets.legs: takes one word, found 2",
+        ),
+        (
+            [card(sanskrit=["x"]), card(id="b", names=["b"], sanskrit=["X"])],
+            'name "x" belongs to "a" and to "b"',
         ),
         (["Tree_Pos", card()], '"Tree_Pos" is no card of the base'),
     ],
