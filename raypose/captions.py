@@ -1,59 +1,59 @@
-r"""The caption grammar: a finite, typed tree of templates over class cards.
+"""What a grammar says of a class: count, enumerate, draw, check; and the grammars that are shipped.
 
-Text form, as written in recipes::
-
-    a photo of a {person|someone} in <name>[, <sanskrit>]
-
-    <field>       a field of the card: name, sanskrit, parent, top
-    {a|b}         a choice; [a] an option: a, or nothing
-    (a;b;c)       items joined by ", ", empty ones left out
-    {fixed: a|b}  a binding; also sample (the default) and ensemble, and likewise in [ ]
-    \             takes the next sign as it stands
-
-A binding says who chooses a branch: ``fixed`` the first, always; ``sample`` a draw per class and
-step in training, the first at evaluation; ``ensemble`` a draw in training, all of them averaged at
-evaluation. There is no recursion and no evaluation of code, so that a grammar can be counted,
-enumerated and hashed. Draws follow from (seed, step, class) alone: alike on every rank.
+Draws follow from (seed, step, class) alone: alike on every rank. Everything is lazy: a grammar of
+any size is counted and drawn from in no time, and never written out by accident.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
-from raypose.config import CaptionConfig, canonical_json
+from raypose.config import CaptionConfig
 from raypose.errors import CaptionError, did_you_mean
+from raypose.grammar import (
+    FIELDS,
+    Choice,
+    Field,
+    Join,
+    Lit,
+    Node,
+    Opt,
+    Seq,
+    children,
+    format_grammar,
+    from_json,
+    from_templates,
+    grammar_hash,
+    parse,
+)
 from raypose.taxonomy import Card, Taxonomy
 
 __all__ = [
     "PRESETS",
-    "Choice",
-    "Field",
-    "Join",
-    "Lit",
-    "Node",
-    "Opt",
-    "Seq",
     "check",
+    "controls",
     "count",
+    "coverage",
     "enumerate_captions",
     "evaluation_captions",
-    "format_grammar",
-    "from_json",
-    "grammar_hash",
     "load",
-    "parse",
+    "prune",
+    "read",
     "sample",
-    "to_json",
+    "sides",
+    "templates",
 ]
 
-Binding = Literal["fixed", "sample", "ensemble"]
-BINDINGS: tuple[Binding, ...] = ("fixed", "sample", "ensemble")
 MAX_ENSEMBLE = 64
+MAX_COMPARED = 256
+"""Captions of a branch that are compared with its neighbours' by `prune`."""
 
 PRESETS = {
     "name": "<name>",
@@ -64,62 +64,23 @@ PRESETS = {
     "|<name>, a body posture}",
     "sanskrit": "a photo of a person in <name>[fixed:, <sanskrit>]",
     "tree": "a photo of a person in (<name>;<parent>)",
+    "posture": "a photo of a person in <name>"
+    "[fixed:: torso <torso>][fixed:, legs <legs>][fixed:, arms <arms>]",
+    "searched": "{search:a photo of a person in |a picture of someone doing |}<name>"
+    "[search:, <sanskrit>][search:{search:, <parent>|, <orientation>, weight on <support>"
+    "|: torso <torso>, legs <legs>, arms <arms>}]",
 }
 
-FIELDS: dict[str, Callable[[Card], str | None]] = {
-    "name": lambda card: card.name,
-    "sanskrit": lambda card: card.sanskrit[0] if card.sanskrit else None,
-    "parent": lambda card: card.parents[0] if card.parents else None,
-    "top": lambda card: card.parents[-1] if card.parents else None,
-}
+CONTROL_WORDS = (
+    "amber", "basket", "canyon", "drizzle", "ember", "fable", "granite", "harbour", "island",
+    "jigsaw", "kettle", "lantern", "marble", "nectar", "orchard", "pebble", "quartz", "ribbon",
+    "saddle", "timber", "umbrella", "velvet", "walnut", "yonder",
+)  # fmt: skip
+"""Words that say nothing of a posture, for the control with random words."""
+
+_SIDES = re.compile(r"\b(left|right)\b(?! angle)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Lit:
-    """Text as it stands."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field of the card."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Seq:
-    """Parts one after another."""
-
-    items: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of several branches."""
-
-    items: tuple[Node, ...]
-    binding: Binding = "sample"
-
-
-@dataclass(frozen=True)
-class Opt:
-    """A part or nothing; nothing also where the part needs a field that the card lacks."""
-
-    item: Node
-    binding: Binding = "sample"
-
-
-@dataclass(frozen=True)
-class Join:
-    """Parts with a separator between those that are not empty."""
-
-    items: tuple[Node, ...]
-    separator: str = ", "
-
-
-Node = Lit | Field | Seq | Choice | Opt | Join
 Pick = Callable[[Choice | Opt, int], tuple[Sequence[int], bool]]
 """(branch point, number of ways) → (their order, whether one is enough)."""
 
@@ -136,79 +97,28 @@ def load(config: CaptionConfig) -> Node:
     return parse(PRESETS[config.preset])
 
 
-def parse(text: str) -> Node:
-    """Read the text form.
-
-    Raises:
-        CaptionError: pointing at the column of the first fault.
-    """
-    parser = _Parser(text)
-    node = parser.sequence(stops="")
-    if parser.position < len(text):
-        raise parser.error(f"unexpected {text[parser.position]!r}")
-    return node
-
-
-def format_grammar(node: Node) -> str:
-    """Write the text form; `parse` gives the same tree back."""
-    match node:
-        case Lit(text):
-            return "".join(f"\\{sign}" if sign in "<>{}[]()|;:\\" else sign for sign in text)
-        case Field(name):
-            return f"<{name}>"
-        case Seq(items):
-            return "".join(map(format_grammar, items))
-        case Choice(items, binding):
-            return f"{{{binding}:{'|'.join(map(format_grammar, items))}}}"
-        case Opt(item, binding):
-            return f"[{binding}:{format_grammar(item)}]"
-        case Join(items):
-            return f"({';'.join(map(format_grammar, items))})"
-
-
-def to_json(node: Node) -> Any:
-    """Return the canonical form that is stored."""
-    match node:
-        case Lit(text):
-            return {"lit": text}
-        case Field(name):
-            return {"field": name}
-        case Seq(items):
-            return {"seq": [to_json(item) for item in items]}
-        case Choice(items, binding):
-            return {"choice": [to_json(item) for item in items], "binding": binding}
-        case Opt(item, binding):
-            return {"opt": to_json(item), "binding": binding}
-        case Join(items, separator):
-            return {"join": [to_json(item) for item in items], "separator": separator}
-
-
-def from_json(document: Any) -> Node:
-    """Read the canonical form."""
-    match document:
-        case {"lit": str(text)}:
-            return Lit(text)
-        case {"field": str(name)} if name in FIELDS:
-            return Field(name)
-        case {"seq": list(items)}:
-            return Seq(tuple(map(from_json, items)))
-        case {"choice": list(items), "binding": binding} if binding in BINDINGS:
-            return Choice(tuple(map(from_json, items)), binding)
-        case {"opt": item, "binding": binding} if binding in BINDINGS:
-            return Opt(from_json(item), binding)
-        case {"join": list(items), "separator": str(separator)}:
-            return Join(tuple(map(from_json, items)), separator)
-        case _:
-            raise CaptionError(f"captions: not a grammar node: {str(document)[:60]}")
-
-
-def grammar_hash(node: Node) -> str:
-    """Return the sha256 of the canonical form, which names a grammar."""
-    return hashlib.sha256(canonical_json(to_json(node)).encode()).hexdigest()
+def read(source: str) -> Node:
+    """Return a grammar by preset, by file (.json: stored form; .txt: templates), or by its text."""
+    if source in PRESETS:
+        return parse(PRESETS[source])
+    if not source.endswith((".json", ".txt")):
+        return parse(source)
+    try:
+        text = Path(source).read_text(encoding="utf-8")
+        if source.endswith(".json"):
+            return from_json(json.loads(text))
+        return from_templates(line for line in text.splitlines() if line.strip())
+    except OSError as error:
+        raise CaptionError(f"{source}: {(error.strerror or 'not readable').lower()}") from None
+    except ValueError as error:
+        raise CaptionError(f"{source}: not JSON ({error})") from None
 
 
 def count(node: Node, card: Card) -> int:
-    """Return how many ways there are through the grammar for a card; two may read alike."""
+    """Return how many ways there are through the grammar for a card, those of a search included.
+
+    Two ways may read alike where branches overlap; `prune` takes out those that always do.
+    """
     match node:
         case Lit():
             return 1
@@ -241,9 +151,9 @@ def evaluation_captions(node: Node, card: Card) -> list[str]:
         CaptionError: where none can be rendered, or they are more than 64.
     """
     captions: dict[str, None] = {}
-    for text in _render(node, card, _pick_evaluation):
+    for way, text in enumerate(_render(node, card, _pick_evaluation)):
         captions[_tidy(text)] = None
-        if len(captions) > MAX_ENSEMBLE:
+        if len(captions) > MAX_ENSEMBLE or way > MAX_ENSEMBLE**2:
             raise CaptionError(
                 f'captions: over {MAX_ENSEMBLE} in the ensemble for "{card.id}"; '
                 "bind some choices as sample or fixed"
@@ -258,7 +168,8 @@ def sample(node: Node, card: Card, *, seed: int, step: int) -> str:
     rng = random.Random(f"{seed}/{step}/{card.id}")
 
     def pick(branch: Choice | Opt, ways: int) -> tuple[Sequence[int], bool]:
-        first = 0 if branch.binding == "fixed" else rng.randrange(ways)
+        settled = branch.binding in ("fixed", "search")
+        first = 0 if settled else rng.randrange(ways)
         return [*range(first, ways), *range(first)], True
 
     for text in _render(node, card, pick):
@@ -285,6 +196,12 @@ def check(
     Raises:
         CaptionError: naming the class and the caption at fault.
     """
+    for branch, number in coverage(node, taxonomy):
+        if number == 0:
+            raise CaptionError(
+                f'captions: branch "{branch}" says nothing of any class in "{taxonomy.name}": '
+                "their cards lack its fields; take it out"
+            )
     owner: dict[Any, Card] = {}
     for card in taxonomy.cards:
         captions = evaluation_captions(node, card)
@@ -299,6 +216,105 @@ def check(
                 raise CaptionError(
                     f'captions: "{caption}" stands for "{owner[key].id}" and for "{card.id}"'
                 )
+
+
+def coverage(node: Node, taxonomy: Taxonomy) -> Iterator[tuple[str, int]]:
+    """Yield each branch of each choice, as text, with the number of classes that it speaks of."""
+    if isinstance(node, Choice):
+        for item in node.items:
+            yield format_grammar(item), sum(count(item, card) > 0 for card in taxonomy.cards)
+    for child in children(node):
+        yield from coverage(child, taxonomy)
+
+
+def sides(node: Node, taxonomy: Taxonomy) -> bool:
+    """Return whether a caption or a class tells left from right: pictures must not be mirrored."""
+    labels = (text for card in taxonomy.cards for text in (card.id.replace("_", " "), *card.names))
+    return any(map(_SIDES.search, [*_literals(node), *labels]))
+
+
+def prune(
+    node: Node,
+    taxonomy: Taxonomy,
+    *,
+    tokenize: Callable[[list[str]], Sequence[Sequence[int]]] | None = None,
+) -> Node:
+    """Take out branches that say, of every class, just what an earlier one beside them says.
+
+    Args:
+        node: the grammar.
+        taxonomy: the classes.
+        tokenize: captions → token ids; where given, captions are told apart by tokens, otherwise
+            by their letters without case. The first 256 captions of a branch are compared.
+    """
+
+    def said(item: Node) -> tuple[frozenset[Any], ...]:
+        everything = []
+        for card in taxonomy.cards:
+            texts = list(islice(enumerate_captions(item, card), MAX_COMPARED))
+            keys = map(tuple, tokenize(texts)) if tokenize else map(str.casefold, texts)
+            everything.append(frozenset(keys))
+        return tuple(everything)
+
+    match node:
+        case Seq(items):
+            return Seq(tuple(prune(item, taxonomy, tokenize=tokenize) for item in items))
+        case Join(items, separator):
+            below = tuple(prune(item, taxonomy, tokenize=tokenize) for item in items)
+            return Join(below, separator)
+        case Opt(item, binding):
+            return Opt(prune(item, taxonomy, tokenize=tokenize), binding)
+        case Choice(items, binding):
+            kept: dict[Any, Node] = {}
+            for item in items:
+                item = prune(item, taxonomy, tokenize=tokenize)
+                kept.setdefault(said(item), item)
+            if len(kept) == 1:
+                return next(iter(kept.values()))
+            return Choice(tuple(kept.values()), binding)
+        case _:
+            return node
+
+
+def controls(node: Node, taxonomy: Taxonomy) -> dict[str, Node]:
+    """Return the grammars to hold a grammar against: whatever it gains, they must not.
+
+    They are the bare name, a plain photo, one phrase of the domain, and as many captions as the
+    grammar has at evaluation, made of random words.
+    """
+    size = max(len(evaluation_captions(node, card)) for card in taxonomy.cards)
+    rng = random.Random(grammar_hash(node))
+    words = (" ".join(rng.sample(CONTROL_WORDS, 3)) for _ in range(size))
+    return {
+        "name": parse("<name>"),
+        "photo": parse("a photo of a <name>."),
+        "domain": parse("a person holding the posture <name>"),
+        "random words": from_templates([f"{phrase} {{}}" for phrase in words]),
+    }
+
+
+def templates(node: Node) -> list[str]:
+    """Return what a grammar says at evaluation as plain templates with ``{}`` for the name.
+
+    Raises:
+        CaptionError: where it speaks of more than the name.
+    """
+    others = {leaf.name for leaf in _leaves(node) if isinstance(leaf, Field)} - {"name"}
+    if others:
+        raise CaptionError(f"captions: <{min(others)}> has no place in a plain template")
+    return evaluation_captions(node, Card(id="", names=("{}",)))
+
+
+def _leaves(node: Node) -> Iterator[Node]:
+    below = children(node)
+    if not below:
+        yield node
+    for child in below:
+        yield from _leaves(child)
+
+
+def _literals(node: Node) -> list[str]:
+    return [leaf.text for leaf in _leaves(node) if isinstance(leaf, Lit)]
 
 
 def _render(node: Node, card: Card, pick: Pick) -> Iterator[str]:
@@ -364,92 +380,3 @@ def _lacking(node: Node, card: Card) -> str:
             return next((found for item in items if (found := _lacking(item, card))), "")
         case _:
             return ""
-
-
-class _Parser:
-    """Recursive descent over the text form; it never looks back."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.position = 0
-
-    def error(self, message: str) -> CaptionError:
-        """Make an error that shows the place."""
-        around = self.text[max(0, self.position - 20) : self.position + 10]
-        return CaptionError(f'captions: column {self.position + 1}: {message} near "{around}"')
-
-    def sequence(self, *, stops: str) -> Node:
-        """Read parts up to one of the stop signs."""
-        items: list[Node] = []
-        while self.position < len(self.text) and self.text[self.position] not in stops:
-            items.append(self.part(stops))
-        return items[0] if len(items) == 1 else Seq(tuple(items))
-
-    def part(self, stops: str) -> Node:
-        """Read one node."""
-        sign = self.text[self.position]
-        match sign:
-            case "<":
-                return self.field()
-            case "{":
-                self.position += 1
-                binding = self.binding()
-                return Choice(self.items("|", "}"), binding)
-            case "[":
-                self.position += 1
-                binding = self.binding()
-                items = self.items("", "]")
-                return Opt(items[0], binding)
-            case "(":
-                self.position += 1
-                return Join(self.items(";", ")"))
-            case _ if sign in ">}])":
-                raise self.error(f"unexpected {sign!r}; write \\{sign} for the sign itself")
-            case _:
-                return self.literal(stops)
-
-    def field(self) -> Node:
-        """Read ``<name>``."""
-        end = self.text.find(">", self.position)
-        if end < 0:
-            raise self.error("<field> is never closed")
-        name = self.text[self.position + 1 : end]
-        if name not in FIELDS:
-            raise self.error(
-                f"no field <{name}>{did_you_mean(name, FIELDS)}; known: {', '.join(FIELDS)};"
-            )
-        self.position = end + 1
-        return Field(name)
-
-    def binding(self) -> Binding:
-        """Read ``sample:`` and the like where one stands."""
-        for binding in BINDINGS:
-            if self.text.startswith(f"{binding}:", self.position):
-                self.position += len(binding) + 1
-                return binding
-        return "sample"
-
-    def items(self, separator: str, close: str) -> tuple[Node, ...]:
-        """Read parts up to the closing sign."""
-        items = [self.sequence(stops=separator + close)]
-        while self.position < len(self.text) and self.text[self.position] != close:
-            self.position += 1
-            items.append(self.sequence(stops=separator + close))
-        if self.position >= len(self.text):
-            raise self.error(f"{close!r} is missing")
-        self.position += 1
-        return tuple(items)
-
-    def literal(self, stops: str) -> Node:
-        """Read text up to the next sign that means something."""
-        out = []
-        while self.position < len(self.text):
-            sign = self.text[self.position]
-            if sign == "\\" and self.position + 1 < len(self.text):
-                self.position += 1
-                sign = self.text[self.position]
-            elif sign in "<>{}[]()" or sign in stops:
-                break
-            out.append(sign)
-            self.position += 1
-        return Lit("".join(out))

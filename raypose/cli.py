@@ -223,6 +223,80 @@ def _taxonomy_check(request: Request) -> None:
     _print(request, document, f"{text}; facets on {with_facets}")
 
 
+def _spoken(request: Request, **more: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """Return the grammar, the class cards and the options of a captions command."""
+    from raypose import captions, taxonomy
+
+    options = _options(request, taxonomy="yoga82", **more)
+    return captions.read(request.words[0]), taxonomy.load(options["taxonomy"]), options
+
+
+def _captions_show(request: Request) -> None:
+    from raypose import captions, grammar
+
+    options = _options(request, form="text")
+    node = captions.read(request.words[0])
+    forms: dict[str, Callable[[], str]] = {
+        "text": lambda: grammar.format_grammar(node),
+        "json": lambda: json.dumps(grammar.to_json(node), ensure_ascii=False),
+        "templates": lambda: "\n".join(captions.templates(node)),
+    }
+    if options["form"] not in forms:
+        near = did_you_mean(options["form"], forms)
+        raise UsageError(f"form: {options['form']!r} is none{near}; known: {', '.join(forms)}")
+    text = forms[options["form"]]()
+    _print(request, {"hash": grammar.grammar_hash(node), "grammar": grammar.to_json(node)}, text)
+
+
+def _captions_check(request: Request) -> None:
+    from raypose import captions, grammar
+
+    node, classes, _ = _spoken(request)
+    captions.check(node, classes)
+    pruned = captions.prune(node, classes)
+    document = {
+        "taxonomy": classes.name,
+        "classes": len(classes),
+        "captions": sum(captions.count(node, card) for card in classes.cards),
+        "sides": captions.sides(node, classes),
+        "partial": {
+            branch: number
+            for branch, number in captions.coverage(node, classes)
+            if number < len(classes)
+        },
+        "pruned": None if pruned == node else grammar.format_grammar(pruned),
+    }
+    lines = [f"holds for {len(classes)} classes of {classes.name}: {document['captions']} captions"]
+    if document["sides"]:
+        lines.append("tells left from right: pictures are not mirrored in training")
+    for branch, number in document["partial"].items():
+        lines.append(f"speaks of {number} of {len(classes)} classes only: {branch}")
+    if document["pruned"]:
+        lines.append(f"says the same as the shorter: {document['pruned']}")
+    _print(request, document, "\n".join(lines))
+
+
+def _captions_count(request: Request) -> None:
+    from raypose import captions
+
+    node, classes, _ = _spoken(request)
+    counts = {card.id: captions.count(node, card) for card in classes.cards}
+    document = {"total": sum(counts.values()), "classes": counts}
+    low, high = min(counts.values()), max(counts.values())
+    text = f"{document['total']} captions of {len(classes)} classes, {low} to {high} each"
+    _print(request, document, text)
+
+
+def _captions_sample(request: Request) -> None:
+    from raypose import captions
+
+    node, classes, options = _spoken(request, num=1, seed=0)
+    for step in range(options["num"]):
+        for card in classes.cards:
+            text = captions.sample(node, card, seed=options["seed"], step=step)
+            _print(request, {"step": step, "class": card.id, "caption": text}, text)
+
+
 def _shards_build(request: Request) -> None:
     from raypose import shards
     from raypose.console import bar, say
@@ -411,6 +485,16 @@ COMMANDS = {
     "taxonomy init": Command("FOLDER", "make class cards from folder names", _taxonomy_init),
     "taxonomy show": Command("TAXONOMY", "check a taxonomy and list its classes", _taxonomy_show),
     "taxonomy check": Command("TAXONOMY", "check a taxonomy, in one line", _taxonomy_check),
+    "captions show": Command(
+        f"GRAMMAR {PAIRS}", "print a grammar as text, json or templates", _captions_show
+    ),
+    "captions check": Command(
+        f"GRAMMAR {PAIRS}", "prove a grammar on class cards", _captions_check
+    ),
+    "captions count": Command(f"GRAMMAR {PAIRS}", "count what a grammar can say", _captions_count),
+    "captions sample": Command(
+        f"GRAMMAR {PAIRS}", "draw captions as training does", _captions_sample
+    ),
     "synthesize": Command(f"DEST {PAIRS}", "draw pictures of postures", _synthesize),
     "shards build": Command(
         f"SOURCE DEST {PAIRS}", "pack an ImageFolder into shards", _shards_build

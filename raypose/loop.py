@@ -31,9 +31,10 @@ from raypose import (
     zeroshot,
 )
 from raypose.augment import augment, normalize
-from raypose.config import Config
+from raypose.config import Config, override
 from raypose.data import Batch
 from raypose.errors import DataError, RayposeError, TrainError
+from raypose.grammar import Node
 from raypose.tracking import Tracker
 
 __all__ = ["Surroundings", "Trainer", "prepare", "train_worker"]
@@ -83,7 +84,7 @@ class Trainer:
     forward: nn.Module
     optimizer: torch.optim.Optimizer
     classes: taxonomy.Taxonomy
-    grammar: captions.Node
+    grammar: Node
     num_rows: int
     initial_scale: float
     step: int = 0
@@ -347,6 +348,8 @@ def prepare(
         tokenize=lambda texts: model.token_lists(clip, texts),
         context_length=clip.context_length,
     )
+    if captions.sides(grammar, classes):
+        config = override(config, {"augment.flip": False})
     initial_scale = clip.model.logit_scale.item()
     clip.model.to(surroundings.device)
     if config.model.channels_last:

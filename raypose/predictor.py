@@ -22,6 +22,7 @@ from raypose import captions, model, taxonomy, zeroshot
 from raypose.augment import normalize
 from raypose.config import Config, dump, parse_config
 from raypose.errors import CheckpointError
+from raypose.grammar import grammar_hash, to_json
 from raypose.taxonomy import Taxonomy
 from raypose.transforms import preprocess
 
@@ -147,8 +148,8 @@ def write_release(
         "config.json": dump(config),
         "taxonomy.json": classes.to_dict(),
         "captions.json": {
-            "grammar": captions.to_json(grammar),
-            "hash": captions.grammar_hash(grammar),
+            "grammar": to_json(grammar),
+            "hash": grammar_hash(grammar),
             "captions": spoken,
         },
         "metrics.json": dict(metrics),

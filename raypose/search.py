@@ -1,8 +1,9 @@
 """From a space of dotted keys to the best recipe: Tune over `train.run`, Optuna choosing.
 
 Each trial trains in its own Tune actor with one worker, so that it starts in seconds; ASHA stops
-those that fall behind. Trials are ranked by validation balanced accuracy, never by the loss. The
-winner is written as an ordinary recipe.
+those that fall behind. Trials are ranked by validation balanced accuracy, never by the loss. What a
+caption grammar leaves to the study is asked for trial by trial, a branch's own choices only where
+it is taken. The winner is written as an ordinary recipe.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
@@ -19,7 +21,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from raypose import inputs, runtime, storage, train
+from raypose import captions, grammar, inputs, runtime, storage, taxonomy, train
 from raypose.config import Config, Distribution, dump, override, parse_config, search_hash, sparse
 from raypose.console import say
 from raypose.errors import ConfigError, TrainError
@@ -28,6 +30,7 @@ __all__ = ["METRIC", "SearchResult", "run"]
 
 METRIC = "val_balanced_accuracy"
 CPUS_PER_TRIAL = 1.0
+GRAMMAR = "captions.grammar"
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,14 @@ def run(config: Config) -> SearchResult:
     resources = _check(config)
     url = storage.join(config.storage, "searches", f"{config.name}-{search_hash(config)}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    say(f"searching {', '.join(config.search.space)} in {config.search.num_trials} trials")
+    say(f"searching {', '.join(_keys(config))} in {config.search.num_trials} trials")
     results = runtime.interruptible(_tuner(config, resources, url=url).fit)
     return _conclude(config, results, url=url)
 
 
 def _check(config: Config) -> dict[str, float]:
     """Refuse what cannot be searched; return the resources of a trial."""
-    if not config.search.space:
+    if not _keys(config):
         raise ConfigError("search.space: empty; give at least one key, such as optim.learning_rate")
     if not config.data.val:
         raise ConfigError("data.val: not set; trials are ranked on a validation set")
@@ -93,11 +96,12 @@ def _tuner(config: Config, resources: dict[str, float], *, url: str) -> tune.Tun
     fs, path = storage.filesystem(url)
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, document=dump(config)), resources),
-        param_space={key: _domain(value) for key, value in settings.space.items()},
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
-            search_alg=OptunaSearch(seed=config.seed),
+            search_alg=OptunaSearch(
+                space=partial(_draw, config=config), metric=METRIC, mode="max", seed=config.seed
+            ),
             scheduler=ASHAScheduler(
                 time_attr="epoch",
                 max_t=config.optim.epochs,
@@ -113,14 +117,15 @@ def _tuner(config: Config, resources: dict[str, float], *, url: str) -> tune.Tun
             storage_path=path,
             storage_filesystem=fs,
             verbose=0,
-            callbacks=[_Told(settings.num_trials)],
+            callbacks=[_Teller(settings.num_trials)],
         ),
     )
 
 
 def _trial(values: dict[str, Any], *, document: dict[str, Any]) -> None:
     """Train one point; a trial that was finished before reports what it reached."""
-    config = _point(parse_config(document), values)
+    config = parse_config(document)
+    config = _point(config, _told(config, values))
     reported = False
 
     def report(metrics: dict[str, Any]) -> None:
@@ -138,22 +143,61 @@ def _point(config: Config, values: Mapping[str, Any]) -> Config:
     return override(config, {**values, "name": f"{config.name}-trial", "search": {}})
 
 
-def _domain(distribution: Distribution) -> Any:
+def _keys(config: Config) -> list[str]:
+    """Return the keys that trials differ in.
+
+    Raises:
+        CaptionError: where a preset to try is not there.
+        ConfigError: where a grammar to try leaves something to the study itself.
+    """
+    spoken = [config]
+    for key in ("captions.preset", GRAMMAR):
+        if key in config.search.space:
+            ways = config.search.space[key].examples()
+            spoken = [override(each, {key: way}) for each in spoken for way in ways]
+    open_ends = any(grammar.searched(captions.load(each.captions)) for each in spoken)
+    if open_ends and GRAMMAR in config.search.space:
+        raise ConfigError(
+            f"search.space.{GRAMMAR}: a grammar among several cannot hold search: choices; "
+            f"set {GRAMMAR} to one that does, or write sample: instead"
+        )
+    return [*config.search.space, *([GRAMMAR] if open_ends else [])]
+
+
+def _draw(trial: optuna.Trial, *, config: Config) -> dict[str, Any]:
+    """Ask Optuna for one trial: the keys of the space, then what captions leave open.
+
+    Parameters of a grammar are named by their place in it, such as ``photo.2.0``, so that one
+    that lies in a branch not taken is not asked for. The trial is told the settled grammar.
+    """
+    values = {key: _ask(trial, key, value) for key, value in config.search.space.items()}
+    spoken = override(config, values).captions
+    node = captions.load(spoken)
+    if not grammar.searched(node):
+        return {}
+    settled = grammar.bind(
+        captions.prune(node, taxonomy.load(config.data.taxonomy)),
+        lambda place, ways: trial.suggest_categorical(place, range(ways)),
+        place="grammar" if spoken.grammar is not None else spoken.preset,
+    )
+    return {GRAMMAR: grammar.format_grammar(settled)}
+
+
+def _ask(trial: optuna.Trial, key: str, distribution: Distribution) -> Any:
     if distribution.choice is not None:
-        return tune.choice(list(distribution.choice))
+        return trial.suggest_categorical(key, distribution.choice)
     if distribution.uniform is not None:
-        return tune.uniform(*distribution.uniform)
+        return trial.suggest_float(key, *distribution.uniform)
     if distribution.loguniform is not None:
-        return tune.loguniform(*distribution.loguniform)
+        return trial.suggest_float(key, *distribution.loguniform, log=True)
     assert distribution.integers is not None
-    low, high = distribution.integers
-    return tune.randint(low, high + 1)
+    return trial.suggest_int(key, *distribution.integers)
 
 
 def _conclude(config: Config, results: tune.ResultGrid, *, url: str) -> SearchResult:
     trials = [
         {
-            "values": {key: (result.config or {}).get(key) for key in config.search.space},
+            "values": _told(config, result.config or {}),
             "score": _best_score(result),
             "epochs": (result.metrics or {}).get("epoch", 0),
             "error": _last_line(result.error),
@@ -198,7 +242,12 @@ def _last_line(error: Exception | None) -> str | None:
     return None if error is None else str(error).strip().splitlines()[-1].strip()
 
 
-class _Told(tune.Callback):
+def _told(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's values by the keys of a recipe; places in a grammar are left out."""
+    return {key: values[key] for key in (*config.search.space, GRAMMAR) if key in values}
+
+
+class _Teller(tune.Callback):
     """Says on the terminal how trials end."""
 
     def __init__(self, num_trials: int) -> None:

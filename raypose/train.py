@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
-from raypose import checkpoint, data, errors, inputs, loop, model, runtime, storage
+from raypose import captions, checkpoint, data, errors, inputs, loop, model, runtime, storage
 from raypose.config import Config, dump, parse_config
 from raypose.console import bar, say
 from raypose.errors import DataError, RayposeError, TrainError
@@ -164,6 +164,8 @@ def _datasets(config: Config) -> tuple[dict[str, ray.data.Dataset], int]:
     classes, num_rows = found.classes, found.manifests["train"].num_rows
     if not config.data.val:
         say("data.val is not set: the last epoch counts as the best")
+    if config.augment.flip and captions.sides(captions.load(config.captions), classes):
+        say("captions or classes tell left from right: pictures are not mirrored")
     unseen = sorted(set(classes.ids) - set(found.manifests["train"].labels))
     if unseen:
         say(f"{len(unseen)} of {len(classes)} classes have no training picture: {unseen[0]}, …")

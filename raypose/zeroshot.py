@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from raypose import captions
+from raypose.grammar import Node
 from raypose.model import Clip
 from raypose.taxonomy import Taxonomy
 
@@ -14,7 +15,7 @@ __all__ = ["build_classifier", "probabilities"]
 
 @torch.no_grad()
 def build_classifier(
-    clip: Clip, grammar: captions.Node, taxonomy: Taxonomy, *, device: torch.device
+    clip: Clip, grammar: Node, taxonomy: Taxonomy, *, device: torch.device
 ) -> torch.Tensor:
     """Encode each class's evaluation captions, average, and normalise again.
 

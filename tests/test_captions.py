@@ -1,52 +1,25 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_grammar import grammars
 
 from raypose import captions, taxonomy
-from raypose.captions import Choice, Field, Join, Lit, Node, Opt, Seq
 from raypose.config import CaptionConfig
 from raypose.errors import CaptionError
+from raypose.grammar import Choice, Join, Lit, Node, Opt, Seq, format_grammar, parse, to_json
 
 YOGA = taxonomy.load("yoga82")
 BARE = taxonomy.Card("x", ("x pose",))
 TREE = YOGA.cards[68]
 
-bindings = st.sampled_from(["fixed", "sample", "ensemble"])
-leaves: st.SearchStrategy[Node] = st.one_of(
-    st.builds(Lit, st.text(min_size=1, max_size=6)),
-    st.builds(Field, st.sampled_from(sorted(captions.FIELDS))),
-)
-
-
-def branches(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
-    some = st.lists(children, min_size=1, max_size=3).map(tuple)
-    return st.one_of(
-        st.builds(Seq, some),
-        st.builds(Choice, some, bindings),
-        st.builds(Opt, children, bindings),
-        st.builds(Join, some),
-    )
-
-
-grammars = st.recursive(leaves, branches, max_leaves=8)
-
 
 def everything(node: Node, card: taxonomy.Card) -> list[str]:
     return list(captions.enumerate_captions(node, card))
-
-
-@given(grammars)
-def test_text_form_reads_back_to_the_same_captions(node: Node) -> None:
-    again = captions.parse(captions.format_grammar(node))
-    assert everything(again, TREE) == everything(node, TREE)
-    assert captions.parse(captions.format_grammar(again)) == again
-
-
-@given(grammars)
-def test_json_form_reads_back(node: Node) -> None:
-    assert captions.from_json(captions.to_json(node)) == node
 
 
 @given(grammars)
@@ -67,42 +40,25 @@ def test_a_draw_is_one_of_all_and_repeats(node: Node, seed: int, step: int) -> N
 
 
 def test_count_is_exact_where_captions_differ() -> None:
-    node = captions.parse("{a|b|c} <name>[ now][ here] (x;{y|z})")
+    node = parse("{a|b|c} <name>[ now][ here] (x;{y|z})")
     assert captions.count(node, TREE) == 3 * 2 * 2 * 2 == len(everything(node, TREE))
 
 
 def test_bindings_choose() -> None:
-    node = captions.parse("{fixed:a|b} {sample:c|d} {ensemble:e|f}[fixed: g]")
+    node = parse("{fixed:a|b} {sample:c|d} {ensemble:e|f}[fixed: g]")
     assert captions.evaluation_captions(node, TREE) == ["a c e g", "a c f g"]
     drawn = {captions.sample(node, TREE, seed=0, step=step) for step in range(64)}
     assert drawn == {"a c e g", "a c f g", "a d e g", "a d f g"}
 
 
 def test_missing_fields() -> None:
-    optional = captions.parse("<name>[fixed:, <sanskrit>]")
+    optional = parse("<name>[fixed:, <sanskrit>]")
     assert captions.evaluation_captions(optional, TREE) == ["tree pose, Vrksasana"]
     assert captions.evaluation_captions(optional, BARE) == ["x pose"]
     with pytest.raises(CaptionError, match='none for "x": its card lacks <sanskrit>'):
-        captions.evaluation_captions(captions.parse("<sanskrit>"), BARE)
+        captions.evaluation_captions(parse("<sanskrit>"), BARE)
     with pytest.raises(CaptionError, match="its card lacks <top>"):
-        captions.sample(captions.parse("<name> <top>"), BARE, seed=0, step=0)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a <nam>", 'column 3: no field <nam>; did you mean "name"?'),
-        ("a <name", "column 3: <field> is never closed"),
-        ("{a|b", "column 5: '}' is missing"),
-        ("(a;b", "')' is missing"),
-        ("a ] b", "column 3: unexpected ']'"),
-        ("[a", "']' is missing"),
-    ],
-)
-def test_faults_point_at_their_place(text: str, message: str) -> None:
-    with pytest.raises(CaptionError) as caught:
-        captions.parse(text)
-    assert message in str(caught.value)
+        captions.sample(parse("<name> <top>"), BARE, seed=0, step=0)
 
 
 @pytest.mark.parametrize("preset", captions.PRESETS)
@@ -114,7 +70,7 @@ def test_presets_hold_for_every_shipped_class(preset: str, name: str) -> None:
 
 def test_check_finds_classes_that_share_a_caption() -> None:
     with pytest.raises(CaptionError, match=r'"Sitting" stands for ".*" and for ".*"'):
-        captions.check(captions.parse("<top>"), YOGA)
+        captions.check(parse("<top>"), YOGA)
 
 
 def test_unknown_preset_suggests() -> None:
@@ -128,16 +84,109 @@ def test_own_grammar_takes_the_place_of_the_preset() -> None:
 
 
 def test_a_vast_grammar_is_never_enumerated_by_accident() -> None:
-    vast = captions.parse("".join("{a|b|c|d|e|f|g|h|i|j}" for _ in range(12)) + "<name>")
+    vast = parse("".join("{a|b|c|d|e|f|g|h|i|j}" for _ in range(12)) + "<name>")
     assert captions.count(vast, TREE) == 10**12
     captions.sample(vast, TREE, seed=1, step=2)
     assert next(iter(captions.enumerate_captions(vast, TREE))) == "aaaaaaaaaaaa" + "tree pose"
-    huge = captions.parse("".join("{ensemble:a|b|c|d|e|f|g|h|i|j}" for _ in range(12)) + "<name>")
+    huge = parse("".join("{ensemble:a|b|c|d|e|f|g|h|i|j}" for _ in range(12)) + "<name>")
     with pytest.raises(CaptionError, match="over 64 in the ensemble"):
         captions.evaluation_captions(huge, TREE)
 
 
-def test_hash_tells_grammars_apart() -> None:
-    one, other = captions.parse("a <name>"), captions.parse("b <name>")
-    assert captions.grammar_hash(one) == captions.grammar_hash(captions.parse("a <name>"))
-    assert captions.grammar_hash(one) != captions.grammar_hash(other)
+def marked(node: Node, place: str = "t") -> Node:
+    """Give each branch and literal a text of its own, so that no two ways read alike."""
+    match node:
+        case Seq(items):
+            return Seq(tuple(marked(item, f"{place}{k}") for k, item in enumerate(items)))
+        case Join(items, separator):
+            below = tuple(marked(item, f"{place}{k}") for k, item in enumerate(items))
+            return Join(below, separator)
+        case Choice(items, binding):
+            below = (
+                Seq((Lit(f"{place}{k};"), marked(item, f"{place}{k}")))
+                for k, item in enumerate(items)
+            )
+            return Choice(tuple(below), binding)
+        case Opt(item, binding):
+            return Opt(Seq((Lit(f"{place}o;"), marked(item, f"{place}o"))), binding)
+        case _:
+            return Lit(f"{place};")
+
+
+@given(grammars)
+def test_count_is_the_length_of_enumerate_where_ways_read_differently(node: Node) -> None:
+    different = marked(node)
+    assert captions.count(different, TREE) == len(everything(different, TREE))
+
+
+@given(grammars, st.integers(0, 9))
+def test_pruning_loses_no_caption(node: Node, seed: int) -> None:
+    few = taxonomy.Taxonomy("few", (TREE, BARE))
+    pruned = captions.prune(node, few)
+    for card in few.cards:
+        assert captions.count(pruned, card) <= captions.count(node, card)
+        before = {text.casefold() for text in everything(node, card)}
+        assert {text.casefold() for text in everything(pruned, card)} == before
+    assert captions.prune(pruned, few) == pruned
+
+
+def test_branches_that_say_the_same_are_pruned() -> None:
+    node = parse("a {photo|Photo|{photo|photo}|picture} of <name>")
+    assert format_grammar(captions.prune(node, YOGA)) == "a {sample:photo|picture} of <name>"
+    by_length = captions.prune(node, YOGA, tokenize=lambda texts: [[len(t)] for t in texts])
+    assert format_grammar(by_length) == "a {sample:photo|picture} of <name>"
+
+
+def test_a_dead_branch_is_named() -> None:
+    synthetic = taxonomy.Taxonomy("bare", (BARE, taxonomy.Card("y", ("y pose",))))
+    node = parse("{<name>|<name>, legs <legs>}")
+    assert list(captions.coverage(node, synthetic)) == [("<name>", 2), ("<name>, legs <legs>", 0)]
+    with pytest.raises(CaptionError, match='branch "<name>, legs <legs>" says nothing of any cla'):
+        captions.check(node, synthetic)
+
+
+def test_sides_are_noticed() -> None:
+    turned = taxonomy.Taxonomy("t", (BARE, taxonomy.Card("y", ("left side plank",))))
+    plain = taxonomy.Taxonomy("t", (BARE, TREE))
+    assert captions.sides(parse("<name>"), turned)
+    assert captions.sides(parse("<name>, seen from the Right"), plain)
+    assert not captions.sides(parse("<name>, at a right angle"), plain)
+    assert not captions.sides(parse("<name>, upright"), YOGA)
+
+
+def test_controls_are_as_many_and_hold() -> None:
+    node = captions.load(CaptionConfig(preset="ensemble"))
+    controls = captions.controls(node, YOGA)
+    assert list(controls) == ["name", "photo", "domain", "random words"]
+    for control in controls.values():
+        captions.check(control, YOGA)
+    random_words = controls["random words"]
+    assert len(captions.evaluation_captions(random_words, TREE)) == 3
+    assert captions.controls(node, YOGA) == controls
+
+
+def test_grammars_are_read_from_where_they_lie(tmp_path: Path) -> None:
+    assert captions.read("photo") == parse(captions.PRESETS["photo"])
+    assert captions.read("a <name>") == parse("a <name>")
+    listed = tmp_path / "list.txt"
+    listed.write_text("a photo of a {}.\n\na drawing of a {}.\n")
+    assert captions.templates(captions.read(str(listed))) == [
+        "a photo of a {}.",
+        "a drawing of a {}.",
+    ]
+    stored = tmp_path / "g.json"
+    stored.write_text(json.dumps(to_json(parse("a <name>"))))
+    assert captions.read(str(stored)) == parse("a <name>")
+    stored.write_text("{")
+    with pytest.raises(CaptionError, match="not JSON"):
+        captions.read(str(stored))
+    with pytest.raises(CaptionError, match=r"none\.txt: no such file"):
+        captions.read("none.txt")
+
+
+def test_what_a_study_searches_is_settled_outside_one() -> None:
+    node = captions.load(CaptionConfig(preset="searched"))
+    (caption,) = captions.evaluation_captions(node, TREE)
+    assert caption == "a photo of a person in tree pose, Vrksasana, Standing - Straight"
+    assert captions.sample(node, TREE, seed=0, step=9) == caption
+    assert captions.count(node, TREE) == 3 * 2 * 4 == len(everything(node, TREE))

@@ -172,6 +172,28 @@ def test_from_pictures_to_shards(raypose: str, tmp_path: Path) -> None:
     assert done.stdout.startswith("p: 12 classes\n  0  Boat Pose or Paripurna Navasana")
 
 
+def test_captions_are_shown_and_proven(raypose: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a photo of {}\n{} outdoors\n")
+    shown = run(raypose, "captions", "show", "list.txt", cwd=tmp_path).stdout.strip()
+    assert shown == "{ensemble:a photo of <name>|<name> outdoors}"
+    done = run(raypose, "captions", "show", shown, "form=templates")
+    assert done.stdout == "a photo of {}\n{} outdoors\n"
+    (tmp_path / "g.json").write_text(run(raypose, "captions", "show", shown, "form=json").stdout)
+    assert run(raypose, "captions", "show", "g.json", cwd=tmp_path).stdout.strip() == shown
+    done = run(raypose, "captions", "count", "words", "taxonomy=work", "--json")
+    assert json.loads(done.stdout)["total"] == 7 * 3 * 3 * 4 * 2
+    done = run(raypose, "captions", "check", "{a|A} left <name>[, <sanskrit>]", "taxonomy=work")
+    assert done.stdout.splitlines()[0] == "holds for 7 classes of work: 14 captions"
+    assert "tells left from right" in done.stdout
+    assert "says the same as the shorter: a left <name>[sample:, <sanskrit>]" in done.stdout
+    done = run(raypose, "captions", "sample", "words", "taxonomy=work", "num=2", "seed=3")
+    assert len(done.stdout.splitlines()) == 14
+    assert done.stdout == run(
+        raypose, "captions", "sample", "words", "taxonomy=work", "num=2", "seed=3"
+    ).stdout  # fmt: skip
+    assert run(raypose, "captions", "show", "name", "form=yaml").returncode == 2
+
+
 def test_releases_and_classify(raypose: str, trained: Config, pictures: Path) -> None:
     place = f"storage={trained.storage}"
     listed = run(raypose, "releases", place).stdout
@@ -226,6 +248,8 @@ def test_an_interrupted_demo_leaves_no_process(raypose: str, tmp_path: Path, sec
         text=True,
         env=os.environ | dict([mark.split("=")]),
         start_new_session=True,
+        # where the tests run in the background, they and theirs were told to ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     time.sleep(seconds)
     assert process.poll() is None

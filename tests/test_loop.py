@@ -183,3 +183,8 @@ def test_a_batch_larger_than_the_set_still_steps() -> None:
     assert trainer.num_steps == 1
     trainer.train_epoch(0)
     assert trainer.step == 1
+
+
+@pytest.mark.parametrize(("grammar", "flip"), [("<name>", True), ("<name>, left side", False)])
+def test_pictures_are_mirrored_where_sides_do_not_matter(grammar: str, flip: bool) -> None:
+    assert prepare(recipe(**{"captions.grammar": grammar}), []).config.augment.flip is flip

@@ -11,6 +11,7 @@ from PIL import Image
 from raypose import captions, registry, taxonomy
 from raypose.config import Config
 from raypose.errors import CheckpointError, DataError
+from raypose.grammar import parse
 from raypose.predictor import Predictor
 
 
@@ -40,7 +41,7 @@ def test_plain_open_clip_gives_the_same_answers(folder: Path, pictures: Path) ->
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     paths = sorted((pictures / "val").glob("*/*.jpg"))[::7]
     images = torch.stack([preprocess(Image.open(path)) for path in paths])
-    grammar = captions.parse(captions.PRESETS["photo"])
+    grammar = parse(captions.PRESETS["photo"])
     spoken = [
         captions.evaluation_captions(grammar, card)[0]
         for card in taxonomy.load("synthetic12").cards

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from functools import partial
+
+import optuna
 import pytest
 
-from raypose import config, search, storage, train
+from raypose import captions, config, search, storage, taxonomy, train
 from raypose.config import Config
-from raypose.errors import ConfigError, ResourceError, TrainError
+from raypose.errors import CaptionError, ConfigError, ResourceError, TrainError
+from raypose.grammar import parse, searched
 
+GRAMMAR = "{search:a photo of a person in |}<name>[search:{search:, <sanskrit>|, a pose}]"
 SPACE = {
     "optim.learning_rate": {"loguniform": [1e-4, 1e-2]},
     "model.backbone": {"choice": ["tiny", "tinier"]},
-    "captions.preset": {"choice": ["name", "photo"]},
     "seed": {"integers": [0, 3]},
     "optim.warmup_fraction": {"uniform": [0.0, 0.2]},
 }
@@ -19,7 +23,11 @@ def with_search(recipe: Config, **settings: object) -> Config:
     tinier = {**recipe.model.architectures["tiny"], "embed_dim": 8}
     return config.override(
         recipe,
-        {"model.architectures.tinier": tinier, "search": {"space": SPACE, **settings}},
+        {
+            "model.architectures.tinier": tinier,
+            "captions.grammar": GRAMMAR,
+            "search": {"space": SPACE, **settings},
+        },
     )
 
 
@@ -29,7 +37,8 @@ def test_search_writes_the_winner_as_a_recipe(recipe: Config, cluster: None) -> 
     assert len(result.trials) == 3
     assert all(trial["error"] is None for trial in result.trials)
     assert result.score == max(trial["score"] for trial in result.trials)
-    assert result.values.keys() == SPACE.keys()
+    assert result.values.keys() == {*SPACE, "captions.grammar"}
+    assert not searched(parse(result.values["captions.grammar"]))
     assert storage.read_json(f"{result.url}/trials.json") == result.trials
     winner = config.load(result.recipe)
     assert winner == result.config
@@ -50,9 +59,42 @@ def test_a_search_whose_trials_all_fail_says_why(recipe: Config, cluster: None) 
         search.run(broken)
 
 
+def test_a_grammar_is_searched_branch_by_branch(recipe: Config) -> None:
+    """Asked of a real study: a choice in a branch not taken is no parameter of the trial."""
+    study, ask = optuna.create_study(), partial(search._draw, config=with_search(recipe))
+    seen = set()
+    for _ in range(40):
+        trial = study.ask()
+        settled = parse(ask(trial)["captions.grammar"])
+        assert not searched(settled)
+        said = trial.params["grammar.2"] == 0
+        assert ("grammar.2.0" in trial.params) == said
+        (caption,) = captions.evaluation_captions(settled, taxonomy.load("yoga82").cards[68])
+        seen.add(caption)
+    heads = ("a photo of a person in tree pose", "tree pose")
+    assert seen == {head + tail for head in heads for tail in ("", ", Vrksasana", ", a pose")}
+
+
+def test_presets_may_leave_something_open(recipe: Config) -> None:
+    space = {"captions.preset": {"choice": ["name", "searched"]}}
+    ask = partial(search._draw, config=config.override(recipe, {"search.space": space}))
+    study = optuna.create_study()
+    for _ in range(20):
+        trial = study.ask()
+        settled = ask(trial)
+        asked = {key for key in trial.params if key.startswith("searched.")}
+        assert bool(asked) == bool(settled) == (trial.params["captions.preset"] == "searched")
+
+
 def test_what_cannot_be_searched(recipe: Config, cluster: None) -> None:
     with pytest.raises(ConfigError, match=r"search\.space: empty"):
         search.run(recipe)
+    both = {"search.space": {"captions.grammar": {"choice": ["<name>", "[search:a ]<name>"]}}}
+    with pytest.raises(ConfigError, match=r"cannot hold search: choices"):
+        search.run(config.override(recipe, both))
+    absent = {"search.space": {"captions.preset": {"choice": ["name", "foto"]}}}
+    with pytest.raises(CaptionError, match="no preset 'foto'; did you mean \"photo\""):
+        search.run(config.override(recipe, absent))
     with pytest.raises(ConfigError, match=r"data\.val: not set"):
         search.run(config.override(with_search(recipe), {"data.val": ""}))
     with pytest.raises(ResourceError, match=r"search\.max_concurrent=99 needs 100 CPUs"):

@@ -4,15 +4,16 @@ import open_clip
 import torch
 from conftest import TINY
 
-from raypose import captions, model, taxonomy, zeroshot
+from raypose import model, taxonomy, zeroshot
 from raypose.config import ModelConfig
+from raypose.grammar import parse
 
 
 def test_classifier_agrees_with_open_clip() -> None:
     clip = model.build(ModelConfig(backbone="tiny", architectures={"tiny": TINY}))
     clip.model.eval()
     classes = taxonomy.load("synthetic12")
-    grammar = captions.parse("{ensemble:a photo of <name>|<name>, a pose|someone in <name>}")
+    grammar = parse("{ensemble:a photo of <name>|<name>, a pose|someone in <name>}")
     cpu = torch.device("cpu")
     ours = zeroshot.build_classifier(clip, grammar, classes, device=cpu)
     theirs = open_clip.build_zero_shot_classifier(
