@@ -32,6 +32,7 @@ from raypose.grammar import (
     from_templates,
     grammar_hash,
     parse,
+    rebuilt,
 )
 from raypose.taxonomy import Card, Taxonomy
 
@@ -256,24 +257,14 @@ def prune(
             everything.append(frozenset(keys))
         return tuple(everything)
 
-    match node:
-        case Seq(items):
-            return Seq(tuple(prune(item, taxonomy, tokenize=tokenize) for item in items))
-        case Join(items, separator):
-            below = tuple(prune(item, taxonomy, tokenize=tokenize) for item in items)
-            return Join(below, separator)
-        case Opt(item, binding):
-            return Opt(prune(item, taxonomy, tokenize=tokenize), binding)
-        case Choice(items, binding):
-            kept: dict[Any, Node] = {}
-            for item in items:
-                item = prune(item, taxonomy, tokenize=tokenize)
-                kept.setdefault(said(item), item)
-            if len(kept) == 1:
-                return next(iter(kept.values()))
-            return Choice(tuple(kept.values()), binding)
-        case _:
-            return node
+    node = rebuilt(node, [prune(item, taxonomy, tokenize=tokenize) for item in children(node)])
+    if not isinstance(node, Choice):
+        return node
+    kept: dict[Any, Node] = {}
+    for item in node.items:
+        kept.setdefault(said(item), item)
+    branches = tuple(kept.values())
+    return branches[0] if len(branches) == 1 else rebuilt(node, branches)
 
 
 def controls(node: Node, taxonomy: Taxonomy) -> dict[str, Node]:

@@ -19,8 +19,8 @@ recursion and no evaluation of code, so that a grammar can be counted, enumerate
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from raypose.config import canonical_json
@@ -45,6 +45,7 @@ __all__ = [
     "from_templates",
     "grammar_hash",
     "parse",
+    "rebuilt",
     "searched",
     "to_json",
 ]
@@ -198,6 +199,17 @@ def children(node: Node) -> tuple[Node, ...]:
             return ()
 
 
+def rebuilt(node: Node, items: Sequence[Node]) -> Node:
+    """Return a node with others in place of its children."""
+    match node:
+        case Opt():
+            return replace(node, item=items[0])
+        case Seq() | Choice() | Join():
+            return replace(node, items=tuple(items))
+        case _:
+            return node
+
+
 def searched(node: Node) -> bool:
     """Return whether a study has something to choose."""
     here = isinstance(node, Choice | Opt) and node.binding == "search"
@@ -223,16 +235,8 @@ def bind(node: Node, choose: Callable[[str, int], int], *, place: str = "caption
             return below(number, items[number])
         case Opt(item, "search"):
             return below(0, item) if choose(place, 2) == 0 else Seq(())
-        case Seq(items):
-            return Seq(tuple(below(k, item) for k, item in enumerate(items)))
-        case Choice(items, binding):
-            return Choice(tuple(below(k, item) for k, item in enumerate(items)), binding)
-        case Join(items, separator):
-            return Join(tuple(below(k, item) for k, item in enumerate(items)), separator)
-        case Opt(item, binding):
-            return Opt(below(0, item), binding)
         case _:
-            return node
+            return rebuilt(node, [below(k, item) for k, item in enumerate(children(node))])
 
 
 def from_templates(templates: Iterable[str]) -> Node:
