@@ -11,7 +11,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -297,23 +298,59 @@ def _captions_sample(request: Request) -> None:
             _print(request, {"step": step, "class": card.id, "caption": text}, text)
 
 
-def _shards_build(request: Request) -> None:
+@contextmanager
+def _spread(num_workers: int, *, verbose: bool) -> Iterator[Any]:
+    """Yield what runs tasks: Ray where a cluster is named or workers are asked for, else here."""
     from raypose import shards
-    from raypose.console import bar, say
 
-    defaults = {"max_side": None, "max_pixels": 50_000_000, "rows_per_shard": 256, "seed": 0}
-    options = _options(request, **defaults, overwrite=False)
+    if not num_workers and not os.environ.get("RAY_ADDRESS"):
+        yield shards.here
+        return
+    import ray
+
+    from raypose import config, runtime
+
+    with runtime.connect(config.ClusterConfig(num_cpus=max(2, num_workers)), verbose=verbose):
+        yield runtime.spread(num_workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
+
+
+PACKING = {"max_side": None, "max_pixels": 50_000_000, "rows_per_shard": 256, "seed": 0}
+
+
+def _shards_build(request: Request) -> None:
+    from raypose import shards, sources, taxonomy
+    from raypose.console import bar
+
+    defaults = PACKING | {"check": True, "overwrite": False, "num_workers": 0}
+    options = _options(request, kind="auto", pictures="", taxonomy="", **defaults)
     source, dest = request.words
-    with bar("packing") as update:
-        manifest = shards.build(source, dest, **options, progress=update)
+    classes = taxonomy.load(options["taxonomy"]) if options["taxonomy"] else None
+    listing = sources.find(
+        source, kind=options["kind"], pictures=options["pictures"], classes=classes
+    )
+    packing = shards.Packing(**{key: options[key] for key in (*PACKING, "check")})
+    with _spread(options["num_workers"], verbose=request.verbose) as run, bar("packing") as update:
+        manifest = shards.pack(
+            listing, dest, packing, overwrite=options["overwrite"], progress=update, run=run
+        )
+    _tell_packed(request, dest, manifest)
+
+
+def _tell_packed(request: Request, dest: str, manifest: Any) -> None:
+    """Say what was packed; what was left out goes to stderr, a line each."""
+    from raypose.console import say
+
     for rejected in manifest.rejected:
         say(f"left out {rejected.id}: {rejected.reason}")
-    _print(
-        request,
-        {"data": dest, **manifest.to_dict()},
+    for label, listed in (manifest.listed or {}).items():
+        say(f"{label}: {manifest.labels.get(label, 0)} of {listed} downloaded")
+    text = (
         f"packed {manifest.num_rows} pictures of {len(manifest.labels)} classes into "
-        f"{len(manifest.shards)} shards at {dest}; left out {len(manifest.rejected)}",
+        f"{len(manifest.shards)} shards at {dest}; left out {len(manifest.rejected)}"
     )
+    if manifest.listed:
+        text += f"; downloaded {manifest.num_rows} of {sum(manifest.listed.values())} listed"
+    _print(request, {"data": dest, **manifest.to_dict()}, text)
 
 
 def _shards_verify(request: Request) -> None:
@@ -497,7 +534,7 @@ COMMANDS = {
     ),
     "synthesize": Command(f"DEST {PAIRS}", "draw pictures of postures", _synthesize),
     "shards build": Command(
-        f"SOURCE DEST {PAIRS}", "pack an ImageFolder into shards", _shards_build
+        f"SOURCE DEST {PAIRS}", "pack pictures of any source into shards", _shards_build
     ),
     "shards verify": Command("DATA", "compare shards with their manifest", _shards_verify),
     "train": Command(f"RECIPE {PAIRS}", "train, from the last checkpoint on", _train),

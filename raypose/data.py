@@ -1,31 +1,39 @@
 """Shards → decoded batches, on Ray Data: read from S3 or disk, decode in tasks, hand out tensors.
 
+A `Reader` travels to the workers. Each asks it for the rows that `order` gives to its rank; Ray
+Data decodes just these, shard by shard in the order of need, and the reader hands them out in
+theirs. A set that is small enough is decoded once and stays in Ray's object store, from which every
+worker reads without a copy.
+
 A picture that cannot be decoded does not end the job: its row carries the error, and the loop
 counts it, names it and stops over `data.max_bad_fraction`. Nothing here knows captions or models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
 import ray.data
 import torch
-from ray.data import DataIterator, Dataset
 
 from raypose import storage
 from raypose.config import DataConfig
 from raypose.errors import DataError
-from raypose.shards import read_manifest, shard_urls
-from raypose.taxonomy import Taxonomy
+from raypose.order import Part, Rows, epoch_rows, rank_rows
+from raypose.shards import Manifest, read_manifest, shard_urls
 from raypose.transforms import Resize, preprocess
 
-__all__ = ["Batch", "Decode", "batches", "dataset"]
+__all__ = ["Batch", "Decode", "Reader", "load"]
 
-DECODE_ROWS = 64
+Columns = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -53,84 +61,227 @@ class Batch:
         return {key: error for key, error in zip(self.ids, self.errors, strict=True) if error}
 
 
+@dataclass(frozen=True)
 class Decode:
-    """Arrow rows of a shard → pixels, target, id, error: the function that Ray Data maps."""
+    """Some rows of a shard → pixels, target, id, error: the function that Ray Data maps."""
 
-    def __init__(
-        self, index: Mapping[str, int], *, size: int, resize: Resize, max_pixels: int
-    ) -> None:
-        self.index = index
-        self.size = size
-        self.resize = resize
-        self.max_pixels = max_pixels
+    index: Mapping[str, int]
+    size: int
+    resize: Resize
+    max_pixels: int
+    dct_scaled: bool = False
 
-    def __call__(self, table: pa.Table) -> dict[str, Any]:
-        """Decode some rows; a bad picture becomes zeros and an error."""
-        rows = table["image"].combine_chunks().field("bytes").to_pylist()
+    def __call__(self, table: pa.Table) -> Columns:
+        """Read and decode what a one-row table of (url, rows) names; the bad become zeros."""
+        torch.set_num_threads(1)  # the tasks side by side are the parallelism
+        (url,), (numbers,) = table["url"].to_pylist(), table["rows"].to_pylist()
+        content = storage.read_bytes(url)
+        rows = pq.read_table(io.BytesIO(content), columns=["image", "label", "id"]).take(numbers)
         pixels = np.zeros((len(rows), 3, self.size, self.size), dtype=np.uint8)
         errors = [""] * len(rows)
-        for row, content in enumerate(rows):
+        pictures = rows["image"].combine_chunks().field("bytes")
+        for row, picture in enumerate(pictures):
             try:
                 pixels[row] = preprocess(
-                    content or b"", size=self.size, resize=self.resize, max_pixels=self.max_pixels
+                    picture.as_py() or b"",
+                    size=self.size,
+                    resize=self.resize,
+                    max_pixels=self.max_pixels,
+                    dct_scaled=self.dct_scaled,
                 )
             except DataError as error:
                 errors[row] = str(error)
-        labels = table["label"].to_pylist()
         return {
             "pixels": pixels,
-            "target": np.array([self.index[label] for label in labels], dtype=np.int64),
-            "id": np.array(table["id"].to_pylist(), dtype=object),
+            "target": np.array([self.index[label] for label in rows["label"].to_pylist()]),
+            "id": np.array(rows["id"].to_pylist(), dtype=object),
             "error": np.array(errors, dtype=object),
         }
 
 
-def dataset(
+@dataclass(frozen=True)
+class Reader:
+    """A data set that any rank can read.
+
+    Attributes:
+        urls: of the shards.
+        sizes: rows of each shard, or of each block where decoded blocks are kept.
+        decode: how a shard becomes pixels.
+        num_own: shards that an epoch reads whole; the others are drawn upon.
+        num_extra: rows that an epoch takes of the others.
+        blocks: decoded blocks in the object store; empty where each epoch decodes.
+    """
+
+    urls: tuple[str, ...]
+    sizes: tuple[int, ...]
+    decode: Decode
+    num_own: int
+    num_extra: int = 0
+    blocks: tuple[ray.ObjectRef[Columns], ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch."""
+        return sum(self.sizes[: self.num_own]) + self.num_extra
+
+    def epoch(
+        self, part: Part, *, window: int, seed: int, epoch: int, preserve_order: bool
+    ) -> Rows:
+        """Return the rows of one rank in an epoch of training, in order: see `order`."""
+        rows = epoch_rows(
+            self.sizes, seed=seed, epoch=epoch, num_own=self.num_own, num_extra=self.num_extra
+        )
+        return rank_rows(
+            rows, part, window=window, seed=seed, epoch=epoch, preserve_order=preserve_order
+        )
+
+    def share(self, part: Part) -> Rows:
+        """Return one rank's part of all rows, in their own order, for evaluation."""
+        rows = np.arange(sum(self.sizes))
+        return rank_rows(rows, part, window=0, seed=0, epoch=0, preserve_order=False)
+
+    def batches(self, rows: Rows, *, batch_size: int) -> Iterator[Batch]:
+        """Hand out rows in the order given, the last batch shorter."""
+        pieces = self._pieces(rows)
+        arrived = self._kept(pieces) if self.blocks else self._decoded(pieces)
+        order = np.concatenate(pieces) if pieces else rows
+        sorter = np.argsort(order)
+        places = sorter[np.searchsorted(order, rows, sorter=sorter)]
+        shelf = _Shelf(arrived)
+        for first in range(0, len(places), batch_size):
+            yield shelf.take(places[first : first + batch_size])
+
+    def keep(self) -> Reader:
+        """Decode everything once, into the object store."""
+        starts = np.cumsum([0, *self.sizes])
+        whole = [np.arange(starts[k], starts[k + 1]) for k in range(len(self.sizes))]
+        rows = self._dataset(whole).materialize()
+        sizes = [len(ids) for ids in ray.get(rows.to_numpy_refs(column="target"))]
+        # a large shard may have become several blocks, but no block holds rows of two
+        num_own = int(np.searchsorted(np.cumsum(sizes), starts[self.num_own])) + 1
+        return replace(
+            self, sizes=tuple(sizes), num_own=num_own, blocks=tuple(rows.to_numpy_refs())
+        )
+
+    def _pieces(self, rows: Rows) -> list[Rows]:
+        """Group rows by shard, shards in the order of need."""
+        shards = np.searchsorted(np.cumsum(self.sizes), rows, side="right")
+        _, needed, ranks = np.unique(shards, return_index=True, return_inverse=True)
+        ranks = np.argsort(np.argsort(needed))[ranks]
+        together = np.lexsort((rows, ranks))
+        return np.split(rows[together], np.cumsum(np.bincount(ranks))[:-1]) if len(rows) else []
+
+    def _dataset(self, pieces: Sequence[Rows]) -> ray.data.Dataset:
+        starts = np.cumsum([0, *self.sizes])
+        items = []
+        for piece in pieces:
+            shard = int(np.searchsorted(starts, piece[0], side="right")) - 1
+            items.append({"url": self.urls[shard], "rows": (piece - starts[shard]).tolist()})
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            self.decode, batch_size=1, batch_format="pyarrow"
+        )
+
+    def _decoded(self, pieces: Sequence[Rows]) -> Iterator[tuple[Columns, Rows]]:
+        if not pieces:
+            return
+        blocks = self._dataset(pieces).iter_batches(
+            batch_size=None, batch_format="numpy", prefetch_batches=2
+        )
+        for columns in blocks:
+            yield columns, np.arange(len(columns["target"]))
+
+    def _kept(self, pieces: Sequence[Rows]) -> Iterator[tuple[Columns, Rows]]:
+        starts = np.cumsum([0, *self.sizes])
+        for piece in pieces:
+            block = int(np.searchsorted(starts, piece[0], side="right")) - 1
+            yield ray.get(self.blocks[block]), piece - starts[block]
+
+
+class _Shelf:
+    """Holds decoded pieces until all their rows are taken."""
+
+    def __init__(self, arriving: Iterator[tuple[Columns, Rows]]) -> None:
+        self.arriving = arriving
+        self.ends: list[int] = []
+        self.pieces: dict[int, tuple[Columns, Rows]] = {}
+        self.left: dict[int, int] = {}
+
+    def take(self, places: Rows) -> Batch:
+        """Return the rows that arrived at some places, counted from 0; wait for them if need be."""
+        while not self.ends or self.ends[-1] <= places.max():
+            columns, rows = next(self.arriving)
+            self.pieces[len(self.ends)], self.left[len(self.ends)] = (columns, rows), len(rows)
+            self.ends.append((self.ends[-1] if self.ends else 0) + len(rows))
+        where = np.searchsorted(self.ends, places, side="right")
+        taken: Columns = {}
+        for number in np.unique(where):
+            columns, rows = self.pieces[number]
+            chosen = where == number
+            first = self.ends[number] - len(rows)
+            for name, column in columns.items():
+                target = taken.setdefault(
+                    name, np.empty((len(places), *column.shape[1:]), column.dtype)
+                )
+                target[chosen] = column[rows[places[chosen] - first]]
+            self.left[number] -= int(chosen.sum())
+            if not self.left[number]:
+                del self.pieces[number], self.left[number]
+        return Batch(
+            pixels=torch.from_numpy(taken["pixels"]),
+            targets=torch.from_numpy(taken["target"]),
+            ids=list(taken["id"]),
+            errors=list(taken["error"]),
+        )
+
+
+def load(
     url: str,
-    taxonomy: Taxonomy,
+    index: Mapping[str, int],
     config: DataConfig,
     *,
     size: int,
     resize: Resize,
+    synthetic: str = "",
     cache: bool = True,
-) -> Dataset:
-    """Return the decoded rows of a data set, lazily, or from memory where they fit.
+) -> Reader:
+    """Return a reader of a data set.
 
     Args:
         url: of the shards.
-        taxonomy: gives the class numbers.
-        config: limits of decoding and caching.
+        index: label → class number.
+        config: limits of decoding and caching, and the share of synthetic pictures.
         size: pixels of a side.
         resize: the way to a square.
+        synthetic: of the shards that are drawn upon; empty for none.
         cache: allow decoding once for all epochs.
+
+    Raises:
+        DataError: where the synthetic set is too small for its share.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = config.preserve_order
-    fs, _ = storage.filesystem(url)
-    paths = [storage.filesystem(shard)[1] for shard in shard_urls(url)]
-    decode = Decode(taxonomy.index(), size=size, resize=resize, max_pixels=config.max_pixels)
-    rows = ray.data.read_parquet(
-        paths, filesystem=fs, columns=["image", "label", "id"], override_num_blocks=len(paths)
-    ).map_batches(decode, batch_size=DECODE_ROWS, batch_format="pyarrow")
-    decoded_bytes = read_manifest(url).num_rows * 3 * size * size
-    return rows.materialize() if cache and decoded_bytes <= config.cache_bytes else rows
+    manifest = read_manifest(url)
+    urls, sizes = shard_urls(url), [shard.num_rows for shard in manifest.shards]
+    num_own, num_extra = len(urls), 0
+    if synthetic:
+        more = read_manifest(synthetic)
+        num_extra = _num_extra(manifest, more, config, where=synthetic)
+        urls += shard_urls(synthetic)
+        sizes += [shard.num_rows for shard in more.shards]
+    decode = Decode(dict(index), size, resize, config.max_pixels, config.dct_scaled)
+    reader = Reader(tuple(urls), tuple(sizes), decode, num_own, num_extra)
+    fits = sum(sizes) * 3 * size * size <= config.cache_bytes
+    return reader.keep() if cache and fits else reader
 
 
-def batches(
-    rows: DataIterator, *, batch_size: int, shuffle_rows: int = 0, seed: int = 0
-) -> Iterator[Batch]:
-    """Hand out batches, the last one shorter; shuffled within a window where `shuffle_rows` > 0."""
-    shuffle: dict[str, Any] = {}
-    if shuffle_rows:
-        shuffle = {
-            "local_shuffle_buffer_size": max(shuffle_rows, batch_size),
-            "local_shuffle_seed": seed,
-        }
-    for columns in rows.iter_batches(batch_size=batch_size, batch_format="numpy", **shuffle):
-        yield Batch(
-            pixels=torch.from_numpy(np.array(columns["pixels"])),
-            targets=torch.from_numpy(np.array(columns["target"])),
-            ids=list(columns["id"]),
-            errors=list(columns["error"]),
+def _num_extra(manifest: Manifest, synthetic: Manifest, config: DataConfig, *, where: str) -> int:
+    """Return how many synthetic pictures an epoch takes, so that they are the share asked for."""
+    share = config.synthetic_share
+    wanted = round(manifest.num_rows * share / (1 - share))
+    if wanted > synthetic.num_rows:
+        raise DataError(
+            f"{where}: {synthetic.num_rows} pictures where data.synthetic_share={share:g} of an "
+            f"epoch wants {wanted}; synthesize more, or lower it"
         )
+    return wanted

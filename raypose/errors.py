@@ -14,6 +14,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "NotFoundError",
     "RayposeError",
     "RegistryError",
     "ResourceError",
@@ -64,6 +65,10 @@ class CheckpointError(RayposeError):
     """A checkpoint is damaged or of another format."""
 
     exit_code = 3
+
+
+class NotFoundError(DataError):
+    """A file is not there."""
 
 
 class RegistryError(RayposeError):

@@ -16,6 +16,7 @@ from rich.table import Table
 from raypose import data, inputs, metrics, registry, storage, train
 from raypose.config import Config
 from raypose.errors import DataError, TrainError
+from raypose.order import Part
 from raypose.predictor import Predictor, write_release
 
 __all__ = ["evaluate", "publish", "table"]
@@ -40,7 +41,8 @@ def evaluate(
         progress: told (pictures done, in all).
 
     Returns:
-        release, data, num_bad, and the figures of `metrics.summarize`.
+        release, data, bad, num_bad, the figures of `metrics.summarize`, and in `parents` those of
+        `metrics.at_parents` for each level of the tree, nearest first.
 
     Raises:
         DataError: where no picture can be read.
@@ -50,9 +52,9 @@ def evaluate(
         predictor = Predictor.load(registry.fetch(release, Path(name)))
     classes, config = predictor.classes, predictor.config
     manifest = inputs.check(url, classes, key="data")
-    rows = data.dataset(
+    reader = data.load(
         url,
-        classes,
+        classes.index(),
         config.data,
         size=predictor.clip.image_size,
         resize=config.model.resize,
@@ -60,7 +62,7 @@ def evaluate(
     )
     odds, targets, done = [], [], 0
     bad: dict[str, str] = {}
-    for batch in data.batches(rows.iterator(), batch_size=BATCH_SIZE):
+    for batch in reader.batches(reader.share(Part()), batch_size=BATCH_SIZE):
         good = [row for row, error in enumerate(batch.errors) if not error]
         bad |= batch.bad
         if good:
@@ -70,7 +72,11 @@ def evaluate(
         progress(done, manifest.num_rows)
     if not targets:
         raise DataError(f"{url}: holds no good picture")
-    figures = metrics.summarize(np.concatenate(odds), np.concatenate(targets), classes.ids)
+    scored = np.concatenate(odds), np.concatenate(targets)
+    figures = metrics.summarize(*scored, classes.ids)
+    figures["parents"] = [
+        metrics.at_parents(*scored, classes.parents(level)) for level in range(len(classes.levels))
+    ]
     return {"release": str(release), "data": url, "bad": bad, "num_bad": len(bad), **figures}
 
 
@@ -97,6 +103,8 @@ def table(figures: Mapping[str, Any]) -> Table:
         f"top-1 {figures['top1']:.3f}, top-5 {figures['top5']:.3f}, "
         f"balanced {figures['balanced_accuracy']:.3f}, nll {figures['nll']:.3f}"
     )
+    for level in figures["parents"]:
+        title += f"; of {level['num_classes']} parents {level['top1']:.3f}"
     shown = Table("class", "pictures", "precision", "recall", "F1", title=title)
     for column in shown.columns[1:]:
         column.justify = "right"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from raypose import captions, taxonomy
 from raypose.config import Config
-from raypose.errors import DataError
+from raypose.errors import ConfigError, DataError
 from raypose.shards import Manifest, read_manifest
 from raypose.taxonomy import Taxonomy
 
@@ -18,7 +18,7 @@ __all__ = ["Inputs", "check", "load"]
 
 @dataclass(frozen=True)
 class Inputs:
-    """The classes of a recipe, and its data sets by split: train, and val where it is set."""
+    """The classes of a recipe, and its data sets by split: train; val and synthetic where set."""
 
     classes: Taxonomy
     manifests: dict[str, Manifest]
@@ -28,13 +28,20 @@ def load(config: Config) -> Inputs:
     """Read what a recipe names.
 
     Raises:
+        ConfigError: for a synthetic share of nothing.
         TaxonomyError: for its cards, or a label that has none.
         CaptionError: for its captions.
         DataError: where there is no data set.
     """
     classes = taxonomy.load(config.data.taxonomy)
     captions.check(captions.load(config.captions), classes)
-    urls = {"train": config.data.train} | ({"val": config.data.val} if config.data.val else {})
+    if config.data.synthetic_share and not config.data.synthetic:
+        raise ConfigError(
+            "data.synthetic_share: set where data.synthetic names no shards; "
+            "make some with: raypose synthesize DEST form=shards"
+        )
+    urls = {"train": config.data.train, "val": config.data.val, "synthetic": config.data.synthetic}
+    urls = {split: url for split, url in urls.items() if url or split == "train"}
     return Inputs(
         classes, {split: check(url, classes, key=f"data.{split}") for split, url in urls.items()}
     )

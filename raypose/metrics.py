@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["balanced_accuracy", "confusion_matrix", "per_class", "summarize", "top_k_hits"]
+__all__ = [
+    "at_parents",
+    "balanced_accuracy",
+    "confusion_matrix",
+    "per_class",
+    "summarize",
+    "top_k_hits",
+]
 
 Counts = npt.NDArray[np.int64]
 
@@ -49,6 +57,30 @@ def per_class(confusion: Counts, labels: tuple[str, ...]) -> list[dict[str, Any]
             }
         )
     return rows
+
+
+def at_parents(
+    probabilities: npt.NDArray[np.float32], targets: Counts, parents: Sequence[int]
+) -> dict[str, Any]:
+    """Score a level of the tree: a parent's probability is the sum of its classes'.
+
+    Args:
+        probabilities: (N, C).
+        targets: (N,), class numbers.
+        parents: of each of the C classes, numbered from 0.
+
+    Returns:
+        num_classes, top1, balanced_accuracy.
+    """
+    above = np.asarray(parents)
+    size = int(above.max()) + 1
+    summed = probabilities @ np.eye(size, dtype=probabilities.dtype)[above]
+    confusion = confusion_matrix(above[targets], summed.argmax(axis=1), num_classes=size)
+    return {
+        "num_classes": size,
+        "top1": int(confusion.trace()) / len(targets),
+        "balanced_accuracy": balanced_accuracy(confusion),
+    }
 
 
 def summarize(

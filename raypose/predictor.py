@@ -100,6 +100,7 @@ class Predictor:
             size=self.clip.image_size,
             resize=self.config.model.resize,
             max_pixels=self.config.data.max_pixels,
+            dct_scaled=self.config.data.dct_scaled,
         )
 
     @torch.inference_mode()

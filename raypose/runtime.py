@@ -10,18 +10,20 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TypeVar
+from itertools import islice
+from typing import Any, TypeVar
 
 import ray
 from ray._private import auto_init_hook, ray_constants
+from ray.exceptions import RayTaskError
 
 from raypose.config import ClusterConfig
-from raypose.errors import ResourceError
+from raypose.errors import RayposeError, ResourceError
 
-__all__ = ["connect", "interruptible", "require", "wants_gpu"]
+__all__ = ["connect", "interruptible", "require", "spread", "wants_gpu"]
 
 T = TypeVar("T")
 
@@ -96,6 +98,29 @@ def interruptible(work: Callable[[], T]) -> T:
 
     threading.Thread(target=fill, daemon=True).start()
     return outcome.result()
+
+
+def spread(num_tasks: int) -> Callable[..., Iterator[Any]]:
+    """Return what runs independent tasks on the cluster: see `shards.here` for its form.
+
+    Args:
+        num_tasks: at a time; each holds one CPU. A task whose process dies runs again.
+    """
+
+    def run(function: Callable[..., Any], tasks: Sequence[Any], common: Any) -> Iterator[Any]:
+        remote = ray.remote(function)
+        shared = ray.put(common)
+        waiting = iter(tasks)
+        running = [remote.remote(task, shared) for task in islice(waiting, num_tasks)]
+        while running:
+            (ready,), running = ray.wait(running)
+            running += [remote.remote(task, shared) for task in islice(waiting, 1)]
+            try:
+                yield ray.get(ready)
+            except RayTaskError as error:
+                raise error.cause if isinstance(error.cause, RayposeError) else error from None
+
+    return run
 
 
 def wants_gpu(asked: bool | None, *, count: int) -> bool:

@@ -1,9 +1,13 @@
-"""Data sets as Parquet shards: pack an ImageFolder, describe it in a manifest, verify it.
+"""Data sets as Parquet shards: pack what a source lists, describe it in a manifest, verify it.
 
 A shard has the columns ``image: struct<bytes, path>``, ``label: string`` and ``id: string``, with
 the schema metadata by which Hugging Face's `datasets` shows pictures. Rows are in an order shuffled
-by seed, so that any run of rows is a fair sample. MANIFEST.json is written last: a folder without
-it is no data set. Bad pictures are left out and named; the rest is packed.
+by seed, so that any run of rows is a fair sample. Bad pictures are left out and named; the rest is
+packed.
+
+Packing is cut into tasks that depend on nothing but the plan: they run in any order, anywhere, and
+each leaves a record. A build that was cut off goes on from its records. MANIFEST.json is written
+last: a folder without it is no data set.
 """
 
 from __future__ import annotations
@@ -14,32 +18,43 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypose import storage
+from raypose import images, sources, storage
+from raypose.config import canonical_json
 from raypose.errors import DataError
-from raypose.transforms import decode, shrink
+from raypose.sources import Entry, Listing, Rejected
 
 __all__ = [
     "MANIFEST",
     "SCHEMA",
     "Manifest",
-    "Rejected",
+    "Packing",
+    "Run",
     "Shard",
     "build",
+    "here",
+    "pack",
     "read_manifest",
     "shard_urls",
     "verify",
-    "write",
 ]
 
 MANIFEST = "MANIFEST.json"
 FORMAT = "raypose-shards/1"
+RECORDS = "_building"
+FETCHERS = 8
 T = TypeVar("T")
+SHARDS_A_READ = 8
+"""Shards that a task fills from Parquet row groups that it reads together, to mix them."""
+
+Run = Callable[[Callable[..., Any], Sequence[Any], Any], Iterator[Any]]
+"""(function, tasks, what all of them need) → results in any order: see `here`."""
+
 _FEATURES = {
     "image": {"_type": "Image"},
     "label": {"dtype": "string", "_type": "Value"},
@@ -55,21 +70,6 @@ SCHEMA = pa.schema(
 )
 
 
-class Example(NamedTuple):
-    """One picture on its way into a shard; `id` is its path below the source."""
-
-    id: str
-    label: str
-    content: bytes
-
-
-class Rejected(NamedTuple):
-    """A file left out, and why."""
-
-    id: str
-    reason: str
-
-
 @dataclass(frozen=True)
 class Shard:
     """One file of a data set."""
@@ -82,12 +82,24 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data set holds; `rejected` lists what was left out when it was packed."""
+    """What a data set holds.
+
+    Attributes:
+        num_rows: pictures.
+        labels: pictures of each class.
+        shards: its files.
+        rejected: what was left out when it was packed, and why.
+        listed: pictures of each class that a list named, there or not.
+        source: what it was packed from.
+        format: of this document.
+    """
 
     num_rows: int
     labels: dict[str, int]
     shards: tuple[Shard, ...]
     rejected: tuple[Rejected, ...] = ()
+    listed: Mapping[str, int] | None = None
+    source: str = ""
     format: str = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,95 +109,96 @@ class Manifest:
         return document
 
 
-def build(
-    source: str,
-    dest: str,
-    *,
-    max_side: int | None = None,
-    max_pixels: int = 50_000_000,
-    rows_per_shard: int = 256,
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Manifest:
-    """Pack an ImageFolder (``class/picture``) into shards.
+@dataclass(frozen=True)
+class Packing:
+    """How pictures are packed.
 
-    Args:
-        source: folder or s3:// URL with one folder for each class.
-        dest: folder or s3:// URL to write to.
+    Attributes:
         max_side: where set, pictures are stored upright as JPEG with at most this longer side in
             pixels; otherwise their bytes are stored as they are.
         max_pixels: pictures whose header claims more are left out.
         rows_per_shard: pictures in one file.
         seed: of the order of rows.
+        check: decode each picture, so that what is packed can be read.
+    """
+
+    max_side: int | None = None
+    max_pixels: int = 50_000_000
+    rows_per_shard: int = 256
+    seed: int = 0
+    check: bool = True
+
+
+class Task(NamedTuple):
+    """Shards to write from entries that are read together; `first` numbers the first of them."""
+
+    first: int
+    shards: list[list[Entry]]
+
+
+def here(function: Callable[..., Any], tasks: Sequence[Any], common: Any) -> Iterator[Any]:
+    """Run tasks one after another in this process; on a cluster, `runtime.spread` does it."""
+    for task in tasks:
+        yield function(task, common)
+
+
+def build(
+    source: str,
+    dest: str,
+    packing: Packing = Packing(),
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    run: Run = here,
+    **options: Any,
+) -> Manifest:
+    """Pack a source of any kind: list it by `sources.find` with `options`, then `pack`."""
+    listing = sources.find(source, **options)
+    return pack(listing, dest, packing, overwrite=overwrite, progress=progress, run=run)
+
+
+def pack(
+    listing: Listing,
+    dest: str,
+    packing: Packing = Packing(),
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    run: Run = here,
+) -> Manifest:
+    """Pack what a source lists into shards, going on where an earlier build was cut off.
+
+    Args:
+        listing: of the source.
+        dest: folder or s3:// URL to write to.
+        packing: how.
         overwrite: replace a data set that is there.
-        progress: told (files done, files in all).
+        progress: told (pictures done, in all).
+        run: runs the tasks.
 
     Raises:
-        DataError: where the source holds no class folders or no good picture, or `dest` is taken.
+        DataError: where no good picture is found, or `dest` is taken.
     """
-    names = storage.list_files(source, recursive=True)
-    inside = [name for name in names if "/" in name]
-    if not inside:
-        raise DataError(f"{source}: no pictures found; expected one folder for each class")
-    order = sorted(inside, key=lambda name: storage.sha256(f"{seed}/{name}".encode()))
-    done = 0
-
-    def load(name: str) -> Example | Rejected:
-        content = storage.read_bytes(storage.join(source, name))
-        return _examine(name, content, max_side=max_side, max_pixels=max_pixels)
-
-    def examine() -> Iterator[Example | Rejected]:
-        nonlocal done
-        yield from (Rejected(name, "not in a class folder") for name in names if "/" not in name)
-        with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-            for some in _batched(order, 64):
-                yield from pool.map(load, some)
-                done += len(some)
-                progress(done, len(order))
-
-    return write(examine(), dest, rows_per_shard=rows_per_shard, overwrite=overwrite)
-
-
-def write(
-    examples: Iterator[Example | Rejected],
-    dest: str,
-    *,
-    rows_per_shard: int = 256,
-    overwrite: bool = False,
-) -> Manifest:
-    """Write a stream of examples as shards and close them with a manifest."""
-    place = storage.join(dest, MANIFEST)
-    if storage.exists(place):
-        if not overwrite:
-            raise DataError(f"{dest}: already holds a data set; choose another, or overwrite=true")
-        stale = read_manifest(dest)
-        storage.delete_file(place)  # first, so that what follows is never read as a data set
-        for shard in stale.shards:
-            storage.delete_file(storage.join(dest, shard.name))
-    labels: Counter[str] = Counter()
-    shards: list[Shard] = []
-    rejected: list[Rejected] = []
-
-    def good() -> Iterator[Example]:
-        for item in examples:
-            if isinstance(item, Rejected):
-                rejected.append(item)
-            else:
-                yield item
-
-    for rows in _batched(good(), rows_per_shard):
-        labels.update(row.label for row in rows)
-        shards.append(_write_shard(rows, dest, number=len(shards)))
-    if not shards:
-        raise DataError(f"{dest}: nothing to pack: all {len(rejected)} files were rejected")
-    manifest = Manifest(
-        num_rows=sum(labels.values()),
-        labels=dict(sorted(labels.items())),
-        shards=tuple(shards),
-        rejected=tuple(rejected),
-    )
-    storage.write_json(place, manifest.to_dict())
+    _make_room(dest, overwrite=overwrite)
+    tasks = _plan(listing.entries, packing)
+    records = _resume(listing, dest, packing)
+    done = [task for task in tasks if str(task.first) in records]
+    num_done = sum(_num_entries(task) for task in done)
+    common = (dest, packing)
+    todo = [task for task in tasks if str(task.first) not in records]
+    for first, record in run(_pack_task, todo, common):
+        records[first] = record
+        num_done += record["num_read"]
+        progress(num_done, len(listing.entries))
+    manifest = _closed(listing, [records[str(task.first)] for task in tasks])
+    if not manifest.shards:
+        storage.delete_folder(storage.join(dest, RECORDS))
+        raise DataError(
+            f"{dest}: nothing to pack: all {len(manifest.rejected)} pictures of {listing.source} "
+            f"were left out{_first(manifest.rejected)}"
+        )
+    storage.write_json(storage.join(dest, MANIFEST), manifest.to_dict())
+    storage.delete_folder(storage.join(dest, RECORDS))
     return manifest
 
 
@@ -209,6 +222,8 @@ def read_manifest(url: str) -> Manifest:
         labels=document["labels"],
         shards=tuple(Shard(**shard) for shard in document["shards"]),
         rejected=tuple(Rejected(**item) for item in document["rejected"]),
+        listed=document.get("listed"),
+        source=document.get("source", ""),
     )
 
 
@@ -237,24 +252,83 @@ def verify(
     return manifest
 
 
-def _examine(
-    name: str, content: bytes, *, max_side: int | None, max_pixels: int
-) -> Example | Rejected:
-    """Decode a picture once, so that what is packed can be read."""
-    try:
-        image = decode(content, max_pixels=max_pixels)
-    except DataError as error:
-        return Rejected(name, str(error))
-    if max_side is not None:
-        content = shrink(image, max_side=max_side)
-    return Example(id=name, label=name.rsplit("/", 2)[-2], content=content)
+def _plan(entries: Sequence[Entry], packing: Packing) -> list[Task]:
+    """Cut entries into tasks, in an order shuffled by seed.
+
+    Files and members of tars are drawn from anywhere. Parquet is read by row groups, so that these
+    are drawn at random and their rows mixed over several shards.
+    """
+
+    def key(name: str) -> str:
+        return storage.sha256(f"{packing.seed}/{name}".encode())
+
+    size = packing.rows_per_shard
+    alone = sorted((entry for entry in entries if not entry.group), key=lambda e: key(e.id))
+    tasks = [[list(some)] for some in _batched(alone, size)]
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.group:
+            groups.setdefault(entry.group, []).append(entry)
+    together: list[Entry] = []
+    order = sorted(groups, key=key)
+    for name in order:
+        together += groups[name]
+        if len(together) >= SHARDS_A_READ * size or name == order[-1]:
+            together.sort(key=lambda entry: key(entry.id))
+            tasks.append([list(some) for some in _batched(together, size)])
+            together = []
+    firsts = [0, *accumulate(len(shards) for shards in tasks)]
+    return [Task(first, shards) for first, shards in zip(firsts, tasks, strict=False)]
 
 
-def _write_shard(rows: Sequence[Example], dest: str, *, number: int) -> Shard:
+def _pack_task(task: Task, common: tuple[str, Packing]) -> tuple[str, dict[str, Any]]:
+    """Write the shards of a task, then its record; return the task's number and the record."""
+    dest, packing = common
+    written, rejected, labels = [], [], Counter[str]()
+    read = sources.opened([entry for shard in task.shards for entry in shard])
+
+    def examine(entry: Entry) -> tuple[Entry, bytes] | Rejected:
+        try:
+            return entry, _examined(read(entry), packing)
+        except DataError as error:
+            return Rejected(entry.id, str(error).removeprefix(f"{entry.url}: "))
+
+    with ThreadPoolExecutor(FETCHERS) as pool:  # decoding leaves the interpreter's lock
+        for number, entries in enumerate(task.shards, start=task.first):
+            rows = []
+            for outcome in pool.map(examine, entries):
+                if isinstance(outcome, Rejected):
+                    rejected.append(outcome)
+                else:
+                    rows.append(outcome)
+                    labels[outcome[0].label] += 1
+            if rows:
+                written.append(asdict(_write_shard(rows, dest, number=number)))
+    record = {
+        "num_read": _num_entries(task),
+        "labels": labels,
+        "shards": written,
+        "rejected": [item._asdict() for item in rejected],
+    }
+    storage.write_json(storage.join(dest, RECORDS, f"{task.first}.json"), record)
+    return str(task.first), record
+
+
+def _examined(content: bytes, packing: Packing) -> bytes:
+    """Decode a picture once, and make it smaller where asked."""
+    if packing.max_side is None and not packing.check:
+        return content
+    pixels = images.decode(content, max_pixels=packing.max_pixels)
+    if packing.max_side is None:
+        return content
+    return images.encode(images.shrink(pixels, max_side=packing.max_side))
+
+
+def _write_shard(rows: Sequence[tuple[Entry, bytes]], dest: str, *, number: int) -> Shard:
     table = pa.Table.from_pylist(
         [
-            {"image": {"bytes": row.content, "path": row.id}, "label": row.label, "id": row.id}
-            for row in rows
+            {"image": {"bytes": content, "path": entry.id}, "label": entry.label, "id": entry.id}
+            for entry, content in rows
         ],
         schema=SCHEMA,
     )
@@ -265,6 +339,63 @@ def _write_shard(rows: Sequence[Example], dest: str, *, number: int) -> Shard:
     name = f"shard-{number:05d}.parquet"
     storage.write_bytes(storage.join(dest, name), content)
     return Shard(name, len(rows), len(content), storage.sha256(content))
+
+
+def _make_room(dest: str, *, overwrite: bool) -> None:
+    """Refuse to lose a data set, or remove it, its manifest first, so that it is none at once."""
+    place = storage.join(dest, MANIFEST)
+    if not storage.exists(place):
+        return
+    if not overwrite:
+        raise DataError(f"{dest}: already holds a data set; choose another, or overwrite=true")
+    stale = read_manifest(dest)
+    storage.delete_file(place)
+    for shard in stale.shards:
+        storage.delete_file(storage.join(dest, shard.name))
+
+
+def _resume(listing: Listing, dest: str, packing: Packing) -> dict[str, dict[str, Any]]:
+    """Return the records of the same build if it was cut off; sweep away those of another."""
+    folder = storage.join(dest, RECORDS)
+    plan = storage.join(folder, "plan.json")
+    document = {"packing": asdict(packing), "entries": [list(entry) for entry in listing.entries]}
+    identity = storage.sha256(canonical_json(document).encode())
+    names = [name for name in storage.list_files(folder) if name != "plan.json"]
+    records = {name[:-5]: storage.read_json(storage.join(folder, name)) for name in names}
+    if storage.exists(plan) and storage.read_json(plan) == identity:
+        return records
+    for record in records.values():
+        for shard in record["shards"]:
+            storage.delete_file(storage.join(dest, shard["name"]))
+    storage.delete_folder(folder)
+    storage.write_json(plan, identity)
+    return {}
+
+
+def _closed(listing: Listing, records: Iterable[Mapping[str, Any]]) -> Manifest:
+    labels: Counter[str] = Counter()
+    shards: list[Shard] = []
+    rejected = list(listing.rejected)
+    for record in records:
+        labels.update(record["labels"])
+        shards += [Shard(**shard) for shard in record["shards"]]
+        rejected += [Rejected(**item) for item in record["rejected"]]
+    return Manifest(
+        num_rows=sum(labels.values()),
+        labels=dict(sorted(labels.items())),
+        shards=tuple(shards),
+        rejected=tuple(rejected),
+        listed=listing.listed or None,
+        source=listing.source,
+    )
+
+
+def _first(rejected: Sequence[Rejected]) -> str:
+    return f"; the first is {rejected[0].id}: {rejected[0].reason}" if rejected else ""
+
+
+def _num_entries(task: Task) -> int:
+    return sum(map(len, task.shards))
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:

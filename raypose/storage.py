@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raypose.errors import DataError
+from raypose.errors import DataError, NotFoundError
 
 __all__ = [
     "delete_file",
@@ -32,6 +32,8 @@ __all__ = [
     "list_files",
     "list_folders",
     "make_bucket",
+    "open_file",
+    "open_stream",
     "read_bytes",
     "read_json",
     "sha256",
@@ -77,15 +79,34 @@ def exists(url: str) -> bool:
         return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
 
 
-def read_bytes(url: str) -> bytes:
-    """Return a file's content.
+def read_bytes(url: str, *, offset: int = 0, size: int = -1) -> bytes:
+    """Return a file's content, or `size` bytes of it from `offset` on.
 
     Raises:
-        DataError: where it is absent or cannot be read.
+        NotFoundError: where it is absent.
+        DataError: where it cannot be read.
     """
+    with open_file(url) as file:  # one request, where a stream asks many
+        return bytes(file.read() if size < 0 else file.read_at(size, offset))
+
+
+@contextmanager
+def open_file(url: str) -> Iterator[pa.NativeFile]:
+    """Open a file for reading anywhere in it."""
     fs, path = filesystem(url)
-    with _explained(url), fs.open_input_file(path) as file:  # one request, where a stream asks many
-        return bytes(file.read())
+    with _explained(url):
+        with fs.open_input_file(path) as file:
+            yield file
+
+
+@contextmanager
+def open_stream(url: str) -> Iterator[tuple[pa.NativeFile, int]]:
+    """Open a file for reading from its start, some megabytes at a time; also tell its bytes."""
+    fs, path = filesystem(url)
+    with _explained(url):
+        info = fs.get_file_info(path)
+        with fs.open_input_stream(path, buffer_size=8 << 20) as stream:
+            yield stream, info.size
 
 
 def write_bytes(url: str, content: bytes) -> None:
@@ -196,7 +217,7 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise DataError(f"{url}: not found; check the path") from None
+        raise NotFoundError(f"{url}: not found; check the path") from None
     except PermissionError:
         raise DataError(f"{url}: access denied; check the credentials and the path") from None
     except IsADirectoryError:

@@ -131,6 +131,11 @@ class Taxonomy:
         levels = zip(*(card.parents for card in self.cards), strict=True)
         return tuple(tuple(dict.fromkeys(parents)) for parents in levels)
 
+    def parents(self, level: int) -> list[int]:
+        """Return each class's parent at a level, nearest first, as its number in `levels`."""
+        numbers = {name: number for number, name in enumerate(self.levels[level])}
+        return [numbers[card.parents[level]] for card in self.cards]
+
     def index(self) -> dict[str, int]:
         """Return label → class number, aliases included."""
         table = {card.id: number for number, card in enumerate(self.cards)}

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import ray
-import ray.data
 import ray.train
 import torch
 from ray.exceptions import RayError
@@ -27,6 +25,7 @@ from raypose import captions, checkpoint, data, errors, inputs, loop, model, run
 from raypose.config import Config, dump, parse_config
 from raypose.console import bar, say
 from raypose.errors import DataError, RayposeError, TrainError
+from raypose.order import Part
 
 __all__ = ["TrainResult", "finished", "run"]
 
@@ -54,18 +53,19 @@ class TrainResult:
 class RayWorker:
     """Surroundings of a Ray Train worker."""
 
-    def __init__(self, config: Config, events: Queue) -> None:
+    def __init__(self, config: Config, readers: dict[str, data.Reader], events: Queue) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device: torch.device = get_device()
         self.config = config
+        self.readers = readers
         self.events = events
 
     def batches(self, split: str, *, batch_size: int, epoch: int) -> Iterator[data.Batch]:
         """Return this rank's share of a split."""
-        rows = ray.train.get_dataset_shard(split)
-        return _batches(rows, split, self.config, batch_size=batch_size, epoch=epoch)
+        part = Part(self.rank, self.world_size, batch_size)
+        return _batches(self.readers[split], split, self.config, part, epoch=epoch)
 
     def progress(self, event: dict[str, Any]) -> None:
         """Send an event to the driver."""
@@ -84,36 +84,19 @@ class Alone:
     rank = 0
     world_size = 1
 
-    def __init__(
-        self, config: Config, datasets: dict[str, ray.data.Dataset], report: Report
-    ) -> None:
+    def __init__(self, config: Config, readers: dict[str, data.Reader], report: Report) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config = config
-        self.datasets = datasets
+        self.readers = readers
         self.report = report
 
     def batches(self, split: str, *, batch_size: int, epoch: int) -> Iterator[data.Batch]:
         """Return all of a split."""
-        rows = self.datasets[split].iterator()
-        return _batches(rows, split, self.config, batch_size=batch_size, epoch=epoch)
+        part = Part(batch_size=batch_size)
+        return _batches(self.readers[split], split, self.config, part, epoch=epoch)
 
     def progress(self, event: dict[str, Any]) -> None:
         """Keep silent: whoever holds this process reports."""
-
-
-class _Split(ray.train.DataConfig):
-    """Training rows in equal shares; validation rows whole, since each must count once."""
-
-    def configure(
-        self, datasets: dict[str, ray.data.Dataset], world_size: int, *args: Any, **kwargs: Any
-    ) -> list[dict[str, ray.data.DataIterator]]:
-        shares: list[dict[str, ray.data.DataIterator]] = [{} for _ in range(world_size)]
-        for name, rows in datasets.items():
-            for share, part in zip(
-                shares, rows.streaming_split(world_size, equal=name == "train"), strict=True
-            ):
-                share[name] = part
-        return shares
 
 
 def run(
@@ -134,16 +117,17 @@ def run(
     if done:
         say(f"{config.run_id} is finished already: nothing to train; see {url}")
         return done
-    datasets, num_rows = _datasets(config)
+    readers = _readers(config)
     storage.write_json(storage.join(url, "config.json"), dump(config))
     state = checkpoint.latest(url)
     if state:
         say(f"resuming {config.run_id} after epoch {state.epoch} of {config.optim.epochs}")
     if alone:
-        surroundings = Alone(config, datasets, report)
+        surroundings = Alone(config, readers, report)
+        num_rows = readers["train"].num_rows
         loop.train_worker(config, surroundings, run_url=url, num_rows=num_rows)
     else:
-        _fit(config, datasets, url=url, num_rows=num_rows)
+        _fit(config, readers, url=url)
     found = checkpoint.best(checkpoint.states(url))
     result = TrainResult(
         config.run_id, url, checkpoint.url_of(url, found.epoch), metrics=found.metrics
@@ -158,10 +142,10 @@ def finished(config: Config) -> TrainResult | None:
     return TrainResult(**storage.read_json(place)) if storage.exists(place) else None
 
 
-def _datasets(config: Config) -> tuple[dict[str, ray.data.Dataset], int]:
-    """Check everything that can be checked before workers start; return the rows."""
+def _readers(config: Config) -> dict[str, data.Reader]:
+    """Check everything that can be checked before workers start; return train, and val if set."""
     found = inputs.load(config)
-    classes, num_rows = found.classes, found.manifests["train"].num_rows
+    classes = found.classes
     if not config.data.val:
         say("data.val is not set: the last epoch counts as the best")
     if config.augment.flip and captions.sides(captions.load(config.captions), classes):
@@ -170,20 +154,21 @@ def _datasets(config: Config) -> tuple[dict[str, ray.data.Dataset], int]:
     if unseen:
         say(f"{len(unseen)} of {len(classes)} classes have no training picture: {unseen[0]}, …")
     size = model.image_size(config.model)
-    rows = {
-        split: data.dataset(
+    return {
+        split: data.load(
             getattr(config.data, split),
-            classes,
+            classes.index(),
             config.data,
             size=size,
             resize=config.model.resize,
+            synthetic=config.data.synthetic if split == "train" else "",
         )
-        for split in found.manifests
+        for split in ("train", "val")
+        if split in found.manifests
     }
-    return rows, num_rows
 
 
-def _fit(config: Config, datasets: dict[str, ray.data.Dataset], *, url: str, num_rows: int) -> None:
+def _fit(config: Config, readers: dict[str, data.Reader], *, url: str) -> None:
     """Train on a group of Ray Train workers; a killed one is replaced."""
     num_workers, settings = config.train.num_workers, config.train
     use_gpu = runtime.wants_gpu(settings.use_gpu, count=num_workers)
@@ -195,6 +180,7 @@ def _fit(config: Config, datasets: dict[str, ray.data.Dataset], *, url: str, num
         what=f"train.num_workers={num_workers}",
         mend="lower it, or raise cluster.num_cpus where Ray is started here",
     )
+    num_rows = readers["train"].num_rows
     if num_rows < num_workers:
         raise DataError(
             f"{config.data.train}: {num_rows} pictures cannot feed {num_workers} workers; "
@@ -207,9 +193,9 @@ def _fit(config: Config, datasets: dict[str, ray.data.Dataset], *, url: str, num
             _work,
             train_loop_config={
                 "config": dump(config),
+                "readers": readers,
                 "events": events,
                 "run_url": url,
-                "num_rows": num_rows,
             },
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
@@ -218,8 +204,6 @@ def _fit(config: Config, datasets: dict[str, ray.data.Dataset], *, url: str, num
                 resources_per_worker={"CPU": settings.cpus_per_worker}
                 | ({"GPU": 1} if use_gpu else {}),
             ),
-            datasets=datasets,
-            dataset_config=_Split(),
             run_config=ray.train.RunConfig(
                 # a name of its own each time: what Ray left of an interrupted run is not read
                 name=f"ray-{uuid.uuid4().hex[:8]}",
@@ -241,13 +225,14 @@ def _fit(config: Config, datasets: dict[str, ray.data.Dataset], *, url: str, num
 def _work(arguments: dict[str, Any]) -> dict[str, str] | None:
     """Run in each Ray Train worker. What the user can mend is returned: it is not to be retried."""
     config = parse_config(arguments["config"])
-    surroundings = RayWorker(config, arguments["events"])
+    readers: dict[str, data.Reader] = arguments["readers"]
+    surroundings = RayWorker(config, readers, arguments["events"])
     try:
         loop.train_worker(
             config,
             surroundings,
             run_url=arguments["run_url"],
-            num_rows=arguments["num_rows"],
+            num_rows=readers["train"].num_rows,
         )
     except RayposeError as error:
         return {"error": type(error).__name__, "message": str(error)}
@@ -267,14 +252,18 @@ def _explained(error: Exception, run_id: str) -> TrainError:
 
 
 def _batches(
-    rows: ray.data.DataIterator, split: str, config: Config, *, batch_size: int, epoch: int
+    reader: data.Reader, split: str, config: Config, part: Part, *, epoch: int
 ) -> Iterator[data.Batch]:
-    return data.batches(
-        rows,
-        batch_size=batch_size,
-        shuffle_rows=config.data.shuffle_rows if split == "train" else 0,
-        seed=config.seed * 100_003 + epoch,
-    )
+    rows = reader.share(part)
+    if split == "train":
+        rows = reader.epoch(
+            part,
+            window=config.data.shuffle_rows,
+            seed=config.seed,
+            epoch=epoch,
+            preserve_order=config.data.preserve_order,
+        )
+    return reader.batches(rows, batch_size=part.batch_size)
 
 
 @contextmanager

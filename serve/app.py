@@ -52,6 +52,7 @@ class Spec:
     image_size: int
     resize: str
     max_pixels: int
+    dct_scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Classifier:
             image_size=size,
             resize=predictor.config.model.resize,
             max_pixels=predictor.config.data.max_pixels,
+            dct_scaled=predictor.config.data.dct_scaled,
         )
 
     def check_health(self) -> None:
@@ -195,6 +197,7 @@ class Ingress:
                 size=spec.image_size,
                 resize=spec.resize,  # type: ignore[arg-type]
                 max_pixels=spec.max_pixels,
+                dct_scaled=spec.dct_scaled,
             )
             answer: Answer = await self._ask("classify", (spec.release, pixels))
             if answer.top:

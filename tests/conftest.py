@@ -67,7 +67,7 @@ def dataset(s3: str, pictures: Path) -> str:
     url = "s3://test-data"
     storage.make_bucket(url)
     for split in PER_CLASS:
-        shards.build(str(pictures / split), f"{url}/{split}", rows_per_shard=20)
+        shards.build(str(pictures / split), f"{url}/{split}", shards.Packing(rows_per_shard=20))
     return url
 
 
@@ -102,6 +102,14 @@ def trained(document: dict[str, Any], cluster: None) -> config.Config:
     train.run(made, alone=True)
     registry.promote(made.storage, str(evaluate.publish(made)))
     return made
+
+
+def pack(contents: dict[str, bytes], dest: str, folder: Path) -> None:
+    """Pack pictures, the bad ones too, as they are: id → bytes, where ids are class/name."""
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    shards.build(str(folder), dest, shards.Packing(check=False))
 
 
 @pytest.fixture

@@ -32,10 +32,10 @@ def batch(rows: list[int], *, bad: tuple[int, ...] = ()) -> Batch:
     """Drawn pictures number `rows`, some of them marked bad."""
     cards = [CLASSES.cards[row % len(CLASSES)] for row in rows]
     pictures = [
-        np.asarray(to_square(synthesis.render(card.id, seed=row, size=48), 32, resize="squash"))
+        to_square(np.array(synthesis.render(card.id, seed=row, size=48)), 32, resize="squash")
         for row, card in zip(rows, cards, strict=True)
     ]
-    pixels = torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())
+    pixels = torch.from_numpy(np.stack(pictures))
     errors = ["damaged" if row in bad else "" for row in rows]
     for k, error in enumerate(errors):
         if error:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import pack
 from rich.console import Console
 
-from raypose import config, evaluate, registry, shards, taxonomy
+from raypose import config, evaluate, registry, taxonomy
 from raypose.config import Config
 from raypose.errors import DataError, TrainError
 from raypose.predictor import Predictor
@@ -35,17 +36,18 @@ def test_figures_are_those_of_the_predictor(
     assert f"top-1 {made['top1']:.3f}" in buffer.getvalue()
 
 
-def test_bad_pictures_are_counted_and_named(trained: Config, cluster: None, bucket: str) -> None:
+def test_bad_pictures_are_counted_and_named(
+    trained: Config, cluster: None, bucket: str, tmp_path: Path
+) -> None:
     label = taxonomy.load("synthetic12").cards[0].id
     from test_transforms import encoded, photo
 
-    good = shards.Example("good", label, encoded(photo()))
-    bad = shards.Example("bad", label, b"<html>")
-    shards.write(iter([good, bad]), f"{bucket}/some")
+    bad = {f"{label}/bad.jpg": b"<html>"}
+    pack(bad | {f"{label}/good.jpg": encoded(photo())}, f"{bucket}/some", tmp_path / "some")
     made = evaluate.evaluate(trained.storage, "tiny", f"{bucket}/some")
     assert made["num_examples"] == made["num_bad"] == 1
-    assert "not a picture" in made["bad"]["bad"]
-    shards.write(iter([bad]), f"{bucket}/none")
+    assert "not a picture" in made["bad"][f"{label}/bad.jpg"]
+    pack(bad, f"{bucket}/none", tmp_path / "none")
     with pytest.raises(DataError, match="holds no good picture"):
         evaluate.evaluate(trained.storage, "tiny", f"{bucket}/none")
 

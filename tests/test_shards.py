@@ -3,15 +3,16 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from test_transforms import bomb, encoded, photo
 
-from raypose import shards, storage
+from raypose import runtime, shards, storage
 from raypose.errors import DataError
-from raypose.transforms import decode
+from raypose.images import decode
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_bad_pictures_are_named_and_the_rest_is_packed(
 ) -> None:
     base = str(tmp_path) if place == "local" else request.getfixturevalue("bucket")
     dest = storage.join(base, "data")
-    manifest = shards.build(str(folder), dest, rows_per_shard=2)
+    manifest = shards.build(str(folder), dest, shards.Packing(rows_per_shard=2))
     reasons = {rejected.id: rejected.reason for rejected in manifest.rejected}
     assert reasons["notes.txt"] == "not in a class folder"
     assert "damaged picture" in reasons["Child's_pose/cut.jpg"]
@@ -55,12 +56,12 @@ def test_bad_pictures_are_named_and_the_rest_is_packed(
     assert "144 megapixels" in reasons["Child's_pose/bomb.png"]
     assert len(reasons) == 4
     assert manifest.labels == {"Child's_pose": 3, "Sitting pose 1 (normal)": 2}
-    assert [shard.num_rows for shard in manifest.shards] == [2, 2, 1]
+    assert sum(shard.num_rows for shard in manifest.shards) == 5
     assert shards.read_manifest(dest) == manifest == shards.verify(dest)
     found = {row["id"]: row for row in rows(dest)}
     assert len(found) == 5
     upright = decode(found["Child's_pose/sideways.jpg"]["image"]["bytes"], max_pixels=10**8)  # type: ignore[index]
-    assert upright.size == (60, 90)
+    assert upright.shape == (90, 60, 3)
 
 
 def test_layout_is_hugging_faces(folder: Path, tmp_path: Path) -> None:
@@ -73,14 +74,14 @@ def test_layout_is_hugging_faces(folder: Path, tmp_path: Path) -> None:
 
 def test_same_source_gives_same_shards(folder: Path, tmp_path: Path) -> None:
     made = [
-        shards.build(str(folder), str(tmp_path / name), seed=seed).shards
+        shards.build(str(folder), str(tmp_path / name), shards.Packing(seed=seed)).shards
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     assert made[0] == made[1] != made[2]
 
 
 def test_max_side_stores_small_upright_pictures(folder: Path, tmp_path: Path) -> None:
-    shards.build(str(folder), str(tmp_path / "d"), max_side=32)
+    shards.build(str(folder), str(tmp_path / "d"), shards.Packing(max_side=32))
     for row in rows(str(tmp_path / "d")):
         with Image.open(io.BytesIO(row["image"]["bytes"])) as image:  # type: ignore[index]
             assert max(image.size) == 32
@@ -90,7 +91,7 @@ def test_max_side_stores_small_upright_pictures(folder: Path, tmp_path: Path) ->
 
 def test_an_existing_data_set_is_not_lost(folder: Path, tmp_path: Path) -> None:
     dest = str(tmp_path / "d")
-    first = shards.build(str(folder), dest, rows_per_shard=1)
+    first = shards.build(str(folder), dest, shards.Packing(rows_per_shard=1))
     with pytest.raises(DataError, match="already holds a data set; choose another"):
         shards.build(str(folder), dest)
     assert shards.verify(dest) == first
@@ -101,14 +102,15 @@ def test_an_existing_data_set_is_not_lost(folder: Path, tmp_path: Path) -> None:
 
 def test_damage_is_found(folder: Path, tmp_path: Path) -> None:
     dest = tmp_path / "d"
-    shards.build(str(folder), str(dest), rows_per_shard=2)
-    content = bytearray((dest / "shard-00001.parquet").read_bytes())
+    packing = shards.Packing(rows_per_shard=2)
+    second = dest / shards.build(str(folder), str(dest), packing).shards[1].name
+    content = bytearray(second.read_bytes())
     content[100] ^= 1
-    (dest / "shard-00001.parquet").write_bytes(content)
-    with pytest.raises(DataError, match=r"shard-00001\.parquet is not what the manifest says"):
+    second.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{second.name} is not what the manifest says"):
         shards.verify(str(dest))
-    (dest / "shard-00001.parquet").unlink()
-    with pytest.raises(DataError, match=r"shard-00001\.parquet: not found"):
+    second.unlink()
+    with pytest.raises(DataError, match=rf"{second.name}: not found"):
         shards.verify(str(dest))
 
 
@@ -122,13 +124,90 @@ def test_what_is_no_data_set(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a manifest of format raypose-shards/1"):
         shards.read_manifest(str(half))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no pictures found; expected one folder for each class"):
+    with pytest.raises(
+        DataError,
+        match="no pictures found, read as imagefolder; expected one folder for each class",
+    ):
         shards.build(str(tmp_path / "empty"), str(tmp_path / "e"))
 
 
 def test_nothing_good_makes_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "src/a").mkdir(parents=True)
     (tmp_path / "src/a/x.jpg").write_bytes(b"no")
-    with pytest.raises(DataError, match="nothing to pack: all 1 files were rejected"):
+    with pytest.raises(
+        DataError,
+        match=r"nothing to pack: all 1 pictures of .* left out; the first is a/x\.jpg: not",
+    ):
         shards.build(str(tmp_path / "src"), str(tmp_path / "d"))
     assert not storage.exists(str(tmp_path / "d/MANIFEST.json"))
+
+
+class StoppedError(Exception):
+    """What ends a build half-way."""
+
+
+def stopping(after: int) -> shards.Run:
+    def run(function: Any, tasks: Any, common: Any) -> Any:
+        yield from shards.here(function, tasks[:after], common)
+        raise StoppedError
+
+    return run
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_build_that_was_cut_off_goes_on(
+    place: str, folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    base = str(tmp_path) if place == "local" else request.getfixturevalue("bucket")
+    dest, packing = storage.join(base, "d"), shards.Packing(rows_per_shard=2)
+    with pytest.raises(StoppedError):
+        shards.build(str(folder), dest, packing, run=stopping(2))
+    with pytest.raises(DataError, match="no data set here"):
+        shards.read_manifest(dest)
+    ran: list[Any] = []
+
+    def counted(function: Any, tasks: Any, common: Any) -> Any:
+        ran.extend(tasks)
+        return shards.here(function, tasks, common)
+
+    told: list[tuple[int, int]] = []
+    manifest = shards.build(
+        str(folder), dest, packing, run=counted, progress=lambda *count: told.append(count)
+    )
+    assert [task.first for task in ran] == [2, 3]
+    assert told == [(6, 8), (8, 8)]
+    whole = shards.build(str(folder), storage.join(base, "e"), packing)
+    assert manifest.shards == whole.shards
+    assert storage.list_files(dest, recursive=True) == [
+        "MANIFEST.json",
+        *(shard.name for shard in whole.shards),
+    ]
+
+
+def test_what_another_build_left_is_swept_away(folder: Path, tmp_path: Path) -> None:
+    dest = str(tmp_path / "d")
+    with pytest.raises(StoppedError):
+        shards.build(str(folder), dest, shards.Packing(rows_per_shard=1), run=stopping(8))
+    manifest = shards.build(str(folder), dest, shards.Packing(rows_per_shard=4))
+    assert storage.list_files(dest, recursive=True) == [
+        "MANIFEST.json",
+        *(shard.name for shard in manifest.shards),
+    ]
+    assert shards.verify(dest) == manifest
+
+
+def test_parquet_is_mixed_over_row_groups_and_packs_the_same_on_ray(
+    cluster: None, pictures: Path, bucket: str
+) -> None:
+    packing = shards.Packing(rows_per_shard=12)
+    first = shards.build(str(pictures / "train"), f"{bucket}/a", packing)
+    here = shards.build(f"{bucket}/a", f"{bucket}/b", packing)
+    spread = shards.build(f"{bucket}/a", f"{bucket}/c", packing, run=runtime.spread(2))
+    assert here.shards == spread.shards
+    assert here.labels == first.labels
+    rows_of = [{row["id"]: row["image"] for row in rows(f"{bucket}/{name}")} for name in "ab"]
+    assert rows_of[0] == rows_of[1]
+    order = [row["id"] for row in rows(f"{bucket}/b")]
+    assert order != sorted(order)
+    with pytest.raises(DataError, match="already holds a data set"):
+        shards.build(f"{bucket}/a", f"{bucket}/c", run=runtime.spread(2))

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import pack
 from test_transforms import encoded, photo
 
-from raypose import config, registry, shards, storage, taxonomy, tracking, train
+from raypose import config, registry, storage, taxonomy, tracking, train
 from raypose.config import Config
 from raypose.errors import ConfigError, DataError, ResourceError
 
@@ -98,12 +99,13 @@ def test_a_killed_worker_is_replaced(recipe: Config, cluster: None) -> None:
     assert [line["epoch"] for line in lines] == list(range(1, 13))
 
 
-def test_bad_pictures_stop_a_run_with_one_line(recipe: Config, cluster: None, bucket: str) -> None:
+def test_bad_pictures_stop_a_run_with_one_line(
+    recipe: Config, cluster: None, bucket: str, tmp_path: Path
+) -> None:
     classes = taxonomy.load("synthetic12").cards
     contents = {"good": encoded(photo()), "bad": b"<html>gone</html>", "more": encoded(photo())}
     label = classes[0].id
-    rows = [shards.Example(f"{label}/{k}.jpg", label, v) for k, v in contents.items()]
-    shards.write(iter(rows), f"{bucket}/bad")
+    pack({f"{label}/{k}.jpg": v for k, v in contents.items()}, f"{bucket}/bad", tmp_path)
     changed = config.override(
         recipe, {"data.train": f"{bucket}/bad", "train.num_workers": 2, "optim.epochs": 1}
     )
@@ -139,12 +141,17 @@ def test_bad_pictures_stop_a_run_with_one_line(recipe: Config, cluster: None, bu
     ],
 )
 def test_what_cannot_run_says_so_at_once(
-    recipe: Config, cluster: None, changes: dict[str, Any], error: type[Exception], message: str
+    recipe: Config,
+    cluster: None,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
     if changes.get("data.train") == "{bucket}/few":
         label = taxonomy.load("synthetic12").cards[0].id
-        few = [shards.Example(f"{k}", label, encoded(photo())) for k in range(2)]
-        shards.write(iter(few), f"{recipe.storage}/few")
+        few = {f"{label}/{k}.jpg": encoded(photo()) for k in range(2)}
+        pack(few, f"{recipe.storage}/few", tmp_path)
         changes = {**changes, "data.train": f"{recipe.storage}/few"}
     with pytest.raises(error, match=message):
         train.run(config.override(recipe, changes))
