@@ -164,7 +164,8 @@ def _options(request: Request, **defaults: Any) -> dict[str, Any]:
             known = ", ".join(defaults) or "none"
             raise UsageError(f"{key}: unknown key{did_you_mean(key, defaults)}; known: {known}")
         kind = type(defaults[key]) if defaults[key] is not None else int
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or (kind is not bool and isinstance(value, bool)):
             raise UsageError(f"{key}: expected {kind.__name__}, found {value!r}")
         options[key] = value
     return options
@@ -233,14 +234,20 @@ def _spoken(request: Request, **more: Any) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def _captions_show(request: Request) -> None:
-    from raypose import captions, grammar
+    from raypose import captions, grammar, taxonomy
 
-    options = _options(request, form="text")
+    options = _options(request, form="text", taxonomy="yoga82")
     node = captions.read(request.words[0])
+
+    def controls() -> str:
+        found = captions.controls(node, taxonomy.load(options["taxonomy"]))
+        return "\n".join(f"{name}: {grammar.format_grammar(g)}" for name, g in found.items())
+
     forms: dict[str, Callable[[], str]] = {
         "text": lambda: grammar.format_grammar(node),
         "json": lambda: json.dumps(grammar.to_json(node), ensure_ascii=False),
         "templates": lambda: "\n".join(captions.templates(node)),
+        "controls": controls,
     }
     if options["form"] not in forms:
         near = did_you_mean(options["form"], forms)
@@ -252,12 +259,18 @@ def _captions_show(request: Request) -> None:
 def _captions_check(request: Request) -> None:
     from raypose import captions, grammar
 
-    node, classes, _ = _spoken(request)
-    captions.check(node, classes)
-    pruned = captions.prune(node, classes)
+    node, classes, options = _spoken(request, tokenizer="")
+    tokenize, context_length = None, None
+    if options["tokenizer"]:
+        from raypose import model
+
+        tokenize, context_length = model.build_tokenizer(options["tokenizer"])
+    captions.check(node, classes, tokenize=tokenize, context_length=context_length)
+    pruned = captions.prune(node, classes, tokenize=tokenize)
     document = {
         "taxonomy": classes.name,
         "classes": len(classes),
+        "tokenizer": options["tokenizer"] or None,
         "captions": sum(captions.count(node, card) for card in classes.cards),
         "sides": captions.sides(node, classes),
         "partial": {
@@ -366,16 +379,135 @@ def _shards_verify(request: Request) -> None:
     _print(request, {"data": request.words[0], "num_rows": manifest.num_rows, "whole": True}, text)
 
 
-def _synthesize(request: Request) -> None:
-    from raypose import synthesis
+TWINS = {"max_distance": 6, "min_cosine": 0.96, "model": "", "num_workers": 0}
+
+
+def _inspected(request: Request, urls: Sequence[str], options: dict[str, Any]) -> Any:
+    """Return the pictures of data sets and their groups of near-duplicates."""
+    import numpy as np
+
+    from raypose import inspection, shards
     from raypose.console import bar
 
-    options = _options(request, per_class=100, size=128, seed=0)
-    with bar("drawing") as update:
-        synthesis.synthesize(Path(request.words[0]), **options, progress=update)
-    total = options["per_class"] * len(synthesis.POSES)
-    text = f"drew {total} pictures of {len(synthesis.POSES)} postures in {request.words[0]}"
-    _print(request, {"folder": request.words[0], "num_pictures": total}, text)
+    for url in urls:
+        shards.read_manifest(url)  # before anything starts
+    with _spread(options["num_workers"], verbose=request.verbose) as run:
+        with bar("looking") as update:
+            rows = inspection.inspect(urls, progress=update, run=run)
+    features = None
+    if options["model"]:
+        from raypose import config, evaluate, runtime
+
+        settings = config.ModelConfig(backbone=options["model"])
+        with runtime.connect(config.ClusterConfig(), verbose=request.verbose):
+            with bar("embedding") as update:
+                features = np.concatenate(
+                    [evaluate.embed(url, settings, progress=update) for url in urls]
+                )
+    groups = inspection.cluster(
+        rows,
+        max_distance=options["max_distance"],
+        features=features,
+        min_cosine=options["min_cosine"],
+    )
+    return rows, groups
+
+
+def _shards_dedupe(request: Request) -> None:
+    first, *others = request.words
+    rows, groups = _inspected(request, request.words, _options(request, **TWINS))
+    twinned = {
+        number
+        for group in groups
+        if any(rows[k].data == first for k in group)
+        for number in group
+        if rows[number].data != first
+    }
+    sizes = {url: sum(row.data == url for row in rows) for url in others}
+    leaks = {url: sum(rows[number].data == url for number in twinned) for url in others}
+    lines = [
+        "  ".join(f"{rows[k].data}/{rows[k].id}" if others else rows[k].id for k in group)
+        for group in groups
+    ]
+    lines.append(
+        f"{sum(map(len, groups))} of {len(rows)} pictures in {len(groups)} groups of twins"
+    )
+    lines += [
+        f"{leaks[url]} of {sizes[url]} pictures of {url} have a twin in {first}" for url in others
+    ]
+    document = {
+        "groups": [[{"data": rows[k].data, "id": rows[k].id} for k in group] for group in groups],
+        "num_rows": len(rows),
+        "twins_in_first": leaks,
+    }
+    _print(request, document, "\n".join(lines))
+
+
+def _shards_split(request: Request) -> None:
+    from raypose import shards, splits
+    from raypose.console import bar
+
+    defaults = {"val": 0.1, "test": 0.0, "seed": 0, "rows_per_shard": 256, "overwrite": False}
+    options = _options(request, **defaults, **TWINS)
+    source, dest = request.words
+    rows, groups = _inspected(request, [source], options)
+    shares = {part: options[part] for part in ("val", "test") if options[part]}
+    split = splits.assign(rows, groups, shares=shares, seed=options["seed"])
+    packing = shards.Packing(
+        rows_per_shard=options["rows_per_shard"], seed=options["seed"], check=False
+    )
+    with _spread(options["num_workers"], verbose=request.verbose) as run:
+        with bar("splitting") as update:
+            written = splits.write(
+                source, dest, split, packing,
+                overwrite=options["overwrite"], progress=update, run=run,
+            )  # fmt: skip
+    counts = {part: manifest.num_rows for part, manifest in written.items()}
+    told = ", ".join(f"{part} {count}" for part, count in counts.items())
+    text = (
+        f"{told} at {dest}; {sum(map(len, groups))} pictures in {len(groups)} groups of "
+        "near-duplicates, each on one side"
+    )
+    _print(request, {"data": dest, "parts": counts, "groups": len(groups)}, text)
+
+
+def _shards_show(request: Request) -> None:
+    from raypose import sheet
+
+    options = _options(request, out="shards.html", per_class=6, **TWINS)
+    (url,) = request.words
+    rows, groups = _inspected(request, [url], options)
+    made = sheet.gather(url, rows, groups, per_class=options["per_class"])
+    sheet.save(made, options["out"])
+    doubtful = [{"id": rows[number].id, "reason": why} for number, why in made.doubtful]
+    document = {"data": url, "page": options["out"], "num_rows": len(rows), "doubtful": doubtful}
+    _print(request, document, f"{sheet.summary(made)}\n{options['out']}")
+
+
+def _synthesize(request: Request) -> None:
+    from raypose import shards, sources, synthesis, taxonomy
+    from raypose.console import bar
+
+    defaults = {"taxonomy": "yoga82", "per_class": 100, "size": 128, "seed": 0}
+    options = _options(request, form="folder", overwrite=False, num_workers=0, **defaults)
+    dest, labels = request.words[0], taxonomy.load(options["taxonomy"]).ids
+    counts = {key: options[key] for key in ("per_class", "size", "seed")}
+    total = options["per_class"] * len(labels)
+    if options["form"] == "shards":
+        listing = sources.drawings(synthesis.drawn(labels), **counts)
+        with _spread(options["num_workers"], verbose=request.verbose) as run:
+            with bar("drawing") as update:
+                shards.pack(
+                    listing, dest, shards.Packing(check=False),
+                    overwrite=options["overwrite"], progress=update, run=run,
+                )  # fmt: skip
+    elif options["form"] == "folder":
+        with bar("drawing") as update:
+            synthesis.synthesize(Path(dest), labels, **counts, progress=update)
+    else:
+        raise UsageError(f"form: {options['form']!r} is none; known: folder, shards")
+    text = f"drew {total} pictures of {len(labels)} postures in {dest}"
+    _print(request, {options["form"]: dest, "num_pictures": total}, text)
 
 
 def _train(request: Request) -> None:
@@ -536,6 +668,13 @@ COMMANDS = {
     "shards build": Command(
         f"SOURCE DEST {PAIRS}", "pack pictures of any source into shards", _shards_build
     ),
+    "shards split": Command(
+        f"DATA DEST {PAIRS}", "divide shards, near-duplicates on one side", _shards_split
+    ),
+    "shards dedupe": Command(
+        f"DATA… {PAIRS}", "list near-duplicates within shards and between", _shards_dedupe
+    ),
+    "shards show": Command(f"DATA {PAIRS}", "make a page to look shards over", _shards_show),
     "shards verify": Command("DATA", "compare shards with their manifest", _shards_verify),
     "train": Command(f"RECIPE {PAIRS}", "train, from the last checkpoint on", _train),
     "search": Command(f"RECIPE {PAIRS}", "try recipes and write down the best", _search),

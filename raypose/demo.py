@@ -27,6 +27,7 @@ from raypose import (
     shards,
     storage,
     synthesis,
+    taxonomy,
     train,
 )
 from raypose.console import bar, say
@@ -179,11 +180,12 @@ def _draw(folder: Path, per_class: int) -> None:
     """Draw each split and pack it to S3."""
     pictures = folder / "pictures"
     shutil.rmtree(pictures, ignore_errors=True)
+    labels = taxonomy.load(RECIPE["data"]["taxonomy"]).ids
     for split, seed in SEEDS.items():
         count = per_class if split == "train" else max(1, per_class // 10)
         with bar(f"drawing {split}") as update:
             synthesis.synthesize(
-                pictures / split, per_class=count, size=96, seed=seed, progress=update
+                pictures / split, labels, per_class=count, size=96, seed=seed, progress=update
             )
         with bar(f"packing {split}") as update:
             shards.build(str(pictures / split), f"{BUCKET}/data/{split}", progress=update)

@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from rich.table import Table
 
-from raypose import data, inputs, metrics, registry, storage, train
-from raypose.config import Config
+from raypose import data, inputs, metrics, model, registry, storage, train
+from raypose.augment import normalize
+from raypose.config import Config, DataConfig, ModelConfig
 from raypose.errors import DataError, TrainError
 from raypose.order import Part
 from raypose.predictor import Predictor, write_release
+from raypose.shards import read_manifest
 
-__all__ = ["evaluate", "publish", "table"]
+__all__ = ["embed", "evaluate", "publish", "table"]
 
 BATCH_SIZE = 64
 COLUMNS = ("precision", "recall", "f1")
@@ -78,6 +82,40 @@ def evaluate(
         metrics.at_parents(*scored, classes.parents(level)) for level in range(len(classes.levels))
     ]
     return {"release": str(release), "data": url, "bad": bad, "num_bad": len(bad), **figures}
+
+
+def embed(
+    url: str,
+    config: ModelConfig,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> npt.NDArray[np.float32]:
+    """Return the image features of a data set, float32 (N, D), in the order of its shards.
+
+    Each row has length 1, and 0 where the picture cannot be read.
+    """
+    clip = model.build(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clip.model.to(device).eval()
+    labels = read_manifest(url).labels
+    reader = data.load(
+        url,
+        {label: number for number, label in enumerate(labels)},
+        DataConfig(),
+        size=clip.image_size,
+        resize=config.resize,
+        cache=False,
+    )
+    cfg = clip.preprocess_cfg
+    found = []
+    for batch in reader.batches(reader.share(Part()), batch_size=BATCH_SIZE):
+        with torch.inference_mode():
+            images = normalize(batch.pixels.to(device), cfg["mean"], cfg["std"])
+            features = clip.model.encode_image(images, normalize=True).float().cpu()
+        good = torch.tensor([not error for error in batch.errors])
+        found.append((features * good[:, None]).numpy())
+        progress(sum(map(len, found)), reader.num_rows)
+    return np.concatenate(found)
 
 
 def publish(config: Config) -> registry.Release:

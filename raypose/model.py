@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +33,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "Clip",
     "build",
+    "build_tokenizer",
     "freeze_batch_norm",
     "image_size",
     "load",
@@ -149,11 +151,29 @@ def freeze_batch_norm(model: nn.Module) -> None:
 
 def token_lists(clip: Clip, captions: Sequence[str]) -> list[list[int]]:
     """Return each caption's token ids uncut and without padding, for checks."""
-    length = 4 * clip.context_length
-    rows = clip.tokenizer(list(captions), context_length=length).tolist()
-    hub = isinstance(clip.tokenizer, HFTokenizer)
-    pad = (clip.tokenizer.tokenizer.pad_token_id or 0) if hub else 0
-    return [row[: max(k + 1 for k, token in enumerate(row) if token != pad)] for row in rows]
+    return _uncut(clip.tokenizer, captions, length=4 * clip.context_length)
+
+
+def build_tokenizer(name: str) -> tuple[Callable[[Sequence[str]], list[list[int]]], int]:
+    """Return what gives captions' token ids uncut, and how many the text tower takes.
+
+    Args:
+        name: of an open_clip model, or its local-dir: or hf-hub: location.
+
+    Raises:
+        ConfigError: where there is no such model, or its tokenizer does not load.
+    """
+    document = open_clip.get_model_config(name)
+    if document is None:
+        _refuse_name(ModelConfig(backbone=name))
+    try:
+        with _quiet():
+            tokenizer = open_clip.get_tokenizer(name)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(f"tokenizer of {name} cannot be loaded ({reason})") from None
+    length = int(document["text_cfg"].get("context_length", 77))
+    return partial(_uncut, tokenizer, length=4 * length), length
 
 
 class _ImageTower(nn.Module):
@@ -273,6 +293,13 @@ def _load_image_weights(clip: Clip, url: str) -> None:
     for what, keys in (("lacks", report.missing_keys), ("has no place for", strange)):
         if keys:
             raise ConfigError(f"model.image_weights: {url}: {what} {keys[0]}; not this backbone's")
+
+
+def _uncut(tokenizer: Any, captions: Sequence[str], *, length: int) -> list[list[int]]:
+    rows = tokenizer(list(captions), context_length=length).tolist()
+    hub = isinstance(tokenizer, HFTokenizer)
+    pad = (tokenizer.tokenizer.pad_token_id or 0) if hub else 0
+    return [row[: max(k + 1 for k, token in enumerate(row) if token != pad)] for row in rows]
 
 
 @contextmanager

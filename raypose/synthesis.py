@@ -1,16 +1,16 @@
 """Parametric figures in poses: pictures for the demo and the tests, drawn from a seed.
 
-A figure is a tree of bones. A pose gives each bone's direction in the body's own frame by two
-angles; body, camera, clothing, light and background are drawn at random, so that a class is a
-posture and nothing else. It is a drawing, not a photograph: it proves that the chain works.
+A figure is a tree of bones, whose directions in the body's own frame come from `poses`; body,
+camera, clothing, light and background are drawn at random, so that a class is a posture and nothing
+else. It is a drawing, not a photograph: it proves that the chain works, and can be mixed in.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,86 +18,12 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from raypose.errors import DataError, did_you_mean
+from raypose.poses import POSES, Angles, Limb, Pose
 
-__all__ = ["POSES", "Pose", "contact_sheet", "joints", "render", "synthesize"]
+__all__ = ["drawn", "joints", "render", "synthesize"]
 
-Angles = tuple[float, float]
-"""Degrees (sagittal, lateral): 0 up, 90 forward, 180 down, -90 backward; lateral is away from the
-middle of the body."""
-Limb = tuple[Angles, Angles]
 Points = dict[str, npt.NDArray[np.float64]]
 Color = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Pose:
-    """Directions of the bones, from the pelvis outwards; right limbs are as the left by default."""
-
-    spine: Angles
-    chest: Angles
-    head: Angles
-    arm: Limb
-    leg: Limb
-    foot: Angles
-    right_arm: Limb | None = None
-    right_leg: Limb | None = None
-    right_foot: Angles | None = None
-    view: float = 0.0
-    """Degrees by which the camera stands round to the front; 0 is a side view."""
-
-
-POSES: dict[str, Pose] = {
-    "Boat_Pose_or_Paripurna_Navasana_": Pose(
-        spine=(-32, 0), chest=(-28, 0), head=(-15, 0),
-        arm=((100, 5), (88, 0)), leg=((52, 4), (52, 0)), foot=(30, 0),
-    ),
-    "Bridge_Pose_or_Setu_Bandha_Sarvangasana_": Pose(
-        spine=(-108, 0), chest=(-128, 0), head=(-75, 0),
-        arm=((95, 12), (92, 0)), leg=((82, 6), (186, 0)), foot=(92, 0),
-    ),
-    "Chair_Pose_or_Utkatasana_": Pose(
-        spine=(32, 0), chest=(26, 0), head=(15, 0),
-        arm=((25, 8), (18, 0)), leg=((112, 4), (196, 0)), foot=(90, 0),
-    ),
-    "Child_Pose_or_Balasana_": Pose(
-        spine=(88, 0), chest=(108, 0), head=(125, 0),
-        arm=((98, 12), (94, 0)), leg=((112, 8), (-92, 0)), foot=(-92, 0),
-    ),
-    "Cobra_Pose_or_Bhujangasana_": Pose(
-        spine=(68, 0), chest=(22, 0), head=(-8, 0),
-        arm=((172, 8), (160, 0)), leg=((-92, 6), (-92, 0)), foot=(-95, 0),
-    ),
-    "Corpse_Pose_or_Savasana_": Pose(
-        spine=(-90, 0), chest=(-90, 0), head=(-88, 0),
-        arm=((92, 26), (92, 14)), leg=((91, 13), (91, 8)), foot=(55, 30),
-    ),
-    "Downward-Facing_Dog_pose_or_Adho_Mukha_Svanasana_": Pose(
-        spine=(126, 0), chest=(132, 0), head=(140, 0),
-        arm=((128, 8), (128, 0)), leg=((208, 6), (204, 0)), foot=(110, 0),
-    ),
-    "Plank_Pose_or_Kumbhakasana_": Pose(
-        spine=(76, 0), chest=(76, 0), head=(82, 0),
-        arm=((182, 5), (180, 0)), leg=((-106, 4), (-104, 0)), foot=(175, 0),
-    ),
-    "Staff_Pose_or_Dandasana_": Pose(
-        spine=(0, 0), chest=(2, 0), head=(4, 0),
-        arm=((186, 8), (178, 2)), leg=((91, 4), (91, 0)), foot=(20, 0),
-    ),
-    "Supported_Shoulderstand_pose_or_Salamba_Sarvangasana_": Pose(
-        spine=(172, 0), chest=(184, 0), head=(-102, 0),
-        arm=((86, 14), (-22, -8)), leg=((-2, 3), (0, 0)), foot=(10, 0),
-    ),
-    "Tree_Pose_or_Vrksasana_": Pose(
-        spine=(0, 0), chest=(0, 0), head=(0, 0),
-        arm=((2, 26), (2, -18)), leg=((180, 3), (180, 0)), foot=(95, 0),
-        right_leg=((150, 58), (190, -62)), right_foot=(180, 0), view=80,
-    ),
-    "Warrior_II_Pose_or_Virabhadrasana_II_": Pose(
-        spine=(0, 0), chest=(0, 0), head=(0, 0),
-        arm=((90, 87), (90, 88)), leg=((176, 68), (180, 2)), foot=(110, 60),
-        right_leg=((180, 44), (180, 46)), right_foot=(95, 20), view=90,
-    ),
-}  # fmt: skip
 
 LENGTHS = {
     "spine": 0.26, "chest": 0.26, "head": 0.22, "upper_arm": 0.29, "forearm": 0.27,
@@ -118,14 +44,14 @@ def joints(pose: Pose, lengths: dict[str, float]) -> Points:
     points["waist"] = points["pelvis"] + lengths["spine"] * _direction(pose.spine, 1)
     points["neck"] = points["waist"] + lengths["chest"] * _direction(pose.chest, 1)
     points["head"] = points["neck"] + lengths["head"] * _direction(pose.head, 1)
+    shoulders, hips = _across(pose.chest, pose.twist), _across((0, pose.hips), 0)
     for side, sign, arm, leg, foot in (
         ("l", 1, pose.arm, pose.leg, pose.foot),
         ("r", -1, pose.right_arm or pose.arm, pose.right_leg or pose.leg,
          pose.right_foot or pose.foot),
     ):  # fmt: skip
-        across = np.array([0.0, 0.0, float(sign)])
-        points[f"shoulder_{side}"] = points["neck"] + lengths["shoulder"] * across
-        points[f"hip_{side}"] = points["pelvis"] + lengths["hip"] * across
+        points[f"shoulder_{side}"] = points["neck"] + sign * lengths["shoulder"] * shoulders
+        points[f"hip_{side}"] = points["pelvis"] + sign * lengths["hip"] * hips
         chain = (
             ("shoulder", "elbow", "upper_arm", arm[0]),
             ("elbow", "hand", "forearm", arm[1]),
@@ -136,7 +62,7 @@ def joints(pose: Pose, lengths: dict[str, float]) -> Points:
         for start, end, bone, angles in chain:
             step = lengths[bone] * _direction(angles, sign)
             points[f"{end}_{side}"] = points[f"{start}_{side}"] + step
-    return points
+    return _rolled(points, pose.roll)
 
 
 def render(label: str, *, seed: int, size: int = 128) -> Image.Image:
@@ -145,8 +71,7 @@ def render(label: str, *, seed: int, size: int = 128) -> Image.Image:
     Raises:
         DataError: where no pose has that label.
     """
-    if label not in POSES:
-        raise DataError(f'synthesis: no pose "{label}"{did_you_mean(label, POSES)}')
+    (label,) = drawn([label])
     rng = random.Random(f"{seed}/{label}")
     side = size * OVERSAMPLE
     lengths = {bone: length * rng.uniform(0.88, 1.12) for bone, length in LENGTHS.items()}
@@ -169,40 +94,45 @@ def render(label: str, *, seed: int, size: int = 128) -> Image.Image:
     return Image.fromarray(np.clip(small * light + noise, 0, 255).astype(np.uint8))
 
 
+def drawn(labels: Iterable[str]) -> list[str]:
+    """Return labels as they are, if each has a pose.
+
+    Raises:
+        DataError: naming the first that has none.
+    """
+    labels = list(labels)
+    for label in labels:
+        if label not in POSES:
+            raise DataError(f'synthesis: no pose "{label}"{did_you_mean(label, POSES)}')
+    return labels
+
+
 def synthesize(
     dest: Path,
+    labels: Iterable[str],
     *,
     per_class: int,
     size: int = 128,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write an ImageFolder of every pose: ``<label>/<seed>.jpg``.
+    """Write an ImageFolder: ``<label>/<seed>.jpg``.
 
     Args:
         dest: folder to fill.
-        per_class: pictures of each pose.
+        labels: of the postures.
+        per_class: pictures of each.
         size: pixels of a side.
         seed: number of the first picture; sets from distant seeds have none in common.
         progress: told (pictures done, in all).
     """
-    total = per_class * len(POSES)
-    for number, label in enumerate(POSES):
+    labels = drawn(labels)
+    for number, label in enumerate(labels, start=1):
         folder = dest / label
         folder.mkdir(parents=True, exist_ok=True)
         for k in range(seed, seed + per_class):
             render(label, seed=k, size=size).save(folder / f"{k:06d}.jpg", quality=90)
-        progress((number + 1) * per_class, total)
-
-
-def contact_sheet(*, columns: int = 6, size: int = 128, seed: int = 0) -> Image.Image:
-    """Draw each pose `columns` times, one pose a row."""
-    sheet = Image.new("RGB", (columns * size, len(POSES) * size))
-    for row, label in enumerate(POSES):
-        for column in range(columns):
-            picture = render(label, seed=seed + column, size=size)
-            sheet.paste(picture, (column * size, row * size))
-    return sheet
+        progress(number * per_class, len(labels) * per_class)
 
 
 def _direction(angles: Angles, sign: int) -> npt.NDArray[np.float64]:
@@ -216,6 +146,29 @@ def _direction(angles: Angles, sign: int) -> npt.NDArray[np.float64]:
     )
 
 
+def _across(angles: Angles, twist: float) -> npt.NDArray[np.float64]:
+    """Return the direction to the left of a trunk that points along `angles`, turned about it."""
+    sagittal, lateral = (math.radians(angle) for angle in angles)
+    left = np.array(
+        [
+            -math.sin(lateral) * math.sin(sagittal),
+            -math.sin(lateral) * math.cos(sagittal),
+            math.cos(lateral),
+        ]
+    )
+    turn = math.radians(twist)
+    return math.cos(turn) * left + math.sin(turn) * np.cross(_direction(angles, 1), left)
+
+
+def _rolled(points: Points, roll: float) -> Points:
+    """Tip a body over to its right."""
+    sine, cosine = math.sin(math.radians(roll)), math.cos(math.radians(roll))
+    return {
+        name: np.array([x, y * cosine + z * sine, z * cosine - y * sine])
+        for name, (x, y, z) in points.items()
+    }
+
+
 def _varied(pose: Pose, rng: random.Random) -> Pose:
     """Bend every joint a little."""
 
@@ -225,7 +178,8 @@ def _varied(pose: Pose, rng: random.Random) -> Pose:
     def limb(pair: Limb) -> Limb:
         return vary(pair[0]), vary(pair[1])
 
-    return Pose(
+    return replace(
+        pose,
         spine=vary(pose.spine),
         chest=vary(pose.chest),
         head=vary(pose.head),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from raypose import config, shards, storage, synthesis
+from raypose import config, shards, storage, synthesis, taxonomy
 
 # no test asks the network; set before anything imports the hub, so what is heavy comes later
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -56,8 +56,9 @@ def cluster(s3: str) -> Iterator[None]:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ImageFolders train/ and val/ of drawn postures."""
     root = tmp_path_factory.mktemp("pictures")
+    labels = taxonomy.load("synthetic12").ids
     for number, (split, per_class) in enumerate(PER_CLASS.items()):
-        synthesis.synthesize(root / split, per_class=per_class, size=48, seed=1000 * number)
+        synthesis.synthesize(root / split, labels, per_class=per_class, size=48, seed=1000 * number)
     return root
 
 

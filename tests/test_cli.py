@@ -159,7 +159,8 @@ def test_relative_places_are_made_absolute(raypose: str, tmp_path: Path, recipe:
 
 
 def test_from_pictures_to_shards(raypose: str, tmp_path: Path) -> None:
-    assert run(raypose, "synthesize", "p", "per_class=1", "size=32", cwd=tmp_path).returncode == 0
+    words = ["per_class=1", "size=32", "taxonomy=synthetic12"]
+    assert run(raypose, "synthesize", "p", *words, cwd=tmp_path).returncode == 0
     (tmp_path / "p/Tree_Pose_or_Vrksasana_/bad.jpg").write_bytes(b"<html>")
     done = run(raypose, "shards", "build", "p", "d", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["num_rows"] == 12
@@ -192,6 +193,53 @@ def test_captions_are_shown_and_proven(raypose: str, tmp_path: Path) -> None:
         raypose, "captions", "sample", "words", "taxonomy=work", "num=2", "seed=3"
     ).stdout  # fmt: skip
     assert run(raypose, "captions", "show", "name", "form=yaml").returncode == 2
+    done = run(raypose, "captions", "show", "name", "form=controls")
+    names = [line.split(":")[0] for line in done.stdout.splitlines()]
+    assert names == ["name", "photo", "domain", "random words"]
+
+
+def test_captions_are_proven_by_a_tokenizer(raypose: str) -> None:
+    done = run(raypose, "captions", "check", "{a|A} <name>", "tokenizer=ViT-B-32")
+    assert "says the same as the shorter: a <name>" in done.stdout
+    long = " ".join(["word"] * 80)
+    done = run(raypose, "captions", "check", f"<name> {long}", "tokenizer=ViT-B-32")
+    assert done.returncode == 3
+    assert "tokens where the text tower takes 77; shorten the grammar" in done.stderr
+    done = run(raypose, "captions", "check", "<name>", "tokenizer=ViT-B-33")
+    assert "open_clip has no model 'ViT-B-33'; did you mean" in done.stderr
+
+
+def test_shards_are_looked_over_and_split(raypose: str, tmp_path: Path) -> None:
+    words = ["form=shards", "per_class=4", "size=64", "taxonomy=synthetic12"]
+    done = run(raypose, "synthesize", "d", *words, cwd=tmp_path)
+    assert done.stdout == "drew 48 pictures of 12 postures in d\n"
+    done = run(raypose, "shards", "split", "d", "s", "val=0.25", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["parts"] == {"train": 36, "val": 12}
+    done = run(raypose, "shards", "dedupe", "d", "s/val", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "12 of 12 pictures of s/val have a twin in d"
+    done = run(raypose, "shards", "show", "d", "out=look.html", cwd=tmp_path)
+    assert done.stdout.startswith("48 pictures of 12 classes, 4 to 4 each; longer side 64 to 64 px")
+    assert (tmp_path / "look.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_killed_build_goes_on_with_ray_workers(raypose: str, tmp_path: Path) -> None:
+    words = ["synthesize", "d", "form=shards", "per_class=60", "size=96", "num_workers=2"]
+    first = subprocess.Popen([raypose, *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    records = tmp_path / "d/_building"
+    while len(list(records.glob("*.json"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not (tmp_path / "d/MANIFEST.json").exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "d").glob("shard-*.parquet")}
+    done = run(raypose, *words[:-1], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run(raypose, "shards", "verify", "d", cwd=tmp_path)
+    assert done.stdout == "d: whole; 4920 pictures, 82 classes\n"
+    again = {name: (tmp_path / "d" / name).stat().st_mtime_ns for name in kept}
+    assert sum(again[name] == kept[name] for name in kept) >= 3
 
 
 def test_releases_and_classify(raypose: str, trained: Config, pictures: Path) -> None:
