@@ -327,7 +327,9 @@ def _spread(num_workers: int, *, verbose: bool) -> Iterator[Any]:
         yield runtime.spread(num_workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
 
 
-PACKING = {"max_side": None, "max_pixels": 50_000_000, "rows_per_shard": 256, "seed": 0}
+PACKING = {
+    "max_side": None, "quality": 85, "max_pixels": 50_000_000, "rows_per_shard": 256, "seed": 0,
+}  # fmt: skip
 
 
 def _shards_build(request: Request) -> None:
@@ -488,25 +490,30 @@ def _synthesize(request: Request) -> None:
     from raypose import shards, sources, synthesis, taxonomy
     from raypose.console import bar
 
-    defaults = {"taxonomy": "yoga82", "per_class": 100, "size": 128, "seed": 0}
+    defaults = {"taxonomy": "yoga82", "per_class": 100, "size": 128, "seed": 0, "fill": ""}
     options = _options(request, form="folder", overwrite=False, num_workers=0, **defaults)
-    dest, labels = request.words[0], taxonomy.load(options["taxonomy"]).ids
-    counts = {key: options[key] for key in ("per_class", "size", "seed")}
-    total = options["per_class"] * len(labels)
+    (dest,), size, seed = request.words, options["size"], options["seed"]
+    counts = dict.fromkeys(taxonomy.load(options["taxonomy"]).ids, options["per_class"])
+    synthesis.drawn(counts)
+    if options["fill"]:
+        there = shards.read_manifest(options["fill"]).labels
+        counts = {label: max(0, count - there.get(label, 0)) for label, count in counts.items()}
+    counts = {label: count for label, count in counts.items() if count}
     if options["form"] == "shards":
-        listing = sources.drawings(synthesis.drawn(labels), **counts)
         with _spread(options["num_workers"], verbose=request.verbose) as run:
             with bar("drawing") as update:
                 shards.pack(
-                    listing, dest, shards.Packing(check=False),
-                    overwrite=options["overwrite"], progress=update, run=run,
+                    sources.drawings(counts, size=size, seed=seed), dest,
+                    shards.Packing(check=False), overwrite=options["overwrite"],
+                    progress=update, run=run,
                 )  # fmt: skip
     elif options["form"] == "folder":
         with bar("drawing") as update:
-            synthesis.synthesize(Path(dest), labels, **counts, progress=update)
+            synthesis.synthesize(Path(dest), counts, size=size, seed=seed, progress=update)
     else:
         raise UsageError(f"form: {options['form']!r} is none; known: folder, shards")
-    text = f"drew {total} pictures of {len(labels)} postures in {dest}"
+    total = sum(counts.values())
+    text = f"drew {total} pictures of {len(counts)} postures in {dest}"
     _print(request, {options["form"]: dest, "num_pictures": total}, text)
 
 

@@ -41,7 +41,7 @@ class Batch:
     """Rows for one step of one worker.
 
     Attributes:
-        pixels: uint8 (B, 3, S, S); zeros where the picture is bad.
+        pixels: uint8 (B, 3, S, S), channels last in memory; zeros where the picture is bad.
         targets: int64 (B,), class numbers.
         ids: B example ids.
         errors: B texts, empty for good pictures.
@@ -77,18 +77,19 @@ class Decode:
         (url,), (numbers,) = table["url"].to_pylist(), table["rows"].to_pylist()
         content = storage.read_bytes(url)
         rows = pq.read_table(io.BytesIO(content), columns=["image", "label", "id"]).take(numbers)
-        pixels = np.zeros((len(rows), 3, self.size, self.size), dtype=np.uint8)
+        pixels = np.zeros((len(rows), self.size, self.size, 3), dtype=np.uint8)
         errors = [""] * len(rows)
         pictures = rows["image"].combine_chunks().field("bytes")
         for row, picture in enumerate(pictures):
             try:
-                pixels[row] = preprocess(
+                square = preprocess(
                     picture.as_py() or b"",
                     size=self.size,
                     resize=self.resize,
                     max_pixels=self.max_pixels,
                     dct_scaled=self.dct_scaled,
                 )
+                pixels[row] = square.transpose(1, 2, 0)
             except DataError as error:
                 errors[row] = str(error)
         return {
@@ -230,7 +231,7 @@ class _Shelf:
             if not self.left[number]:
                 del self.pieces[number], self.left[number]
         return Batch(
-            pixels=torch.from_numpy(taken["pixels"]),
+            pixels=torch.from_numpy(taken["pixels"]).permute(0, 3, 1, 2),
             targets=torch.from_numpy(taken["target"]),
             ids=list(taken["id"]),
             errors=list(taken["error"]),

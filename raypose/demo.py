@@ -184,9 +184,8 @@ def _draw(folder: Path, per_class: int) -> None:
     for split, seed in SEEDS.items():
         count = per_class if split == "train" else max(1, per_class // 10)
         with bar(f"drawing {split}") as update:
-            synthesis.synthesize(
-                pictures / split, labels, per_class=count, size=96, seed=seed, progress=update
-            )
+            counts = dict.fromkeys(labels, count)
+            synthesis.synthesize(pictures / split, counts, size=96, seed=seed, progress=update)
         with bar(f"packing {split}") as update:
             shards.build(str(pictures / split), f"{BUCKET}/data/{split}", progress=update)
 

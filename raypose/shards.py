@@ -12,6 +12,7 @@ last: a folder without it is no data set.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections import Counter
@@ -116,6 +117,7 @@ class Packing:
     Attributes:
         max_side: where set, pictures are stored upright as JPEG with at most this longer side in
             pixels; otherwise their bytes are stored as they are.
+        quality: of that JPEG, 1 to 95.
         max_pixels: pictures whose header claims more are left out.
         rows_per_shard: pictures in one file.
         seed: of the order of rows.
@@ -123,6 +125,7 @@ class Packing:
     """
 
     max_side: int | None = None
+    quality: int = 85
     max_pixels: int = 50_000_000
     rows_per_shard: int = 256
     seed: int = 0
@@ -179,6 +182,8 @@ def pack(
     Raises:
         DataError: where no good picture is found, or `dest` is taken.
     """
+    if storage.join(listing.source) == storage.join(dest):
+        raise DataError(f"{dest}: is source and destination at once; choose another destination")
     _make_room(dest, overwrite=overwrite)
     tasks = _plan(listing.entries, packing)
     records = _resume(listing, dest, packing)
@@ -321,7 +326,7 @@ def _examined(content: bytes, packing: Packing) -> bytes:
     pixels = images.decode(content, max_pixels=packing.max_pixels)
     if packing.max_side is None:
         return content
-    return images.encode(images.shrink(pixels, max_side=packing.max_side))
+    return images.encode(images.shrink(pixels, max_side=packing.max_side), quality=packing.quality)
 
 
 def _write_shard(rows: Sequence[tuple[Entry, bytes]], dest: str, *, number: int) -> Shard:
@@ -358,8 +363,10 @@ def _resume(listing: Listing, dest: str, packing: Packing) -> dict[str, dict[str
     """Return the records of the same build if it was cut off; sweep away those of another."""
     folder = storage.join(dest, RECORDS)
     plan = storage.join(folder, "plan.json")
-    document = {"packing": asdict(packing), "entries": [list(entry) for entry in listing.entries]}
-    identity = storage.sha256(canonical_json(document).encode())
+    digest = hashlib.sha256(canonical_json(asdict(packing)).encode())
+    for entry in listing.entries:
+        digest.update(canonical_json(entry).encode())
+    identity = digest.hexdigest()
     names = [name for name in storage.list_files(folder) if name != "plan.json"]
     records = {name[:-5]: storage.read_json(storage.join(folder, name)) for name in names}
     if storage.exists(plan) and storage.read_json(plan) == identity:

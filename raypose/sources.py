@@ -14,7 +14,7 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -123,12 +123,12 @@ def opened(entries: Sequence[Entry]) -> Callable[[Entry], bytes]:
     return read
 
 
-def drawings(labels: Iterable[str], *, per_class: int, size: int, seed: int) -> Listing:
-    """List pictures to be drawn: `per_class` of each posture, numbered from `seed` on."""
+def drawings(counts: Mapping[str, int], *, size: int, seed: int) -> Listing:
+    """List pictures to be drawn: so many of each posture, numbered from `seed` on."""
     entries = [
         Entry(f"{label}/{number:06d}.jpg", label, f"{DRAWN}{label}", number, size)
-        for label in labels
-        for number in range(seed, seed + per_class)
+        for label, count in counts.items()
+        for number in range(seed, seed + count)
     ]
     return Listing("drawings", entries)
 

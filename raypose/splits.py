@@ -109,6 +109,9 @@ def write(
         run: runs the tasks.
     """
     listing = sources.find(source, kind="parquet")
+    for part in split.counts():
+        if storage.join(dest, part) == storage.join(source):
+            raise DataError(f"{source}: would be overwritten by its own part; choose another DEST")
     written: dict[str, Manifest] = {}
     done = 0
     for part in sorted(split.counts()):

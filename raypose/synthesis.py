@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,9 +109,8 @@ def drawn(labels: Iterable[str]) -> list[str]:
 
 def synthesize(
     dest: Path,
-    labels: Iterable[str],
+    counts: Mapping[str, int],
     *,
-    per_class: int,
     size: int = 128,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -120,19 +119,19 @@ def synthesize(
 
     Args:
         dest: folder to fill.
-        labels: of the postures.
-        per_class: pictures of each.
+        counts: label of a posture → pictures of it.
         size: pixels of a side.
         seed: number of the first picture; sets from distant seeds have none in common.
         progress: told (pictures done, in all).
     """
-    labels = drawn(labels)
-    for number, label in enumerate(labels, start=1):
+    done, total = 0, sum(counts.values())
+    for label in drawn(counts):
         folder = dest / label
         folder.mkdir(parents=True, exist_ok=True)
-        for k in range(seed, seed + per_class):
+        for k in range(seed, seed + counts[label]):
             render(label, seed=k, size=size).save(folder / f"{k:06d}.jpg", quality=90)
-        progress(number * per_class, len(labels) * per_class)
+        done += counts[label]
+        progress(done, total)
 
 
 def _direction(angles: Angles, sign: int) -> npt.NDArray[np.float64]:

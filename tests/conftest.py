@@ -58,7 +58,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pictures")
     labels = taxonomy.load("synthetic12").ids
     for number, (split, per_class) in enumerate(PER_CLASS.items()):
-        synthesis.synthesize(root / split, labels, per_class=per_class, size=48, seed=1000 * number)
+        synthesis.synthesize(
+            root / split, dict.fromkeys(labels, per_class), size=48, seed=1000 * number
+        )
     return root
 
 

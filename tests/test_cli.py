@@ -213,6 +213,9 @@ def test_shards_are_looked_over_and_split(raypose: str, tmp_path: Path) -> None:
     words = ["form=shards", "per_class=4", "size=64", "taxonomy=synthetic12"]
     done = run(raypose, "synthesize", "d", *words, cwd=tmp_path)
     assert done.stdout == "drew 48 pictures of 12 postures in d\n"
+    words = ["per_class=6", "size=64", "taxonomy=synthetic12", "fill=d", "seed=90"]
+    done = run(raypose, "synthesize", "more", *words, cwd=tmp_path)
+    assert done.stdout == "drew 24 pictures of 12 postures in more\n"
     done = run(raypose, "shards", "split", "d", "s", "val=0.25", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["parts"] == {"train": 36, "val": 12}
     done = run(raypose, "shards", "dedupe", "d", "s/val", cwd=tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from conftest import pack
 from rich.console import Console
 
-from raypose import config, evaluate, registry, taxonomy
+from raypose import config, evaluate, inspection, registry, taxonomy
 from raypose.config import Config
 from raypose.errors import DataError, TrainError
 from raypose.predictor import Predictor
@@ -34,6 +34,8 @@ def test_figures_are_those_of_the_predictor(
     Console(file=buffer, width=120).print(evaluate.table(made))
     assert "Warrior_II_Pose_or_Virabhadrasana_II_" in buffer.getvalue()
     assert f"top-1 {made['top1']:.3f}" in buffer.getvalue()
+    levels = [len(level) for level in taxonomy.load("synthetic12").levels]
+    assert [level["num_classes"] for level in made["parents"]] == levels
 
 
 def test_bad_pictures_are_counted_and_named(
@@ -50,6 +52,18 @@ def test_bad_pictures_are_counted_and_named(
     pack(bad, f"{bucket}/none", tmp_path / "none")
     with pytest.raises(DataError, match="holds no good picture"):
         evaluate.evaluate(trained.storage, "tiny", f"{bucket}/none")
+
+
+def test_features_of_a_data_set_find_its_copies(
+    trained: Config, cluster: None, dataset: str
+) -> None:
+    features = evaluate.embed(f"{dataset}/val", trained.model)
+    assert features.shape == (36, 16)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-4)
+    rows = inspection.inspect([f"{dataset}/val", f"{dataset}/val"])
+    both = np.concatenate([features, features])
+    groups = inspection.cluster(rows, max_distance=0, features=both, min_cosine=0.99999)
+    assert all(any({k, k + 36} <= set(group) for group in groups) for k in range(36))
 
 
 def test_only_finished_runs_are_published(trained: Config) -> None:

@@ -45,3 +45,18 @@ def test_absent_classes_are_undefined_not_zero() -> None:
     }  # fmt: skip
     assert made["top5"] == 1.0
     assert metrics.balanced_accuracy(np.zeros((2, 2), dtype=np.int64)) == 0.0
+
+
+def test_parents_sum_their_classes() -> None:
+    rng = np.random.default_rng(0)
+    odds = rng.dirichlet(np.ones(6), size=200).astype(np.float32)
+    targets = rng.integers(0, 6, 200)
+    parents = [0, 0, 1, 2, 2, 2]
+    found = metrics.at_parents(odds, targets, parents)
+    summed = np.stack([odds[:, np.array(parents) == k].sum(axis=1) for k in range(3)], axis=1)
+    above = np.array(parents)[targets]
+    assert found["num_classes"] == 3
+    assert found["top1"] == pytest.approx((summed.argmax(1) == above).mean())
+    assert found["balanced_accuracy"] == pytest.approx(
+        theirs.balanced_accuracy_score(above, summed.argmax(1))
+    )

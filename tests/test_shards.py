@@ -184,6 +184,14 @@ def test_a_build_that_was_cut_off_goes_on(
     ]
 
 
+def test_a_data_set_is_not_packed_onto_itself(folder: Path, tmp_path: Path) -> None:
+    dest = str(tmp_path / "d")
+    made = shards.build(str(folder), dest)
+    with pytest.raises(DataError, match="is source and destination at once"):
+        shards.build(f"{dest}/", dest, overwrite=True)
+    assert shards.verify(dest) == made
+
+
 def test_what_another_build_left_is_swept_away(folder: Path, tmp_path: Path) -> None:
     dest = str(tmp_path / "d")
     with pytest.raises(StoppedError):

@@ -253,7 +253,7 @@ def test_missing_files_repeats_and_empty_classes_are_named(tmp_path: Path) -> No
 
 
 def test_drawings_are_a_source(tmp_path: Path) -> None:
-    listing = sources.drawings(YOGA.ids[2:3], per_class=3, size=40, seed=7)
+    listing = sources.drawings({YOGA.ids[2]: 3}, size=40, seed=7)
     manifest = shards.pack(listing, str(tmp_path / "d"))
     assert manifest.labels == {YOGA.ids[2]: 3}
     again = shards.pack(listing, str(tmp_path / "e"))

@@ -88,7 +88,7 @@ def test_trunk_turns_and_body_tips() -> None:
 
 def test_folders_and_unknown_labels(tmp_path: Path) -> None:
     labels = YOGA.ids[:3]
-    synthesis.synthesize(tmp_path, labels, per_class=2, size=32)
+    synthesis.synthesize(tmp_path, dict.fromkeys(labels, 2), size=32)
     assert sorted(path.parent.name for path in tmp_path.glob("*/*.jpg")) == sorted(labels * 2)
     with pytest.raises(DataError, match='no pose "Boat_Pose_or_Paripurna"; did you mean "Boat_'):
         synthesis.render("Boat_Pose_or_Paripurna", seed=0)
