@@ -149,15 +149,10 @@ def build(
     source: str,
     dest: str,
     packing: Packing = Packing(),
-    *,
-    overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    run: Run = here,
-    **options: Any,
+    **how: Any,
 ) -> Manifest:
-    """Pack a source of any kind: list it by `sources.find` with `options`, then `pack`."""
-    listing = sources.find(source, **options)
-    return pack(listing, dest, packing, overwrite=overwrite, progress=progress, run=run)
+    """Pack a source whose kind shows in its names: `sources.find`, then `pack` as `how` says."""
+    return pack(sources.find(source), dest, packing, **how)
 
 
 def pack(
