@@ -96,7 +96,12 @@ def find(
         raise UsageError(f"kind: no {kind!r}{did_you_mean(kind, KINDS)}; known: {', '.join(KINDS)}")
     chosen = _guess(source) if kind == "auto" else kind
     listing = KINDS[chosen](source, pictures or source.rpartition("/")[0] or ".", classes)
-    if not listing.entries and not listing.listed:
+    if listing.listed and not listing.entries:
+        raise DataError(
+            f"{source}: none of the {sum(listing.listed.values())} pictures that it lists is in "
+            f"{pictures or 'its folder'}; download them, or say where they are by pictures="
+        )
+    if not listing.entries:
         raise DataError(f"{source}: no pictures found, read as {chosen}; {EXPECTED[chosen]}")
     listing.entries = list(_numbered(listing, classes))
     _unmixed(listing, classes)

@@ -154,6 +154,14 @@ def test_a_list_reports_what_is_downloaded(tmp_path: Path) -> None:
     assert shards.read_manifest(str(tmp_path / "out")).listed == listing.listed
 
 
+def test_a_list_of_which_nothing_is_downloaded(tmp_path: Path) -> None:
+    place(tmp_path, {"yoga.txt": "Akarna_Dhanurasana/1.jpg,1,8,0\n"})
+    with pytest.raises(
+        DataError, match=r"yoga\.txt: none of the 1 pictures that it lists is in its"
+    ):
+        sources.find(str(tmp_path / "yoga.txt"))
+
+
 @pytest.mark.parametrize(("split", "lines"), [("train", 20994), ("test", 7456)])
 def test_official_lists(shared: Path, tmp_path: Path, split: str, lines: int) -> None:
     path = shared / f"data/yoga82_lists/yoga_{split}.txt"
