@@ -28,10 +28,9 @@ import pyarrow.parquet as pq
 from raypose import images, sources, storage
 from raypose.config import canonical_json
 from raypose.errors import DataError
-from raypose.sources import Entry, Listing, Rejected
+from raypose.sources import MANIFEST, RECORDS, Entry, Listing, Rejected
 
 __all__ = [
-    "MANIFEST",
     "SCHEMA",
     "Manifest",
     "Packing",
@@ -45,9 +44,7 @@ __all__ = [
     "verify",
 ]
 
-MANIFEST = "MANIFEST.json"
 FORMAT = "raypose-shards/1"
-RECORDS = "_building"
 FETCHERS = 8
 T = TypeVar("T")
 SHARDS_A_READ = 8

@@ -28,12 +28,24 @@ from raypose import images, storage, synthesis, taxonomy
 from raypose.errors import DataError, UsageError, did_you_mean
 from raypose.taxonomy import Taxonomy
 
-__all__ = ["KINDS", "Entry", "Listing", "Rejected", "drawings", "find", "opened"]
+__all__ = [
+    "KINDS",
+    "MANIFEST",
+    "RECORDS",
+    "Entry",
+    "Listing",
+    "Rejected",
+    "drawings",
+    "find",
+    "opened",
+]
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")
 LABEL_COLUMNS = ("label", "labels", "class", "posture", "pose")
 DRAWN = "draw:"
+MANIFEST, RECORDS = "MANIFEST.json", "_building"
+"""What closes a folder of shards, and what lies in one that is being built: see `shards`."""
 
 
 class Entry(NamedTuple):
@@ -268,6 +280,9 @@ def _label_of(content: bytes, suffix: str, *, where: str) -> str:
 
 def _parquet(source: str, pictures: str, classes: Taxonomy | None) -> Listing:
     listing = Listing(source)
+    unfinished = storage.exists(storage.join(source, RECORDS))
+    if unfinished and not storage.exists(storage.join(source, MANIFEST)):
+        raise DataError(f"{source}: a build that was cut off; give its command again to finish it")
     files = [source] if source.endswith(".parquet") else _inside(source, ".parquet")
     for url in files:
         name = url.rpartition("/")[2]

@@ -164,6 +164,8 @@ def test_a_build_that_was_cut_off_goes_on(
         shards.build(str(folder), dest, packing, run=stopping(2))
     with pytest.raises(DataError, match="no data set here"):
         shards.read_manifest(dest)
+    with pytest.raises(DataError, match="a build that was cut off; give its command again"):
+        shards.build(dest, storage.join(base, "copy"))
     ran: list[Any] = []
 
     def counted(function: Any, tasks: Any, common: Any) -> Any:
