@@ -44,8 +44,10 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")
 LABEL_COLUMNS = ("label", "labels", "class", "posture", "pose")
 DRAWN = "draw:"
-MANIFEST, RECORDS = "MANIFEST.json", "_building"
-"""What closes a folder of shards, and what lies in one that is being built: see `shards`."""
+MANIFEST = "MANIFEST.json"
+"""What closes a folder of shards: see `shards`."""
+RECORDS = "_building"
+"""What lies in one that is being built."""
 
 
 class Entry(NamedTuple):
