@@ -150,6 +150,8 @@ class Trainer:
         if not total:
             return 0.0, 0
         self.optimizer.zero_grad(set_to_none=True)
+        # dropout follows from the step, so that a resumed run draws what it would have drawn
+        torch.manual_seed(((self.config.seed << 32) + self.step) * 1009 + self.surroundings.rank)
         value = self.loss(batch, num_good=good, total=int(total), epoch=epoch)
         mean = self._sum(value.item())[0] / self.surroundings.world_size
         if not math.isfinite(mean):  # alike on all ranks, and before anything is updated

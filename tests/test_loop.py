@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 from surroundings import InMemory, batch, recipe, spread
 
 from raypose import checkpoint, loop, storage, tracking
@@ -118,9 +119,14 @@ def test_bad_pictures_are_quarantined_by_key(tmp_path: Path) -> None:
     assert [report["num_bad"] for report in surroundings.reports] == [2, 2]
 
 
-def test_a_run_resumes_after_its_last_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_run_resumes_after_its_last_checkpoint(tmp_path: Path, dropout: float) -> None:
     batches = [batch([0, 1, 2, 3]), batch([4, 5, 6, 7])]
-    config = recipe(**{"optim.epochs": 3, "optim.batch_size": 4})
+    vision = {**TINY["vision_cfg"], "patch_dropout": dropout}
+    architectures = {"tiny": {**TINY, "vision_cfg": vision}}
+    config = recipe(
+        **{"optim.epochs": 3, "optim.batch_size": 4, "model.architectures": architectures}
+    )
 
     class Killed(InMemory):
         def batches(self, split: str, *, batch_size: int, epoch: int) -> Any:
