@@ -327,23 +327,19 @@ def _spread(num_workers: int, *, verbose: bool) -> Iterator[Any]:
         yield runtime.spread(num_workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
 
 
-PACKING = {
-    "max_side": None, "quality": 85, "max_pixels": 50_000_000, "rows_per_shard": 256, "seed": 0,
-}  # fmt: skip
-
-
 def _shards_build(request: Request) -> None:
     from raypose import shards, sources, taxonomy
     from raypose.console import bar
 
-    defaults = PACKING | {"check": True, "overwrite": False, "num_workers": 0}
-    options = _options(request, kind="auto", pictures="", taxonomy="", **defaults)
+    how = asdict(shards.Packing())
+    defaults = {"kind": "auto", "pictures": "", "taxonomy": "", "overwrite": False}
+    options = _options(request, **defaults, **how, num_workers=0)
     source, dest = request.words
     classes = taxonomy.load(options["taxonomy"]) if options["taxonomy"] else None
     listing = sources.find(
         source, kind=options["kind"], pictures=options["pictures"], classes=classes
     )
-    packing = shards.Packing(**{key: options[key] for key in (*PACKING, "check")})
+    packing = shards.Packing(**{key: options[key] for key in how})
     with _spread(options["num_workers"], verbose=request.verbose) as run, bar("packing") as update:
         manifest = shards.pack(
             listing, dest, packing, overwrite=options["overwrite"], progress=update, run=run

@@ -11,7 +11,6 @@ counts it, names it and stops over `data.max_bad_fraction`. Nothing here knows c
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 import torch
@@ -28,7 +26,7 @@ from raypose import storage
 from raypose.config import DataConfig
 from raypose.errors import DataError
 from raypose.order import Part, Rows, epoch_rows, rank_rows
-from raypose.shards import Manifest, read_manifest, shard_urls
+from raypose.shards import Manifest, read_manifest, read_shard
 from raypose.transforms import Resize, preprocess
 
 __all__ = ["Batch", "Decode", "Reader", "load"]
@@ -75,8 +73,7 @@ class Decode:
         """Read and decode what a one-row table of (url, rows) names; the bad become zeros."""
         torch.set_num_threads(1)  # the tasks side by side are the parallelism
         (url,), (numbers,) = table["url"].to_pylist(), table["rows"].to_pylist()
-        content = storage.read_bytes(url)
-        rows = pq.read_table(io.BytesIO(content), columns=["image", "label", "id"]).take(numbers)
+        rows = read_shard(url).take(numbers)
         pixels = np.zeros((len(rows), self.size, self.size, 3), dtype=np.uint8)
         errors = [""] * len(rows)
         pictures = rows["image"].combine_chunks().field("bytes")
@@ -173,11 +170,10 @@ class Reader:
         return np.split(rows[together], np.cumsum(np.bincount(ranks))[:-1]) if len(rows) else []
 
     def _dataset(self, pieces: Sequence[Rows]) -> ray.data.Dataset:
-        starts = np.cumsum([0, *self.sizes])
         items = []
         for piece in pieces:
-            shard = int(np.searchsorted(starts, piece[0], side="right")) - 1
-            items.append({"url": self.urls[shard], "rows": (piece - starts[shard]).tolist()})
+            shard, rows = self._within(piece)
+            items.append({"url": self.urls[shard], "rows": rows.tolist()})
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
@@ -195,10 +191,15 @@ class Reader:
             yield columns, np.arange(len(columns["target"]))
 
     def _kept(self, pieces: Sequence[Rows]) -> Iterator[tuple[Columns, Rows]]:
-        starts = np.cumsum([0, *self.sizes])
         for piece in pieces:
-            block = int(np.searchsorted(starts, piece[0], side="right")) - 1
-            yield ray.get(self.blocks[block]), piece - starts[block]
+            block, rows = self._within(piece)
+            yield ray.get(self.blocks[block]), rows
+
+    def _within(self, piece: Rows) -> tuple[int, Rows]:
+        """Return the shard or block that a piece is of, and its rows counted within it."""
+        ends = np.cumsum(self.sizes)
+        number = int(np.searchsorted(ends, piece[0], side="right"))
+        return number, piece - (ends[number] - self.sizes[number])
 
 
 class _Shelf:
@@ -262,14 +263,13 @@ def load(
     Raises:
         DataError: where the synthetic set is too small for its share.
     """
-    manifest = read_manifest(url)
-    urls, sizes = shard_urls(url), [shard.num_rows for shard in manifest.shards]
-    num_own, num_extra = len(urls), 0
+    sets = [(place, read_manifest(place)) for place in (url, synthetic) if place]
+    num_own, num_extra = len(sets[0][1].shards), 0
     if synthetic:
-        more = read_manifest(synthetic)
-        num_extra = _num_extra(manifest, more, config, where=synthetic)
-        urls += shard_urls(synthetic)
-        sizes += [shard.num_rows for shard in more.shards]
+        num_extra = _num_extra(sets[0][1], sets[1][1], config, where=synthetic)
+    shards = [(place, shard) for place, manifest in sets for shard in manifest.shards]
+    urls = [storage.join(place, shard.name) for place, shard in shards]
+    sizes = [shard.num_rows for _, shard in shards]
     decode = Decode(dict(index), size, resize, config.max_pixels, config.dct_scaled)
     reader = Reader(tuple(urls), tuple(sizes), decode, num_own, num_extra)
     fits = sum(sizes) * 3 * size * size <= config.cache_bytes

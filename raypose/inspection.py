@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 from PIL import Image
 
 from raypose import images, shards, storage, twins
@@ -58,13 +56,14 @@ def inspect(
         progress: told (pictures done, in all).
         run: runs a task for each shard.
     """
-    tasks = [
-        (number, url, storage.join(url, shard.name))
-        for number, (url, shard) in enumerate(
-            (url, shard) for url in urls for shard in shards.read_manifest(url).shards
-        )
+    manifests = [shards.read_manifest(url) for url in urls]
+    places = [
+        (url, storage.join(url, shard.name))
+        for url, manifest in zip(urls, manifests, strict=True)
+        for shard in manifest.shards
     ]
-    total = sum(shards.read_manifest(url).num_rows for url in urls)
+    tasks = [(number, *place) for number, place in enumerate(places)]
+    total = sum(manifest.num_rows for manifest in manifests)
     found: dict[int, list[Row]] = {}
     done = 0
     for number, rows in run(_inspect_shard, tasks, None):
@@ -125,8 +124,7 @@ def suspicious(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> Iterator
 
 def _inspect_shard(task: tuple[int, str, str], common: Any) -> tuple[int, list[Row]]:
     number, url, shard = task
-    table = pq.read_table(io.BytesIO(storage.read_bytes(shard)), columns=["image", "label", "id"])
-    return number, [_inspect_row(url, row) for row in table.to_pylist()]
+    return number, [_inspect_row(url, row) for row in shards.read_shard(shard).to_pylist()]
 
 
 def _inspect_row(url: str, row: Mapping[str, Any]) -> Row:

@@ -40,6 +40,7 @@ __all__ = [
     "here",
     "pack",
     "read_manifest",
+    "read_shard",
     "shard_urls",
     "verify",
 ]
@@ -179,11 +180,9 @@ def pack(
     _make_room(dest, overwrite=overwrite)
     tasks = _plan(listing.entries, packing)
     records = _resume(listing, dest, packing)
-    done = [task for task in tasks if str(task.first) in records]
-    num_done = sum(_num_entries(task) for task in done)
-    common = (dest, packing)
+    num_done = sum(record["num_read"] for record in records.values())
     todo = [task for task in tasks if str(task.first) not in records]
-    for first, record in run(_pack_task, todo, common):
+    for first, record in run(_pack_task, todo, (dest, packing)):
         records[first] = record
         num_done += record["num_read"]
         progress(num_done, len(listing.entries))
@@ -222,6 +221,12 @@ def read_manifest(url: str) -> Manifest:
         listed=document.get("listed"),
         source=document.get("source", ""),
     )
+
+
+def read_shard(url: str) -> pa.Table:
+    """Read one file of a data set: the columns image, label and id."""
+    content = storage.read_bytes(url)  # one request
+    return pq.read_table(io.BytesIO(content), columns=["image", "label", "id"])
 
 
 def shard_urls(url: str) -> list[str]:
@@ -302,7 +307,7 @@ def _pack_task(task: Task, common: tuple[str, Packing]) -> tuple[str, dict[str, 
             if rows:
                 written.append(asdict(_write_shard(rows, dest, number=number)))
     record = {
-        "num_read": _num_entries(task),
+        "num_read": sum(map(len, task.shards)),
         "labels": labels,
         "shards": written,
         "rejected": [item._asdict() for item in rejected],
@@ -391,10 +396,6 @@ def _closed(listing: Listing, records: Iterable[Mapping[str, Any]]) -> Manifest:
 
 def _first(rejected: Sequence[Rejected]) -> str:
     return f"; the first is {rejected[0].id}: {rejected[0].reason}" if rejected else ""
-
-
-def _num_entries(task: Task) -> int:
-    return sum(map(len, task.shards))
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
