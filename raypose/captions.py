@@ -164,9 +164,17 @@ def evaluation_captions(node: Node, card: Card) -> list[str]:
     return list(captions)
 
 
-def sample(node: Node, card: Card, *, seed: int, step: int) -> str:
-    """Draw a training caption: a function of (seed, step, class) and nothing else."""
-    rng = random.Random(f"{seed}/{step}/{card.id}")
+def sample(node: Node, card: Card, *, seed: int, step: int, key: str = "") -> str:
+    """Draw a training caption: a function of (seed, step, class, key) and nothing else.
+
+    Args:
+        node: the grammar.
+        card: the class.
+        seed: of the run.
+        step: of the run.
+        key: the picture's id, where each picture has a caption of its own.
+    """
+    rng = random.Random(f"{seed}/{step}/{card.id}{f'/{key}' if key else ''}")
 
     def pick(branch: Choice | Opt, ways: int) -> tuple[Sequence[int], bool]:
         settled = branch.binding in ("fixed", "search")

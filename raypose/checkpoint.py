@@ -1,6 +1,6 @@
-"""Training state ↔ folders under a run: ``checkpoints/epoch-0003``, state.json written last.
+"""Training state ↔ folders under a run: ``checkpoints/step-0000042``, state.json written last.
 
-A folder holds open_clip's two files, the optimiser's state (readable without unpickling anything
+A folder holds open_clip's two files, what is needed to go on (readable without unpickling anything
 but tensors), and state.json. One without state.json was cut off and is passed over.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from raypose.errors import CheckpointError
 
 __all__ = ["State", "best", "latest", "prune", "restore", "save", "states", "url_of"]
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.json"
-OPTIMIZER = "optimizer.pt"
+TRAINING = "training.pt"
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,15 @@ class State:
     Attributes:
         epoch: epochs done.
         step: optimiser steps done.
-        score: validation balanced accuracy of this checkpoint; none without validation.
+        score: validation balanced accuracy of this checkpoint; none without validation, and
+            within an epoch.
         metrics: of the last epoch.
         num_workers: that trained it.
+        batch_size: pictures of a step over all workers.
+        epoch_step: steps done of the epoch that had begun.
+        seen: good pictures of those steps.
+        loss: their summed loss.
+        bad: id → error of the bad pictures among them.
         format: version of the folder's layout.
     """
 
@@ -42,21 +49,41 @@ class State:
     score: float | None
     metrics: dict[str, Any]
     num_workers: int
+    batch_size: int
+    epoch_step: int = 0
+    seen: int = 0
+    loss: float = 0.0
+    bad: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
 
-def url_of(run_url: str, epoch: int) -> str:
-    """Return where the checkpoint after an epoch lies."""
-    return storage.join(run_url, "checkpoints", f"epoch-{epoch:04d}")
+def url_of(run_url: str, step: int) -> str:
+    """Return where the checkpoint after a step lies."""
+    return storage.join(run_url, "checkpoints", f"step-{step:07d}")
 
 
-def save(run_url: str, clip: model.Clip, optimizer: torch.optim.Optimizer, state: State) -> str:
-    """Write a checkpoint, its state.json last, and return its location."""
-    url = url_of(run_url, state.epoch)
+def save(
+    run_url: str,
+    state: State,
+    clip: model.Clip,
+    weights: Mapping[str, torch.Tensor],
+    training: Mapping[str, Any],
+) -> str:
+    """Write a checkpoint, its state.json last, and return its location.
+
+    Args:
+        run_url: of the run.
+        state: where it stands.
+        clip: the model, for its configuration.
+        weights: by their stock names, as they are scored and released.
+        training: what else is needed to go on, of tensors and plain values.
+    """
+    url = url_of(run_url, state.step)
+    storage.delete_file(storage.join(url, STATE))  # of a run of before, that was cut off here
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model.save(clip, folder)
-        torch.save(optimizer.state_dict(), folder / OPTIMIZER)
+        model.save(clip, folder, weights)
+        torch.save(dict(training), folder / TRAINING)
         storage.upload_folder(folder, url, last="")
     storage.write_json(storage.join(url, STATE), asdict(state))
     return url
@@ -81,7 +108,7 @@ def states(run_url: str) -> list[State]:
                 "train under another name"
             )
         found.append(State(**document))
-    return sorted(found, key=lambda state: state.epoch)
+    return sorted(found, key=lambda state: state.step)
 
 
 def latest(run_url: str) -> State | None:
@@ -91,34 +118,34 @@ def latest(run_url: str) -> State | None:
 
 
 def restore(run_url: str, state: State) -> tuple[model.Clip, dict[str, Any]]:
-    """Load a checkpoint: the model and the optimiser's state.
+    """Load a checkpoint: the model, and what was saved as `training`.
 
     Raises:
         CheckpointError: where a file of it does not load.
     """
-    url = url_of(run_url, state.epoch)
+    url = url_of(run_url, state.step)
     with tempfile.TemporaryDirectory() as name:
         folder = storage.download_folder(url, Path(name))
         clip = model.load(folder)
         try:
-            optimizer = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+            training = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:120]
-            raise CheckpointError(f"{url}/{OPTIMIZER}: does not load ({reason})") from None
-    return clip, optimizer
+            raise CheckpointError(f"{url}/{TRAINING}: does not load ({reason})") from None
+    return clip, training
 
 
 def best(found: list[State]) -> State:
     """Return the state with the best score, the latest among equals and where there is none."""
-    return max(found, key=lambda state: (state.score or 0.0, state.epoch))
+    return max(found, key=lambda state: (state.score or 0.0, state.step))
 
 
 def prune(run_url: str) -> None:
     """Drop all checkpoints but the best and the last."""
     found = states(run_url)
-    keep = {found[-1].epoch, best(found).epoch} if found else set()
+    keep = {found[-1].step, best(found).step} if found else set()
     for state in found:
-        if state.epoch not in keep:
-            url = url_of(run_url, state.epoch)
+        if state.step not in keep:
+            url = url_of(run_url, state.step)
             storage.delete_file(storage.join(url, STATE))  # first: half a folder is no checkpoint
             storage.delete_folder(url)

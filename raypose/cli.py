@@ -23,7 +23,8 @@ from raypose.errors import RayposeError, UsageError, did_you_mean
 
 __all__ = ["main"]
 
-MISSING = {"ray": "train", "torch": "train", "open_clip": "train", "optuna": "train"}
+MISSING = dict.fromkeys(("matplotlib", "open_clip", "optuna", "ray", "torch"), "train")
+MISSING |= {"peft": "lora"}
 MISSING |= {"fastapi": "serve", "moto": "demo", "boto3": "demo", "httpx": "demo"}
 
 

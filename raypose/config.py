@@ -48,6 +48,11 @@ __all__ = [
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+SPREAD = (
+    "num_workers", "cpus_per_worker", "use_gpu", "max_failures", "checkpoint_steps", "sharding",
+    "activation_checkpointing", "compile",
+)  # fmt: skip
+"""Keys of `train` that say how a run is spread out: they may change between its parts."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
@@ -140,19 +145,42 @@ class CaptionConfig(Section):
 class LossConfig(Section):
     """What is minimised."""
 
-    name: Literal["class_ce", "clip"] = "class_ce"
-    """class_ce: cross-entropy over one caption a class; clip: the pairwise loss of CLIP."""
+    name: Literal["class_ce", "multi_positive", "clip", "siglip"] = "class_ce"
+    """class_ce: cross-entropy over one caption a class. The others compare pictures with each
+    other's captions: multi_positive and siglip count every caption of a picture's class as right,
+    clip only its own."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target spread over all classes (class_ce only)."""
+    """Share of the target spread over all classes, or over the batch (multi_positive)."""
+    logit_adjustment: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Factor on the logarithm of each class's share of the training set, added to its logit in
+    training only: evens out classes of unequal size (class_ce only)."""
+    parents_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the loss that scores parents in the tree by their classes' summed probabilities
+    (class_ce only)."""
+
+    @model_validator(mode="after")
+    def _fits_the_objective(self) -> LossConfig:
+        if self.name != "class_ce":
+            for key in ("logit_adjustment", "parents_weight"):
+                if getattr(self, key):
+                    raise ValueError(f"{key} is for name=class_ce only")
+        if self.label_smoothing and self.name in ("clip", "siglip"):
+            raise ValueError(f"label_smoothing has no meaning for name={self.name}")
+        return self
 
 
 class OptimConfig(Section):
-    """AdamW with warm-up and cosine decay."""
+    """What learns, and how: AdamW with warm-up and cosine decay."""
 
+    method: Literal["full", "locked_text", "lora", "probe"] = "full"
+    """full: both towers; locked_text: the image tower; lora: low-rank changes to both; probe: a
+    head on the features of the towers as they are, by L-BFGS."""
     learning_rate: Positive = 1e-5
     """Peak rate of the image tower."""
     text_scale: Annotated[float, Field(ge=0)] = 1.0
     """Factor on the rate of the text tower; 0 locks it."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the rate for each block further from a tower's output."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """On matrices only: none on norms, biases, embeddings and the scale."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
@@ -167,6 +195,22 @@ class OptimConfig(Section):
     """Passes over the training set."""
     batch_size: Count = 128
     """Pictures per step over all workers together."""
+    accumulate: Count = 1
+    """Parts that a worker's share of a step is cut into, one in memory at a time; BatchNorm sees
+    one part (class_ce only)."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Weight of the past in the running mean of the weights, which is what is scored and kept; it
+    starts low and never looks back further than a tenth of the run. 0 keeps the last weights."""
+    lora_rank: Count = 8
+    """Rank of the changes (lora only)."""
+    probe_penalty: Annotated[float, Field(ge=0)] | None = None
+    """Pull of the head towards the captions' features (probe only); by default the best in
+    cross-validation on the training pictures."""
+
+    @property
+    def text_locked(self) -> bool:
+        """The text tower stays as it is."""
+        return self.method in ("locked_text", "probe") or self.text_scale == 0
 
 
 class TrainConfig(Section):
@@ -182,6 +226,20 @@ class TrainConfig(Section):
     """Autocast over fp32 weights; auto is bf16 on a GPU and fp32 elsewhere."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a killed worker is replaced."""
+    checkpoint_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps between checkpoints within an epoch; 0 writes one at its end only."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Epochs without a better validation balanced accuracy after which a run ends; 0 never."""
+    wise_alphas: tuple[Fraction, ...] = (0.25, 0.5, 0.75)
+    """Shares of the trained weights, the rest being the weights a backbone came with, that are
+    tried on the validation set after training, beside 1."""
+    sharding: Literal["auto", "ddp", "fsdp"] = "auto"
+    """ddp: a whole model on each worker; fsdp: a part on each; auto: fsdp where a model with its
+    gradients and moments would take over 60 % of a GPU."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory."""
+    compile: bool = False
+    """Compile the towers with torch.compile: slower to start, then faster."""
 
 
 class Distribution(Section):
@@ -266,6 +324,15 @@ class ClusterConfig(Section):
 
 class Config(Section):
     """The whole document."""
+
+    @model_validator(mode="after")
+    def _one_batch(self) -> Config:
+        if self.optim.accumulate > 1 and self.loss.name != "class_ce":
+            raise ValueError(
+                f"optim.accumulate: loss.name={self.loss.name} compares all pictures of a step; "
+                "it works with class_ce only"
+            )
+        return self
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)] = "run"
     """Names the run and its releases: letters, digits, dot, dash, underscore."""
@@ -366,7 +433,7 @@ def canonical_json(document: Any) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """Return 8 hex digits of what a run is made of; where it is searched or served is left out."""
+    """Return 8 hex digits of what a run is made of: not of where it is spread out or served."""
     return _hash(config, without={"search", "serve", "cluster"})
 
 
@@ -393,6 +460,8 @@ def read_yaml(url: str) -> Any:
 
 def _hash(config: Config, *, without: set[str]) -> str:
     document = config.model_dump(mode="json", exclude=without)
+    for key in SPREAD:
+        del document["train"][key]
     return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:8]
 
 
@@ -430,6 +499,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{dotted}: unknown key{_suggest(loc)}"
     message = first["msg"].removeprefix("Value error, ")
+    if not loc:
+        return message
     return f"{dotted}: {message[0].lower()}{message[1:]}, found {_short(first['input'])}"
 
 

@@ -53,6 +53,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def rows(self, first: int, last: int) -> Batch | None:
+        """Return some of the rows; None where there are none."""
+        if first >= len(self):
+            return None
+        part = slice(first, last)
+        return Batch(self.pixels[part], self.targets[part], self.ids[part], self.errors[part])
+
     @property
     def bad(self) -> dict[str, str]:
         """Id → error of the bad pictures."""

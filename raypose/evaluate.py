@@ -15,8 +15,7 @@ import numpy.typing as npt
 import torch
 from rich.table import Table
 
-from raypose import data, inputs, metrics, model, registry, storage, train
-from raypose.augment import normalize
+from raypose import data, inputs, metrics, model, registry, storage, train, zeroshot
 from raypose.config import Config, DataConfig, ModelConfig
 from raypose.errors import DataError, TrainError
 from raypose.order import Part
@@ -106,12 +105,10 @@ def embed(
         resize=config.resize,
         cache=False,
     )
-    cfg = clip.preprocess_cfg
     found = []
     for batch in reader.batches(reader.share(Part()), batch_size=BATCH_SIZE):
         with torch.inference_mode():
-            images = normalize(batch.pixels.to(device), cfg["mean"], cfg["std"])
-            features = clip.model.encode_image(images, normalize=True).float().cpu()
+            features = zeroshot.embed(clip, batch.pixels).cpu()
         good = torch.tensor([not error for error in batch.errors])
         found.append((features * good[:, None]).numpy())
         progress(sum(map(len, found)), reader.num_rows)

@@ -1,427 +1,364 @@
-"""One training loop in two surroundings: a Ray Train worker, or a process of one's own.
+"""A run in one worker: epochs, checkpoints and how it goes on, in whatever surroundings.
 
 The loop asks its surroundings for rank, device, batches and a place to report to, and knows nothing
-else of where it runs. Ranks agree at every step on how many pictures there are, so that unequal
-shares, bad pictures and errors never leave one rank waiting for another.
+else of where it runs. What a step computes follows from its number alone, so that a run that was
+killed ends as one that was not: bit for bit on a CPU with as many workers, since pictures are read
+in an order that the seed gives, and to rounding on another number with `data.preserve_order`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+import torch.nn.functional as F
 
-from raypose import (
-    captions,
-    checkpoint,
-    errors,
-    loss,
-    metrics,
-    model,
-    optim,
-    storage,
-    taxonomy,
-    zeroshot,
-)
-from raypose.augment import augment, normalize
+from raypose import captions, checkpoint, errors, lora, model, optim, probe, storage, taxonomy
 from raypose.config import Config, override
-from raypose.data import Batch
-from raypose.errors import DataError, RayposeError, TrainError
+from raypose.console import say
+from raypose.errors import ConfigError, DataError, RayposeError
 from raypose.grammar import Node
+from raypose.text import TextCache
+from raypose.towers import Towers, assign, full, load_optimizer, optimizer_state, wrap
 from raypose.tracking import Tracker
+from raypose.trainer import Surroundings, Trainer, gather
 
-__all__ = ["Surroundings", "Trainer", "prepare", "train_worker"]
+__all__ = ["prepare", "train_worker"]
 
 T = TypeVar("T")
 PROGRESS_PERIOD_S = 0.5
 
 
-class Surroundings(Protocol):
-    """What the loop needs of the place it runs in."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    def batches(self, split: str, *, batch_size: int, epoch: int) -> Iterator[Batch]:
-        """Return this rank's share of ``train`` or ``val``."""
-
-    def progress(self, event: dict[str, Any]) -> None:
-        """Show something to the person who waits; called on rank 0."""
-
-    def report(self, values: dict[str, Any]) -> None:
-        """Hand over the metrics of an epoch; called on every rank."""
-
-
 @dataclass
-class Trainer:
-    """One worker's state.
+class Place:
+    """How far an epoch has come: steps taken, good pictures in them, their summed loss."""
 
-    Attributes:
-        config: the resolved document.
-        surroundings: where this runs.
-        clip: the model, not wrapped.
-        forward: the model as called in training, wrapped where there are several workers.
-        optimizer: over the parameters that learn.
-        classes: the taxonomy.
-        grammar: of the captions.
-        num_rows: pictures in the training set.
-        initial_scale: logarithm of the logit scale at the start.
-        step: optimiser steps done.
-        bad: id → error of the bad pictures that this rank met in this epoch.
-    """
-
-    config: Config
-    surroundings: Surroundings
-    clip: model.Clip
-    forward: nn.Module
-    optimizer: torch.optim.Optimizer
-    classes: taxonomy.Taxonomy
-    grammar: Node
-    num_rows: int
-    initial_scale: float
+    epoch: int = 0
     step: int = 0
+    seen: int = 0
+    loss: float = 0.0
     bad: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def local_batch_size(self) -> int:
-        """Pictures that this rank takes in a step."""
-        return max(1, self.config.optim.batch_size // self.surroundings.world_size)
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of the whole run; at least one an epoch, however small the set."""
-        per_step = self.local_batch_size * self.surroundings.world_size
-        return self.config.optim.epochs * math.ceil(self.num_rows / per_step)
-
-    def train_epoch(self, epoch: int) -> dict[str, Any]:
-        """Go once through the training set.
-
-        Returns:
-            train_loss (nats), images_per_s over all workers, and num_bad pictures.
-        """
-        self.clip.model.train()
-        if self.config.model.freeze_batch_norm:
-            model.freeze_batch_norm(self.clip.model)
-        self.bad.clear()
-        source = self.surroundings.batches("train", batch_size=self.local_batch_size, epoch=epoch)
-        summed, seen, started, told = 0.0, 0, time.monotonic(), 0.0
-        while True:
-            outcome = self.train_step(next(source, None), epoch=epoch)
-            if outcome is None:
-                break
-            value, count = outcome
-            summed, seen = summed + value * count, seen + count
-            now = time.monotonic()
-            if self.surroundings.rank == 0 and now - told > PROGRESS_PERIOD_S:
-                told = now
-                rate = seen / (now - started)
-                self._progress(epoch, loss=value, images_per_s=rate)
-        if seen == 0:
-            raise DataError(f"{self.config.data.train}: holds no good picture")
-        rate = seen / (time.monotonic() - started)
-        (num_bad,) = self._sum(len(self.bad))
-        return {"train_loss": summed / seen, "images_per_s": rate, "num_bad": int(num_bad)}
-
-    def train_step(self, batch: Batch | None, *, epoch: int) -> tuple[float, int] | None:
-        """Take one optimiser step over all ranks' batches; None in where this rank has run out.
-
-        Returns:
-            Mean loss over all good pictures, and their number; None when all ranks have run out.
-
-        Raises:
-            DataError: on all ranks, where too many pictures are bad.
-            TrainError: on all ranks, where the loss is not finite; nothing is updated.
-        """
-        bad = batch.bad if batch else {}
-        good = len(batch) - len(bad) if batch else 0
-        self.bad.update(bad)
-        ranks, total, num_bad = self._sum(float(batch is not None), good, len(self.bad))
-        if not ranks:
-            return None
-        self._check_bad(int(num_bad))
-        if not total:
-            return 0.0, 0
-        self.optimizer.zero_grad(set_to_none=True)
-        # dropout follows from the step, so that a resumed run draws what it would have drawn
-        torch.manual_seed(((self.config.seed << 32) + self.step) * 1009 + self.surroundings.rank)
-        value = self.loss(batch, num_good=good, total=int(total), epoch=epoch)
-        mean = self._sum(value.item())[0] / self.surroundings.world_size
-        if not math.isfinite(mean):  # alike on all ranks, and before anything is updated
-            ids = ", ".join(batch.ids[:4]) if batch else "of another worker"
-            raise TrainError(
-                f"loss is not finite at step {self.step} of epoch {epoch + 1} (examples {ids}); "
-                "nothing was updated; lower optim.learning_rate or set train.precision=fp32"
-            )
-        value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.clip.model.parameters(), self.config.optim.clip_norm)
-        warmup = self.config.optim.warmup_fraction
-        factor = optim.schedule(self.step, num_steps=self.num_steps, warmup_fraction=warmup)
-        optim.set_learning_rate(self.optimizer, self.config.optim.learning_rate * factor)
-        self.optimizer.step()
-        optim.clamp_scale(self.clip.model, initial=self.initial_scale)
-        self.step += 1
-        return mean, int(total)
-
-    def loss(self, batch: Batch | None, *, num_good: int, total: int, epoch: int) -> torch.Tensor:
-        """Return this rank's share of the loss: the mean over ranks is the mean over pictures."""
-        images, targets, weights = self._inputs(batch, epoch=epoch)
-        spoken = [
-            captions.sample(self.grammar, card, seed=self.config.seed, step=self.step)
-            for card in self.classes.cards
-        ]
-        if self.config.loss.name == "class_ce":
-            image_features, text_features, scale = self._features(images, spoken)
-            summed = loss.class_ce(
-                image_features,
-                text_features,
-                scale,
-                targets,
-                weights=weights,
-                label_smoothing=self.config.loss.label_smoothing,
-            )
-            return summed * self.surroundings.world_size / total
-        # the pairwise loss wants as many rows on every rank; with none it still takes part
-        rows = int(self._reduce([num_good], dist.ReduceOp.MIN)[0])
-        chosen = weights.nonzero().flatten()[:rows] if rows else torch.zeros(1, dtype=torch.long)
-        paired = [spoken[number] for number in targets[chosen].tolist()]
-        image_features, text_features, scale = self._features(images[chosen], paired)
-        value = loss.clip(
-            image_features,
-            text_features,
-            scale,
-            rank=self.surroundings.rank,
-            world_size=self.surroundings.world_size,
-        )
-        return value if rows else value * 0.0
-
-    @torch.no_grad()
-    def validate(self, epoch: int) -> dict[str, float]:
-        """Score the validation set over all ranks.
-
-        Returns:
-            val_top1, val_top5, val_balanced_accuracy in 0..1 and val_nll in nats.
-        """
-        self.clip.model.eval()
-        size, device = len(self.classes), self.surroundings.device
-        with self._autocast():
-            classifier = zeroshot.build_classifier(
-                self.clip, self.grammar, self.classes, device=device
-            )
-        scale = self.clip.model.logit_scale.exp().item()
-        confusion, top5, nll = torch.zeros(size * size), 0.0, 0.0
-        for batch in self.surroundings.batches(
-            "val", batch_size=self.local_batch_size, epoch=epoch
-        ):
-            with self._autocast():
-                images = self._laid_out(self._normalized(batch.pixels))
-                features = self.clip.model.encode_image(images, normalize=True)
-            self.bad.update(batch.bad)
-            keep = torch.tensor([not error for error in batch.errors])
-            targets = batch.targets[keep]
-            odds = zeroshot.probabilities(features, classifier, scale).cpu()[keep]
-            confusion += torch.bincount(targets * size + odds.argmax(1), minlength=size * size)
-            top5 += metrics.top_k_hits(odds.numpy(), targets.numpy(), 5)
-            nll -= float(odds[torch.arange(len(targets)), targets].clamp(min=1e-12).log().sum())
-        *cells, top5, nll = self._sum(*confusion.tolist(), top5, nll)
-        counts = torch.tensor(cells).view(size, size).long().numpy()
-        total = max(1, int(counts.sum()))
-        return {
-            "val_top1": float(counts.trace() / total),
-            "val_top5": top5 / total,
-            "val_balanced_accuracy": metrics.balanced_accuracy(counts),
-            "val_nll": nll / total,
-        }
-
-    def _features(
-        self, images: torch.Tensor, spoken: Sequence[str]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        tokens = self.clip.tokenize(spoken).to(self.surroundings.device)
-        with self._autocast():
-            image_features, text_features, scale = self.forward(images, tokens)[:3]
-        return image_features, text_features, scale
-
-    def _inputs(
-        self, batch: Batch | None, *, epoch: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return images, targets, weights; a rank that has run out takes part with weight 0."""
-        if batch is None:
-            side = self.clip.image_size
-            nothing = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-            batch = Batch(nothing, torch.zeros(1, dtype=torch.long), ids=[""], errors=["none"])
-        images = self._normalized(batch.pixels)
-        if self.config.augment.enabled:
-            seed = self.config.seed
-            images = augment(images, batch.ids, self.config.augment, seed=seed, epoch=epoch)
-        device = self.surroundings.device
-        weights = torch.tensor([float(not error) for error in batch.errors], device=device)
-        return self._laid_out(images), batch.targets.to(device), weights
-
-    def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
-        cfg = self.clip.preprocess_cfg
-        return normalize(pixels.to(self.surroundings.device), cfg["mean"], cfg["std"])
-
-    def _laid_out(self, images: torch.Tensor) -> torch.Tensor:
-        if not self.config.model.channels_last:
-            return images
-        return images.contiguous(memory_format=torch.channels_last)
-
-    def _autocast(self) -> torch.autocast:
-        kind, precision = self.surroundings.device.type, self.config.train.precision
-        enabled = precision == "bf16" or (precision == "auto" and kind == "cuda")
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled)
-
-    def _check_bad(self, num_bad: int) -> None:
-        """Stop on all ranks at once when more pictures are bad than is tolerated."""
-        allowed = self.config.data.max_bad_fraction
-        if num_bad <= allowed * self.num_rows:
-            return
-        bad = [item for part in _gather(self.surroundings, self.bad) for item in part.items()]
-        raise DataError(
-            f"{self.config.data.train}: {num_bad} of {self.num_rows} pictures are bad, more than "
-            f"data.max_bad_fraction={allowed:g} allows; first {bad[0][0]}: {bad[0][1]}; "
-            "build the shards again, or raise it"
-        )
-
-    def _progress(self, epoch: int, **values: float) -> None:
-        place = {"epoch": epoch, "step": self.step, "num_steps": self.num_steps}
-        self.surroundings.progress({"kind": "step", **place, **values})
-
-    def _sum(self, *values: float) -> list[float]:
-        return self._reduce(values, dist.ReduceOp.SUM)
-
-    def _reduce(self, values: Sequence[float], how: Any) -> list[float]:
-        if self.surroundings.world_size == 1:
-            return list(values)
-        vector = torch.tensor(values, dtype=torch.float64, device=self.surroundings.device)
-        dist.all_reduce(vector, op=how)
-        reduced: list[float] = vector.tolist()
-        return reduced
 
 
 def train_worker(
-    config: Config, surroundings: Surroundings, *, run_url: str, num_rows: int
+    config: Config,
+    surroundings: Surroundings,
+    *,
+    run_url: str,
+    num_rows: int,
+    counts: tuple[int, ...] = (),
 ) -> None:
     """Train from the last checkpoint, or from the start, to the end of the last epoch.
 
     Every error that is raised here is raised on all ranks.
+
+    Args:
+        config: the resolved document.
+        surroundings: where this runs.
+        run_url: of the run.
+        num_rows: pictures of an epoch.
+        counts: of training pictures by class, for logit adjustment.
     """
-    trainer, first_epoch = _together(
-        surroundings, lambda: prepare(config, surroundings, run_url=run_url, num_rows=num_rows)
+    trainer, place = together(
+        surroundings,
+        lambda: prepare(config, surroundings, run_url=run_url, num_rows=num_rows, counts=counts),
     )
-    tracker = Tracker(storage.join(run_url, "metrics.jsonl"), resume_epoch=first_epoch + 1)
-    for epoch in range(first_epoch, config.optim.epochs):
-        values: dict[str, Any] = {"epoch": epoch + 1, **trainer.train_epoch(epoch)}
-        if config.data.val:
-            values |= trainer.validate(epoch)
-        values["step"] = trainer.step
-        bad = _gather(surroundings, trainer.bad)
+    tracker = Tracker(storage.join(run_url, "metrics.jsonl"), resume_epoch=place.epoch + 1)
+    if config.optim.method == "probe":
+        if place.epoch == 0:
+            _end_epoch(trainer, tracker, {"epoch": 1, **fit_probe(trainer)}, run_url=run_url)
+        return
+    while place.epoch < config.optim.epochs and not _stalled(tracker, config):
+        values = {"epoch": place.epoch + 1, **train_epoch(trainer, place, run_url=run_url)}
+        _end_epoch(trainer, tracker, values, run_url=run_url)
+        place = Place(epoch=place.epoch + 1)
 
-        def close(values: dict[str, Any] = values, bad: list[dict[str, str]] = bad) -> None:
-            if surroundings.rank == 0:
-                _close_epoch(trainer, tracker, values, bad, run_url=run_url)
 
-        _together(surroundings, close)
-        surroundings.report(values)
+def train_epoch(trainer: Trainer, place: Place, *, run_url: str = "") -> dict[str, Any]:
+    """Go through the training set once, or through what is left of an epoch.
+
+    Args:
+        trainer: the worker's state.
+        place: where the epoch stands; moved on.
+        run_url: where to write checkpoints within the epoch, if the recipe asks for them.
+
+    Returns:
+        train_loss (nats), images_per_s over all workers, data_wait (share of the time in 0..1 that
+        this worker waited for pictures), and num_bad pictures.
+    """
+    surroundings, config = trainer.surroundings, trainer.config
+    trainer.set_training()
+    trainer.bad.clear()
+    trainer.bad.update(place.bad if surroundings.rank == 0 else {})
+    source = surroundings.batches(
+        "train", batch_size=trainer.local_batch_size, epoch=place.epoch, start=place.step
+    )
+    began, before, waited, told = time.monotonic(), place.seen, 0.0, 0.0
+    while True:
+        asked = time.monotonic()
+        batch = next(source, None)
+        waited += time.monotonic() - asked
+        outcome = trainer.train_step(batch, epoch=place.epoch)
+        if outcome is None:
+            break
+        value, count = outcome
+        place.step += 1
+        place.loss, place.seen = place.loss + value * count, place.seen + count
+        now = time.monotonic()
+        if surroundings.rank == 0 and now - told > PROGRESS_PERIOD_S:
+            told, rate = now, (place.seen - before) / (now - began)
+            event = {"kind": "step", "epoch": place.epoch, "step": trainer.step}
+            more = {"num_steps": trainer.num_steps, "loss": value, "images_per_s": rate}
+            surroundings.progress({**event, **more})
+        every = config.train.checkpoint_steps
+        if every and run_url and trainer.step % every == 0:
+            _save(trainer, place, None, {}, run_url=run_url)
+    if place.seen == 0:
+        raise DataError(f"{config.data.train}: holds no good picture")
+    spent = time.monotonic() - began
+    return {
+        "train_loss": place.loss / place.seen,
+        "images_per_s": (place.seen - before) / spent,
+        "data_wait": waited / spent,
+        "num_bad": sum(gather(surroundings, len(trainer.bad))),
+    }
+
+
+def fit_probe(trainer: Trainer) -> dict[str, Any]:
+    """Fit a head to the training pictures' features; every rank fits the same.
+
+    Returns:
+        train_loss (nats), images_per_s, num_bad, and the penalty.
+    """
+    began = time.monotonic()
+    start = trainer.classifier().cpu()
+    features, targets = trainer.embedded("train")
+    if not len(features):
+        raise DataError(f"{trainer.config.data.train}: holds no good picture")
+    scale = trainer.clip.model.logit_scale.exp().item()
+    penalty = trainer.config.optim.probe_penalty
+    if penalty is None:
+        penalty = probe.choose_penalty(features, targets, start, logit_scale=scale)
+    trainer.head = probe.fit(features, targets, start, logit_scale=scale, penalty=penalty)
+    logits = scale * features @ trainer.head.T
+    return {
+        "train_loss": float(F.cross_entropy(logits, targets)),
+        "images_per_s": len(features) / (time.monotonic() - began),
+        "num_bad": sum(gather(trainer.surroundings, len(trainer.bad))),
+        "penalty": penalty,
+    }
 
 
 def prepare(
-    config: Config, surroundings: Surroundings, *, run_url: str, num_rows: int
-) -> tuple[Trainer, int]:
-    """Build or restore one worker's state; return it and the number of epochs done."""
+    config: Config,
+    surroundings: Surroundings,
+    *,
+    run_url: str,
+    num_rows: int,
+    counts: tuple[int, ...] = (),
+) -> tuple[Trainer, Place]:
+    """Build or restore one worker's state; return it and where the run stands."""
     classes = taxonomy.load(config.data.taxonomy)
     grammar = captions.load(config.captions)
     state = checkpoint.latest(run_url)
-    clip, saved = (
-        checkpoint.restore(run_url, state)
-        if state
-        else (model.build(config.model, seed=config.seed), None)
-    )
-    captions.check(
-        grammar,
-        classes,
-        tokenize=lambda texts: model.token_lists(clip, texts),
-        context_length=clip.context_length,
-    )
+    clip, saved = checkpoint.restore(run_url, state) if state else (None, {})
+    settings = config.optim
+    if clip is None or settings.method == "lora":  # its checkpoints hold merged weights
+        clip = model.build(config.model, seed=config.seed)
+    _check(config, clip, grammar, classes)
     if captions.sides(grammar, classes):
         config = override(config, {"augment.flip": False})
-    initial_scale = clip.model.logit_scale.item()
+    initial_scale = saved.get("initial_scale", clip.model.logit_scale.item())
+    handle = None
+    if settings.method == "lora":
+        text = not settings.text_locked
+        handle = lora.adapt(clip.model, rank=settings.lora_rank, text=text, seed=config.seed)
     clip.model.to(surroundings.device)
     if config.model.channels_last:
         clip.model.to(memory_format=torch.channels_last)
-    optimizer = optim.build(clip.model, config.optim)
-    if saved is not None:
-        optimizer.load_state_dict(saved)
-    forward: nn.Module = clip.model
-    if surroundings.world_size > 1:
-        gpu = surroundings.device.type == "cuda"
-        forward = DistributedDataParallel(
-            clip.model, device_ids=[surroundings.device] if gpu else None
-        )
+    towers = Towers(clip.model)
+    biased = config.loss.name == "siglip"
+    # what learns is settled before it is wrapped: DDP and FSDP look at it
+    optim.build(clip.model, settings, logit_bias=biased)
+    texts = None
+    if settings.text_locked:
+        texts = TextCache(clip.model, lambda tokens: towers(None, tokens)[1])
+    world_size = surroundings.world_size
+    forward = wrap(towers, config.train, device=surroundings.device, world_size=world_size)
     trainer = Trainer(
         config=config,
         surroundings=surroundings,
         clip=clip,
-        forward=forward,
-        optimizer=optimizer,
+        towers=towers,
         classes=classes,
         grammar=grammar,
+        texts=texts,
+        forward=forward,
+        optimizer=optim.build(clip.model, settings, logit_bias=biased),
+        ema=None,
+        lora=handle,
         num_rows=num_rows,
+        adjustment=_adjustment(config, counts, device=surroundings.device),
         initial_scale=initial_scale,
         step=state.step if state else 0,
     )
-    return trainer, state.epoch if state else 0
+    if settings.ema_decay and settings.method != "probe":
+        decay, num_steps = settings.ema_decay, trainer.num_steps
+        trainer.ema = optim.Ema(clip.model, decay=decay, num_steps=num_steps)
+    if state is None:
+        return trainer, Place()
+    _take_up(trainer, saved)
+    return trainer, _place(trainer, state)
 
 
-def _close_epoch(
-    trainer: Trainer,
-    tracker: Tracker,
-    values: dict[str, Any],
-    bad: list[dict[str, str]],
-    *,
-    run_url: str,
-) -> None:
-    """Write what an epoch leaves behind: metrics, quarantined keys, and last the checkpoint."""
-    tracker.log(values)
-    quarantined = {key: error for part in bad for key, error in part.items()}
-    if quarantined:
-        storage.write_json(storage.join(run_url, "quarantine.json"), quarantined)
-    state = checkpoint.State(
-        epoch=values["epoch"],
-        step=trainer.step,
-        score=values.get("val_balanced_accuracy"),
-        metrics=values,
-        num_workers=trainer.surroundings.world_size,
-    )
-    checkpoint.save(run_url, trainer.clip, trainer.optimizer, state)
-    checkpoint.prune(run_url)
-
-
-def _together(surroundings: Surroundings, work: Callable[[], T]) -> T:
+def together(surroundings: Surroundings, work: Callable[[], T]) -> T:
     """Do something on every rank; an error on one is raised on all, so that none waits."""
     result, failure = None, None
     try:
         result = work()
     except RayposeError as error:
         failure = (type(error).__name__, str(error))
-    failures = [found for found in _gather(surroundings, failure) if found]
+    failures = [found for found in gather(surroundings, failure) if found]
     if failures:
         name, message = failures[0]
         raise getattr(errors, name)(message)
     return result  # type: ignore[return-value]
 
 
-def _gather(surroundings: Surroundings, item: T) -> list[T]:
-    """Return every rank's item."""
-    if surroundings.world_size == 1:
-        return [item]
-    items: list[Any] = [None] * surroundings.world_size
-    dist.all_gather_object(items, item)
-    return items
+def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Taxonomy) -> None:
+    """Prove that captions fit the text tower, and the objective the model."""
+    captions.check(
+        grammar,
+        classes,
+        tokenize=lambda texts: model.token_lists(clip, texts),
+        context_length=clip.context_length,
+    )
+    if config.loss.name == "siglip" and getattr(clip.model, "logit_bias", None) is None:
+        raise ConfigError(
+            f"loss.name=siglip: {config.model.backbone} has no logit_bias; use a SigLIP backbone, "
+            "or set init_logit_bias in its architecture"
+        )
+
+
+def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], *, run_url: str) -> None:
+    """Score, write what an epoch leaves behind, and last the checkpoint; then report."""
+    if trainer.config.data.val:
+        with trainer.averaged():
+            values |= trainer.validate()
+    values["step"] = trainer.step
+    found = [item for part in gather(trainer.surroundings, trainer.bad) for item in part.items()]
+    tracker.add(values)
+
+    def write() -> None:
+        if trainer.surroundings.rank == 0:
+            tracker.write()
+            if found:
+                storage.write_json(storage.join(run_url, "quarantine.json"), dict(found))
+
+    together(trainer.surroundings, write)
+    score = values.get("val_balanced_accuracy")
+    _save(trainer, Place(epoch=values["epoch"]), score, values, run_url=run_url)
+    trainer.surroundings.report(values)
+
+
+def _save(
+    trainer: Trainer, place: Place, score: float | None, values: dict[str, Any], *, run_url: str
+) -> None:
+    """Write a checkpoint; every rank takes part, since each may hold a part of the weights."""
+    surroundings, clip = trainer.surroundings, trainer.clip
+    training: dict[str, Any] = {"initial_scale": trainer.initial_scale}
+    if trainer.head is not None:
+        training["head"] = trainer.head
+    else:
+        training["optimizer"] = optimizer_state(trainer.forward, trainer.optimizer)
+    if trainer.lora is not None:  # peft adds to frozen weights and takes away: they drift
+        training["weights"] = full(clip.model.state_dict())
+    elif trainer.ema is not None:
+        training["weights"] = full(optim.learned(clip.model))
+    with trainer.averaged():
+        if trainer.lora is not None:
+            training["ema"] = full(optim.learned(clip.model))
+            weights = full(lora.merged(trainer.lora).state_dict())
+        else:
+            weights = full(clip.model.state_dict())
+    bad = [item for part in gather(surroundings, trainer.bad) for item in part.items()]
+    state = checkpoint.State(
+        epoch=place.epoch,
+        step=trainer.step,
+        score=score,
+        metrics=values,
+        num_workers=surroundings.world_size,
+        batch_size=trainer.local_batch_size * surroundings.world_size,
+        epoch_step=place.step,
+        seen=place.seen,
+        loss=place.loss,
+        bad=dict(bad) if place.step else {},
+    )
+
+    def write() -> None:
+        if surroundings.rank == 0:
+            checkpoint.save(run_url, state, clip, weights, training)
+            checkpoint.prune(run_url)
+
+    together(surroundings, write)
+
+
+def _take_up(trainer: Trainer, saved: dict[str, Any]) -> None:
+    """Go on from what a checkpoint holds beside the model."""
+    if trainer.ema is not None and "ema" in saved:
+        assign(trainer.ema.mean, saved["ema"])
+    if "weights" in saved:
+        tensors = trainer.clip.model.state_dict()
+        assign({name: tensors[name] for name in saved["weights"]}, saved["weights"])
+    if "optimizer" in saved:
+        load_optimizer(trainer.forward, trainer.optimizer, saved["optimizer"])
+    trainer.head = saved.get("head")
+
+
+def _place(trainer: Trainer, state: checkpoint.State) -> Place:
+    """Return where a run stands, counted in steps of as many pictures as now; say what changed."""
+    surroundings = trainer.surroundings
+    now = trainer.local_batch_size * surroundings.world_size
+    changed = state.num_workers != surroundings.world_size
+    step = state.epoch_step
+    if changed or now != state.batch_size:
+        step = round(state.epoch_step * state.batch_size / now)
+        if surroundings.rank == 0:
+            say(_what_changed(trainer, state, batch_size=now))
+    return Place(state.epoch, step, state.seen, state.loss, dict(state.bad))
+
+
+def _what_changed(trainer: Trainer, state: checkpoint.State, *, batch_size: int) -> str:
+    told = f"resumes on {trainer.surroundings.world_size} workers where it was {state.num_workers}"
+    if batch_size != state.batch_size:
+        return f"{told}: {batch_size} pictures a step where it was {state.batch_size}"
+    if not trainer.config.data.preserve_order:
+        part = "some of this epoch's pictures may come twice, and " if state.epoch_step else ""
+        return (
+            f"{told}: {part}pictures meet in other steps; "
+            "data.preserve_order=true would keep them the same"
+        )
+    return f"{told}: the same pictures a step, sums rounded otherwise"
+
+
+def _stalled(tracker: Tracker, config: Config) -> bool:
+    """Return whether the score has not risen for as long as a run may wait."""
+    scores = [line.get("val_balanced_accuracy", 0.0) for line in tracker.lines]
+    patience = config.train.patience
+    if not patience or not config.data.val or not scores:
+        return False
+    return len(scores) - 1 - scores.index(max(scores)) >= patience
+
+
+def _adjustment(
+    config: Config, counts: tuple[int, ...], *, device: torch.device
+) -> torch.Tensor | None:
+    """Return what is added to the logits in training; classes without a picture count as one."""
+    if not config.loss.logit_adjustment or not counts:
+        return None
+    logs = [math.log(max(count, 1) / sum(counts)) for count in counts]
+    return config.loss.logit_adjustment * torch.tensor(logs, device=device)

@@ -12,6 +12,7 @@ __all__ = [
     "at_parents",
     "balanced_accuracy",
     "confusion_matrix",
+    "nll",
     "per_class",
     "summarize",
     "top_k_hits",
@@ -38,6 +39,12 @@ def top_k_hits(probabilities: npt.NDArray[np.float32], targets: Counts, k: int) 
     k = min(k, probabilities.shape[1])
     best = np.argpartition(-probabilities, k - 1, axis=1)[:, :k]
     return int((best == targets[:, None]).any(axis=1).sum())
+
+
+def nll(probabilities: npt.NDArray[np.float32], targets: Counts) -> float:
+    """Return the mean negative log-likelihood in nats of (N, C); 0 for no row."""
+    true = probabilities[np.arange(len(targets)), targets]
+    return float(-np.log(np.clip(true, 1e-12, None)).mean()) if len(targets) else 0.0
 
 
 def per_class(confusion: Counts, labels: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -99,13 +106,12 @@ def summarize(
     """
     total = len(targets)
     confusion = confusion_matrix(targets, probabilities.argmax(axis=1), num_classes=len(labels))
-    true = probabilities[np.arange(total), targets]
     return {
         "num_examples": total,
         "top1": int(confusion.trace()) / total,
         "top5": top_k_hits(probabilities, targets, 5) / total,
         "balanced_accuracy": balanced_accuracy(confusion),
-        "nll": float(-np.log(np.clip(true, 1e-12, None)).mean()),
+        "nll": nll(probabilities, targets),
         "per_class": per_class(confusion, labels),
         "confusion": confusion.tolist(),
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,7 @@ __all__ = [
     "build",
     "build_tokenizer",
     "freeze_batch_norm",
+    "has_weights",
     "image_size",
     "load",
     "load_image_tower",
@@ -97,16 +98,28 @@ def build(config: ModelConfig, *, seed: int = 0) -> Clip:
     return clip
 
 
-def save(clip: Clip, folder: Path) -> None:
-    """Write open_clip's two files into a folder."""
+def save(clip: Clip, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write open_clip's two files into a folder.
+
+    Args:
+        clip: the model.
+        folder: to fill.
+        weights: in place of those the model carries now.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     document = {"model_cfg": clip.model_cfg, "preprocess_cfg": clip.preprocess_cfg}
     (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     state = {
         key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format)
-        for key, value in clip.model.state_dict().items()
+        for key, value in (weights or clip.model.state_dict()).items()
     }
     save_file(state, folder / WEIGHTS_FILE)
+
+
+def has_weights(config: ModelConfig) -> bool:
+    """Return whether both towers of a recipe's model come with trained weights."""
+    name = config.backbone
+    return name not in config.architectures and ("/" in name or name.startswith("local-dir:"))
 
 
 def image_size(config: ModelConfig) -> int:

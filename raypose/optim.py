@@ -1,40 +1,101 @@
-"""AdamW over parameter groups, warm-up and cosine decay, and the clamp of the logit scale."""
+"""What learns and how fast: AdamW over parameter groups, the schedule, the mean of the weights."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from torch import nn
 
 from raypose.config import OptimConfig
 
-__all__ = ["build", "clamp_scale", "schedule", "set_learning_rate"]
+__all__ = [
+    "Ema",
+    "build",
+    "clamp_scale",
+    "distances",
+    "learned",
+    "schedule",
+    "set_learning_rate",
+]
 
 NO_DECAY = ("embedding", "logit_scale", "logit_bias", "pos_embed", "cls_token")
+FIRST = ("embed", "conv1", "patch", "cls_token", "ln_pre", "visual.bn", "visual.conv")
+MAX_EMA_PERIOD = 8
+_BLOCK = re.compile(r"(?:resblocks|blocks|layers?|stages)\.?(\d+)\.")
 
 
-def build(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Build the optimiser; parameters whose rate is 0 are frozen and left out.
+def build(model: nn.Module, config: OptimConfig, *, logit_bias: bool = False) -> torch.optim.AdamW:
+    """Build the optimiser over what is to learn; everything else is frozen.
 
     Matrices decay; norms, biases, embeddings and the scale do not.
+
+    Args:
+        model: of open_clip, with its low-rank changes in place where the method is lora.
+        config: the method, rates and decays.
+        logit_bias: the bias learns too: it changes nothing where it is alike for all classes.
     """
+    blocks = distances(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        image = name.startswith("visual.") or name in ("logit_scale", "logit_bias")
-        scale = 1.0 if image else config.text_scale
-        if scale == 0 or name == "logit_bias":  # a bias alike for all classes changes nothing
-            parameter.requires_grad_(False)
+        scale = _rate(name, config, logit_bias=logit_bias)
+        parameter.requires_grad_(scale > 0)
+        if scale == 0:
             continue
+        scale *= config.layer_decay ** blocks[name]
         plain = parameter.ndim < 2 or any(word in name for word in NO_DECAY)
-        decay = 0.0 if plain else config.weight_decay
-        groups.setdefault((scale, decay), []).append(parameter)
+        groups.setdefault((scale, 0.0 if plain else config.weight_decay), []).append(parameter)
     arguments: list[dict[str, Any]] = [
         {"params": parameters, "scale": scale, "weight_decay": decay}
         for (scale, decay), parameters in groups.items()
     ]
-    return torch.optim.AdamW(arguments, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+    return torch.optim.AdamW(
+        arguments, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
+    )
+
+
+def distances(model: nn.Module) -> dict[str, int]:
+    """Return for each parameter how many blocks lie between it and its tower's output."""
+    layers: dict[str, dict[str, int]] = {"image": {}, "text": {}}
+    trunk: Any = getattr(model.get_submodule("visual"), "trunk", None)
+    numbered = {}
+    if hasattr(trunk, "group_matcher"):
+        names = group_parameters(trunk, trunk.group_matcher(coarse=False), reverse=True)
+        numbered = {f"visual.trunk.{name}": int(number) for name, number in names.items()}
+    for name, _ in model.named_parameters():
+        tower = layers["image" if name.startswith("visual.") else "text"]
+        block = _BLOCK.search(name)
+        if name in numbered:
+            tower[name] = numbered[name]
+        elif block:
+            tower[name] = int(block[1]) + 1
+        elif any(word in name for word in FIRST):
+            tower[name] = 0
+        else:
+            tower[name] = -1  # after the last block
+    found: dict[str, int] = {}
+    for tower in layers.values():
+        last = max(tower.values(), default=-1) + 1
+        found |= {name: 0 if number < 0 else last - number for name, number in tower.items()}
+    return found
+
+
+def _rate(name: str, config: OptimConfig, *, logit_bias: bool) -> float:
+    """Return the factor on the rate of a parameter, less its depth; 0 where it stays as it is."""
+    if name == "logit_bias":
+        return float(logit_bias)
+    if name == "logit_scale":
+        return 1.0
+    if config.method == "lora" and "lora_" not in name:
+        return 0.0
+    if name.startswith("visual."):
+        return 1.0
+    return 0.0 if config.text_locked else config.text_scale
 
 
 def schedule(step: int, *, num_steps: int, warmup_fraction: float) -> float:
@@ -63,3 +124,64 @@ def clamp_scale(model: nn.Module, *, initial: float) -> None:
     scale = model.get_parameter("logit_scale")
     with torch.no_grad():
         scale.clamp_(max=max(math.log(100.0), initial))
+
+
+def learned(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what training changes: parameters that learn, and running statistics, by name."""
+    tensors: dict[str, torch.Tensor] = {
+        name: value for name, value in model.named_parameters() if value.requires_grad
+    }
+    kept = model.state_dict().keys()
+    for name, value in model.named_buffers():
+        if name in kept and value.is_floating_point():
+            tensors[name] = value
+    return tensors
+
+
+class Ema:
+    """The running mean of a model's weights, its first steps weighing less.
+
+    Every step would cost another pass over the weights, so that in long runs every eighth is taken,
+    with the weight of the past raised to the eighth power.
+
+    Attributes:
+        mean: by name, of what `learned` names.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float, num_steps: int) -> None:
+        self.model = model
+        self.decay = decay
+        self.period = min(MAX_EMA_PERIOD, max(1, num_steps // 256))
+        self.mean = {name: value.detach().clone() for name, value in learned(model).items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after a step, counted from 1.
+
+        Source: the warm-up (1 + t) / (10 + t) is TensorFlow's ExponentialMovingAverage.
+        """
+        if step % self.period:
+            return
+        past = min(self.decay, (1 + step) / (10 + step)) ** self.period
+        weights = learned(self.model)
+        means = list(self.mean.values())
+        torch._foreach_lerp_(means, [weights[name].detach() for name in self.mean], 1 - past)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Have the model carry the mean while the block runs."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def load(self, mean: Mapping[str, torch.Tensor]) -> None:
+        """Take up a mean that was saved."""
+        for name, value in self.mean.items():
+            value.copy_(mean[name])
+
+    def _swap(self) -> None:
+        for name, value in learned(self.model).items():
+            value.data, self.mean[name] = self.mean[name], value.data

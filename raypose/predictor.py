@@ -7,6 +7,7 @@ captions, their features as a classifier, and its figures. Classifying needs the
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from raypose import captions, model, taxonomy, zeroshot
-from raypose.augment import normalize
 from raypose.config import Config, dump, parse_config
 from raypose.errors import CheckpointError
 from raypose.grammar import grammar_hash, to_json
@@ -106,9 +106,7 @@ class Predictor:
     @torch.inference_mode()
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return class probabilities, float32 (B, C), of uint8 (B, 3, S, S)."""
-        cfg = self.clip.preprocess_cfg
-        images = normalize(torch.from_numpy(pixels).to(self.device), cfg["mean"], cfg["std"])
-        features = self.clip.model.encode_image(images, normalize=True)
+        features = zeroshot.embed(self.clip, torch.from_numpy(pixels))
         odds = zeroshot.probabilities(features, self.classifier, self.logit_scale)
         return odds.cpu().numpy()
 
@@ -125,25 +123,20 @@ class Predictor:
         return [self.rank(row, k=k) for row in odds]
 
 
-def write_release(
-    checkpoint: Path, folder: Path, config: Config, metrics: Mapping[str, Any]
-) -> None:
-    """Make a release's files from a checkpoint's folder.
+def write_release(final: Path, folder: Path, config: Config, metrics: Mapping[str, Any]) -> None:
+    """Make a release's files from a run's final model.
 
     Args:
-        checkpoint: local folder of a checkpoint.
+        final: local folder that `finish` wrote.
         folder: to fill.
         config: of the run.
         metrics: to carry along.
     """
-    clip = model.load(checkpoint)
-    clip.model.eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (model.CONFIG_FILE, model.WEIGHTS_FILE, CLASSIFIER):
+        shutil.copyfile(final / name, folder / name)
     classes = taxonomy.load(config.data.taxonomy)
     grammar = captions.load(config.captions)
-    features = zeroshot.build_classifier(clip, grammar, classes, device=torch.device("cpu"))
-    model.save(clip, folder)
-    tensors = {"text_features": features, "logit_scale": clip.model.logit_scale.detach().exp()}
-    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / CLASSIFIER)
     spoken = {card.id: captions.evaluation_captions(grammar, card) for card in classes.cards}
     documents = {
         "config.json": dump(config),

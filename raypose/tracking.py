@@ -18,9 +18,12 @@ class Tracker:
         self.url = url
         self.lines = [line for line in read(url) if line["epoch"] < resume_epoch]
 
-    def log(self, metrics: dict[str, Any]) -> None:
+    def add(self, metrics: dict[str, Any]) -> None:
         """Add a line; `metrics` holds at least ``epoch``."""
         self.lines.append(metrics)
+
+    def write(self) -> None:
+        """Write all lines; one of several workers does."""
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
         storage.write_bytes(self.url, text.encode())
 

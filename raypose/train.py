@@ -21,11 +21,23 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
-from raypose import captions, checkpoint, data, errors, inputs, loop, model, runtime, storage
+from raypose import (
+    captions,
+    checkpoint,
+    data,
+    errors,
+    finish,
+    inputs,
+    loop,
+    model,
+    runtime,
+    storage,
+)
 from raypose.config import Config, dump, parse_config
 from raypose.console import bar, say
 from raypose.errors import DataError, RayposeError, TrainError
 from raypose.order import Part
+from raypose.trainer import Surroundings
 
 __all__ = ["TrainResult", "finished", "run"]
 
@@ -40,8 +52,8 @@ class TrainResult:
     Attributes:
         run_id: name and hash of its document.
         url: where it lies.
-        checkpoint: where its best checkpoint lies.
-        metrics: of that checkpoint's epoch.
+        checkpoint: where its final model lies: the best checkpoint's, see `finish`.
+        metrics: of that checkpoint's epoch, those of validation being the final model's.
     """
 
     run_id: str
@@ -62,10 +74,12 @@ class RayWorker:
         self.readers = readers
         self.events = events
 
-    def batches(self, split: str, *, batch_size: int, epoch: int) -> Iterator[data.Batch]:
-        """Return this rank's share of a split."""
+    def batches(
+        self, split: str, *, batch_size: int, epoch: int, start: int = 0
+    ) -> Iterator[data.Batch]:
+        """Return this rank's share of a split, less its first batches."""
         part = Part(self.rank, self.world_size, batch_size)
-        return _batches(self.readers[split], split, self.config, part, epoch=epoch)
+        return _batches(self.readers[split], split, self.config, part, epoch=epoch, start=start)
 
     def progress(self, event: dict[str, Any]) -> None:
         """Send an event to the driver."""
@@ -90,10 +104,12 @@ class Alone:
         self.readers = readers
         self.report = report
 
-    def batches(self, split: str, *, batch_size: int, epoch: int) -> Iterator[data.Batch]:
-        """Return all of a split."""
+    def batches(
+        self, split: str, *, batch_size: int, epoch: int, start: int = 0
+    ) -> Iterator[data.Batch]:
+        """Return all of a split, less its first batches."""
         part = Part(batch_size=batch_size)
-        return _batches(self.readers[split], split, self.config, part, epoch=epoch)
+        return _batches(self.readers[split], split, self.config, part, epoch=epoch, start=start)
 
     def progress(self, event: dict[str, Any]) -> None:
         """Keep silent: whoever holds this process reports."""
@@ -117,21 +133,20 @@ def run(
     if done:
         say(f"{config.run_id} is finished already: nothing to train; see {url}")
         return done
-    readers = _readers(config)
+    readers, counts = _readers(config)
     storage.write_json(storage.join(url, "config.json"), dump(config))
     state = checkpoint.latest(url)
     if state:
-        say(f"resuming {config.run_id} after epoch {state.epoch} of {config.optim.epochs}")
+        within = f", step {state.epoch_step} of the next" if state.epoch_step else ""
+        done_of = f"{state.epoch} of {config.optim.epochs}"
+        say(f"resuming {config.run_id} after epoch {done_of}{within}")
     if alone:
-        surroundings = Alone(config, readers, report)
-        num_rows = readers["train"].num_rows
-        loop.train_worker(config, surroundings, run_url=url, num_rows=num_rows)
+        _train(config, Alone(config, readers, report), readers, counts, url=url)
     else:
-        _fit(config, readers, url=url)
-    found = checkpoint.best(checkpoint.states(url))
-    result = TrainResult(
-        config.run_id, url, checkpoint.url_of(url, found.epoch), metrics=found.metrics
-    )
+        _fit(config, readers, counts, url=url)
+    final = finish.url_of(url)
+    outcome = storage.read_json(storage.join(final, finish.FINAL))
+    result = TrainResult(config.run_id, url, final, outcome["metrics"])
     storage.write_json(storage.join(url, RESULT), asdict(result))
     return result
 
@@ -142,8 +157,26 @@ def finished(config: Config) -> TrainResult | None:
     return TrainResult(**storage.read_json(place)) if storage.exists(place) else None
 
 
-def _readers(config: Config) -> dict[str, data.Reader]:
-    """Check everything that can be checked before workers start; return train, and val if set."""
+def _train(
+    config: Config,
+    surroundings: Surroundings,
+    readers: dict[str, data.Reader],
+    counts: tuple[int, ...],
+    *,
+    url: str,
+) -> None:
+    """Train and finish in one worker."""
+    num_rows = readers["train"].num_rows
+    loop.train_worker(config, surroundings, run_url=url, num_rows=num_rows, counts=counts)
+    finish.finish(config, surroundings, run_url=url)
+
+
+def _readers(config: Config) -> tuple[dict[str, data.Reader], tuple[int, ...]]:
+    """Check everything that can be checked before workers start.
+
+    Returns:
+        Readers of train, and val if set; and how many training pictures each class has.
+    """
     found = inputs.load(config)
     classes = found.classes
     if not config.data.val:
@@ -154,7 +187,8 @@ def _readers(config: Config) -> dict[str, data.Reader]:
     if unseen:
         say(f"{len(unseen)} of {len(classes)} classes have no training picture: {unseen[0]}, …")
     size = model.image_size(config.model)
-    return {
+    labels = found.manifests["train"].labels
+    readers: dict[str, data.Reader] = {
         split: data.load(
             getattr(config.data, split),
             classes.index(),
@@ -166,9 +200,12 @@ def _readers(config: Config) -> dict[str, data.Reader]:
         for split in ("train", "val")
         if split in found.manifests
     }
+    return readers, tuple(labels.get(label, 0) for label in classes.ids)
 
 
-def _fit(config: Config, readers: dict[str, data.Reader], *, url: str) -> None:
+def _fit(
+    config: Config, readers: dict[str, data.Reader], counts: tuple[int, ...], *, url: str
+) -> None:
     """Train on a group of Ray Train workers; a killed one is replaced."""
     num_workers, settings = config.train.num_workers, config.train
     use_gpu = runtime.wants_gpu(settings.use_gpu, count=num_workers)
@@ -194,6 +231,7 @@ def _fit(config: Config, readers: dict[str, data.Reader], *, url: str) -> None:
             train_loop_config={
                 "config": dump(config),
                 "readers": readers,
+                "counts": counts,
                 "events": events,
                 "run_url": url,
             },
@@ -228,12 +266,8 @@ def _work(arguments: dict[str, Any]) -> dict[str, str] | None:
     readers: dict[str, data.Reader] = arguments["readers"]
     surroundings = RayWorker(config, readers, arguments["events"])
     try:
-        loop.train_worker(
-            config,
-            surroundings,
-            run_url=arguments["run_url"],
-            num_rows=readers["train"].num_rows,
-        )
+        counts, url = arguments["counts"], arguments["run_url"]
+        _train(config, surroundings, readers, counts, url=url)
     except RayposeError as error:
         return {"error": type(error).__name__, "message": str(error)}
     return None
@@ -252,7 +286,7 @@ def _explained(error: Exception, run_id: str) -> TrainError:
 
 
 def _batches(
-    reader: data.Reader, split: str, config: Config, part: Part, *, epoch: int
+    reader: data.Reader, split: str, config: Config, part: Part, *, epoch: int, start: int
 ) -> Iterator[data.Batch]:
     rows = reader.share(part)
     if split == "train":
@@ -263,7 +297,7 @@ def _batches(
             epoch=epoch,
             preserve_order=config.data.preserve_order,
         )
-    return reader.batches(rows, batch_size=part.batch_size)
+    return reader.batches(rows[start * part.batch_size :], batch_size=part.batch_size)
 
 
 @contextmanager

@@ -60,8 +60,10 @@ class InMemory:
         self.given = batches
         self.reports: list[dict[str, Any]] = []
 
-    def batches(self, split: str, *, batch_size: int, epoch: int) -> Iterator[Batch]:
-        yield from self.given
+    def batches(
+        self, split: str, *, batch_size: int, epoch: int, start: int = 0
+    ) -> Iterator[Batch]:
+        yield from self.given[start:]
 
     def progress(self, event: dict[str, Any]) -> None:
         pass

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,61 +11,113 @@ import torch
 from conftest import TINY
 from surroundings import InMemory, batch, recipe, spread
 
-from raypose import checkpoint, loop, storage, tracking
+from raypose import checkpoint, finish, loop, model, storage, tracking
 from raypose.config import Config
 from raypose.data import Batch
 from raypose.errors import CaptionError, DataError, TrainError
+from raypose.towers import full
+from raypose.trainer import Trainer
 
 
-def prepare(config: Config, batches: list[Batch], *, num_rows: int = 8) -> loop.Trainer:
+def prepare(config: Config, batches: list[Batch], *, num_rows: int = 8) -> Trainer:
     trainer, _ = loop.prepare(config, InMemory(batches), run_url="/nowhere", num_rows=num_rows)
     return trainer
 
 
-def share(parts: list[Batch], kind: str) -> dict[str, Any]:
-    """One step on this rank's part: loss, gradients, and the weights after it."""
-    config = recipe(**{"loss.name": kind, "data.max_bad_fraction": 0.5})
-    trainer = prepare(config, [])
-    outcome = trainer.train_step(parts[trainer.surroundings.rank], epoch=0)
+BIASED = {"tiny": {**TINY, "init_logit_bias": -3.0}}
+SMOOTH = {"loss.label_smoothing": 0.1}
+MORE = {"loss.logit_adjustment": 1.0, "loss.parents_weight": 0.3}
+CASES: dict[str, dict[str, Any]] = {
+    "class_ce": {},
+    "class_ce with everything": {**SMOOTH, **MORE},
+    "class_ce in parts": {"optim.accumulate": 2},
+    "locked_text": {"optim.method": "locked_text"},
+    "lora": {"optim.method": "lora", "optim.lora_rank": 2},
+    "clip": {"loss.name": "clip"},
+    "multi_positive": {"loss.name": "multi_positive", **SMOOTH},
+    "siglip": {"loss.name": "siglip", "model.architectures": BIASED},
+}
+SHARDED = ("class_ce with everything", "multi_positive", "locked_text", "class_ce in parts")
+SPLITS: dict[str, tuple[list[list[int]], tuple[int, ...]]] = {
+    "equal": ([[0, 1, 2, 12], [4, 5, 6, 0]], ()),
+    "unequal, with bad ones": ([[0, 1, 2, 12, 4], [5, 6, 0]], (2, 5)),
+}
+
+
+def step(parts: list[Batch], changes: dict[str, Any]) -> dict[str, Any]:
+    """One step on this rank's part: loss, and the learning weights before and after it."""
+    base = {"data.max_bad_fraction": 0.5, "captions.preset": "words", "optim.clip_norm": 1e9}
+    config = recipe(**{**base, "augment.enabled": False, **changes})
+    surroundings = InMemory([])
+    counts = tuple(range(1, 13))
+    trainer, _ = loop.prepare(config, surroundings, run_url="/nowhere", num_rows=8, counts=counts)
+    trainer.set_training()
+    outcome = trainer.train_step(parts[surroundings.rank], epoch=0)
     assert outcome is not None
-    named = dict(trainer.clip.model.named_parameters())
+    named = {name: p for name, p in trainer.clip.model.named_parameters() if p.requires_grad}
+    gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
     return {
         "loss": outcome[0],
         "count": outcome[1],
-        "gradients": {name: p.grad for name, p in named.items() if p.grad is not None},
-        "weights": {name: p.detach() for name, p in named.items()},
+        "gradients": full(gradients),
+        "weights": full(named),
     }
 
 
-@pytest.mark.parametrize(
-    ("kind", "rows", "bad"),
-    [
-        ("class_ce", ([0, 1, 2, 3], [4, 5, 6, 7]), ()),
-        ("class_ce", ([0, 1, 2, 3, 4], [5, 6, 7]), (2, 5)),
-        ("clip", ([0, 1, 2, 3], [4, 5, 6, 7]), ()),
-        ("clip", ([0, 1, 2, 3], [4, 5, 6, 7]), (1, 6)),
-    ],
-)
-def test_two_workers_take_the_step_of_one(
-    kind: str, rows: tuple[list[int], list[int]], bad: tuple[int, ...]
-) -> None:
-    (whole,) = [share([batch([*rows[0], *rows[1]], bad=bad)], kind)]
-    parts = spread(share, [batch(some, bad=bad) for some in rows], kind)
-    for part in parts:
-        assert part["loss"] == pytest.approx(whole["loss"], abs=1e-5)
-        assert part["count"] == whole["count"] == 8 - len(bad)
-        assert part["gradients"].keys() == whole["gradients"].keys()
-        for name, gradient in whole["gradients"].items():
-            torch.testing.assert_close(part["gradients"][name], gradient, atol=1e-5, rtol=1e-5)
-    for name, weight in parts[0]["weights"].items():
-        assert torch.equal(weight, parts[1]["weights"][name])
+def steps(
+    cases: dict[str, dict[str, Any]], splits: dict[str, list[Batch]]
+) -> dict[tuple[str, str], Any]:
+    return {
+        (case, split): step(parts, changes)
+        for case, changes in cases.items()
+        for split, parts in splits.items()
+    }
+
+
+def test_two_workers_take_the_step_of_one() -> None:
+    splits = {
+        name: [batch(rows, bad=bad) for rows in parts] for name, (parts, bad) in SPLITS.items()
+    }
+    joined = {
+        name: [batch([row for rows in parts for row in rows], bad=bad)]
+        for name, (parts, bad) in SPLITS.items()
+    }
+    sharded = {f"{case}, sharded": {**CASES[case], "train.sharding": "fsdp"} for case in SHARDED}
+    whole = steps(CASES, joined)
+    for part in spread(steps, {**CASES, **sharded}, splits):
+        for (case, split), made in part.items():
+            expected = whole[case.removesuffix(", sharded"), split]
+            assert made["loss"] == pytest.approx(expected["loss"], abs=1e-5), (case, split)
+            assert made["count"] == expected["count"] == 8 - len(SPLITS[split][1])
+            assert made["gradients"].keys() == expected["gradients"].keys()
+            assert any(value.abs().sum() > 0 for value in expected["gradients"].values())
+            for name, gradient in expected["gradients"].items():
+                torch.testing.assert_close(
+                    made["gradients"][name], gradient, atol=1e-5, rtol=1e-4, msg=f"{case} {name}"
+                )
+            for name, weight in expected["weights"].items():
+                torch.testing.assert_close(made["weights"][name], weight, atol=2e-3, rtol=0)
+
+
+def test_gradients_over_the_limit_are_scaled_alike() -> None:
+    """Clipped, where each worker holds a part of the weights as well."""
+    parts = {"equal": [batch(rows) for rows in SPLITS["equal"][0]]}
+    cases = {
+        "ddp": {"optim.clip_norm": 1e-3},
+        "fsdp": {"optim.clip_norm": 1e-3, "train.sharding": "fsdp"},
+    }
+    one, _ = spread(steps, cases, parts)
+    for case in cases:
+        gradients = one[case, "equal"]["gradients"].values()
+        norm = sum(float(value.square().sum()) for value in gradients) ** 0.5
+        assert norm == pytest.approx(1e-3, rel=1e-2)
 
 
 def epoch_of_unequal_shares(config: Config) -> tuple[int, int, torch.Tensor]:
     shares = [[batch([0, 1]), batch([2, 3]), batch([4, 5, 6])], [batch([7])]]
     surroundings = InMemory([])
     trainer = prepare(config, shares[surroundings.rank])
-    values = trainer.train_epoch(0)
+    values = loop.train_epoch(trainer, loop.Place())
     assert math.isfinite(values["train_loss"])
     return trainer.step, values["num_bad"], trainer.clip.model.visual.conv1.weight.detach()
 
@@ -119,39 +173,182 @@ def test_bad_pictures_are_quarantined_by_key(tmp_path: Path) -> None:
     assert [report["num_bad"] for report in surroundings.reports] == [2, 2]
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_run_resumes_after_its_last_checkpoint(tmp_path: Path, dropout: float) -> None:
-    batches = [batch([0, 1, 2, 3]), batch([4, 5, 6, 7])]
-    vision = {**TINY["vision_cfg"], "patch_dropout": dropout}
-    architectures = {"tiny": {**TINY, "vision_cfg": vision}}
+class Killed(InMemory):
+    """Dies when asked for a batch after so many."""
+
+    def __init__(self, batches: list[Batch], *, after: int) -> None:
+        super().__init__(batches)
+        self.left = after
+
+    def batches(
+        self, split: str, *, batch_size: int, epoch: int, start: int = 0
+    ) -> Iterator[Batch]:
+        for given in self.given[start:]:
+            if split == "train":
+                if not self.left:
+                    raise KeyboardInterrupt
+                self.left -= 1
+            yield given
+
+
+def end_of(run_url: str) -> dict[str, torch.Tensor]:
+    """All that a run's last checkpoint holds, by name."""
+    found = checkpoint.latest(run_url)
+    assert found is not None
+    clip, training = checkpoint.restore(run_url, found)
+    tensors = {f"model.{name}": value for name, value in clip.model.state_dict().items()}
+    for part in ("weights", "ema"):
+        tensors |= {f"{part}.{name}": v for name, v in training.get(part, {}).items()}
+    for name, moments in training["optimizer"]["state"].items():
+        tensors |= {f"optimizer.{name}.{key}": value for key, value in moments.items()}
+    return {**tensors, "epoch": torch.tensor(found.epoch), "step": torch.tensor(found.step)}
+
+
+DROPPED = {"tiny": {**TINY, "vision_cfg": {**TINY["vision_cfg"], "patch_dropout": 0.5}}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.architectures": DROPPED},
+        {"optim.method": "lora", "optim.layer_decay": 0.7},
+        {"optim.ema_decay": 0.0, "loss.name": "multi_positive", "optim.text_scale": 0.1},
+    ],
+    ids=["dropout", "lora", "pairs"],
+)
+def test_a_run_killed_at_any_step_ends_like_one_that_was_not(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    batches = [batch([4 * k, 4 * k + 1, 4 * k + 2, 4 * k + 3]) for k in range(3)]
+    base = {"optim.epochs": 2, "optim.batch_size": 4, "train.checkpoint_steps": 1}
+    config = recipe(**{**base, **changes})
+
+    def train(surroundings: InMemory, name: str) -> dict[str, torch.Tensor]:
+        loop.train_worker(config, surroundings, run_url=str(tmp_path / name), num_rows=12)
+        return end_of(str(tmp_path / name))
+
+    whole = train(InMemory(batches), "whole")
+    assert whole["step"] == 6
+    for after in range(1, 6):
+        name = f"killed-{after}"
+        with pytest.raises(KeyboardInterrupt):
+            train(Killed(batches, after=after), name)
+        state = checkpoint.latest(str(tmp_path / name))
+        assert state is not None
+        assert (state.step, state.epoch_step) == (after, after % 3)
+        again = InMemory(batches)
+        cut = train(again, name)
+        assert cut.keys() == whole.keys()
+        for key, value in whole.items():
+            assert torch.equal(cut[key], value), (after, key)
+        lines = [tracking.read(f"{tmp_path / each}/metrics.jsonl") for each in (name, "whole")]
+        assert [line["train_loss"] for line in lines[0]] == [
+            line["train_loss"] for line in lines[1]
+        ]
+
+
+def resumed_on(folder: str, sharding: str) -> None:
+    """Go on with a run of six steps of 4 pictures on some workers."""
     config = recipe(
-        **{"optim.epochs": 3, "optim.batch_size": 4, "model.architectures": architectures}
-    )
+        **{"optim.epochs": 2, "optim.batch_size": 4, "train.checkpoint_steps": 1,
+           "data.preserve_order": True, "train.sharding": sharding}
+    )  # fmt: skip
+    surroundings = InMemory([])
+    own = 4 // surroundings.world_size
+    surroundings.given = [
+        batch([4 * k + own * surroundings.rank + j for j in range(own)]) for k in range(3)
+    ]
+    loop.train_worker(config, surroundings, run_url=folder, num_rows=12)
 
-    class Killed(InMemory):
-        def batches(self, split: str, *, batch_size: int, epoch: int) -> Any:
-            if epoch == 2 and split == "train":
-                raise KeyboardInterrupt
-            yield from self.given
 
-    with pytest.raises(KeyboardInterrupt):
-        loop.train_worker(config, Killed(batches), run_url=str(tmp_path / "cut"), num_rows=8)
-    again = InMemory(batches)
-    loop.train_worker(config, again, run_url=str(tmp_path / "cut"), num_rows=8)
-    assert [report["epoch"] for report in again.reports] == [3]
-    whole = InMemory(batches)
-    loop.train_worker(config, whole, run_url=str(tmp_path / "whole"), num_rows=8)
-    assert len(whole.reports) == 3
-    ends = []
-    for name in ("cut", "whole"):
-        found = checkpoint.latest(str(tmp_path / name))
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_a_run_resumes_on_another_number_of_workers(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], sharding: str
+) -> None:
+    config = recipe(
+        **{"optim.epochs": 2, "optim.batch_size": 4, "train.checkpoint_steps": 1,
+           "data.preserve_order": True}
+    )  # fmt: skip
+    batches = [batch([4 * k, 4 * k + 1, 4 * k + 2, 4 * k + 3]) for k in range(3)]
+    for name, surroundings in (("whole", InMemory(batches)), ("cut", Killed(batches, after=2))):
+        with suppress(KeyboardInterrupt):
+            url = str(tmp_path / name)
+            loop.train_worker(config, surroundings, run_url=url, num_rows=12)
+    cut = str(tmp_path / "cut")
+    spread(resumed_on, cut, sharding)
+    told = "resumes on 2 workers where it was 1: the same pictures a step, sums rounded otherwise"
+    assert told in capfd.readouterr().err
+    whole, end = end_of(str(tmp_path / "whole")), end_of(cut)
+    state = checkpoint.latest(cut)
+    assert state is not None
+    assert state.num_workers == 2
+    assert whole.keys() == end.keys()
+    for key, value in whole.items():
+        torch.testing.assert_close(end[key], value, atol=2e-4, rtol=1e-4, msg=key)
+
+
+def test_a_probe_is_fitted_to_features(tmp_path: Path) -> None:
+    given = [batch(list(range(24))), batch(list(range(24, 36)))]
+    config = recipe(
+        **{"optim.method": "probe", "data.val": "memory", "optim.epochs": 7,
+           "optim.probe_penalty": 1e-4}
+    )  # fmt: skip
+    before = model.build(config.model, seed=config.seed).model.state_dict()
+    surroundings = InMemory(given)
+    loop.train_worker(config, surroundings, run_url=str(tmp_path), num_rows=36)
+    (report,) = surroundings.reports
+    assert report["epoch"] == 1
+    assert report["val_top1"] > 0.6  # of the same pictures
+    finish.finish(config, surroundings, run_url=str(tmp_path))
+    after = model.load(Path(finish.url_of(str(tmp_path))))
+    for key, value in before.items():
+        assert torch.equal(after.model.state_dict()[key], value)
+    again = InMemory(given)
+    loop.train_worker(config, again, run_url=str(tmp_path), num_rows=36)
+    assert again.reports == []
+
+
+def test_locked_towers_stay_and_adapted_ones_merge(tmp_path: Path) -> None:
+    given = [batch(list(range(8)))]
+    for method in ("locked_text", "lora"):
+        config = recipe(**{"optim.method": method, "data.val": "memory", "optim.epochs": 2})
+        before = model.build(config.model, seed=config.seed).model.state_dict()
+        url = str(tmp_path / method)
+        loop.train_worker(config, InMemory(given), run_url=url, num_rows=8)
+        found = checkpoint.latest(url)
         assert found is not None
-        assert found.step == 6
-        ends.append(checkpoint.restore(str(tmp_path / name), found)[0].model.state_dict())
-        lines = tracking.read(f"{tmp_path / name}/metrics.jsonl")
-        assert [line["epoch"] for line in lines] == [1, 2, 3]
-    for key, value in ends[0].items():
-        torch.testing.assert_close(value, ends[1][key], atol=0, rtol=0)
+        after = checkpoint.restore(url, found)[0].model.state_dict()
+        moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+        assert before.keys() == after.keys()
+        assert "visual.transformer.resblocks.0.mlp.c_fc.weight" in moved
+        text = "transformer.resblocks.0.mlp.c_fc.weight"
+        assert (text in moved) == (method == "lora")
+        assert "token_embedding.weight" not in moved
+
+
+def test_a_run_stops_where_it_no_longer_gets_better(tmp_path: Path) -> None:
+    config = recipe(
+        **{"optim.epochs": 9, "optim.learning_rate": 1e-12, "data.val": "memory",
+           "train.patience": 2, "train.wise_alphas": []}
+    )  # fmt: skip
+    surroundings = InMemory([batch(list(range(8)))])
+    loop.train_worker(config, surroundings, run_url=str(tmp_path), num_rows=8)
+    assert [report["epoch"] for report in surroundings.reports] == [1, 2, 3]
+
+
+def test_a_step_that_does_not_fit_says_what_to_set() -> None:
+    trainer = prepare(recipe(**{"optim.batch_size": 2}), [])
+    size = 1 << 50  # what an allocator says of this is what it says of too large a batch
+    given = batch([0, 1])
+
+    def too_large(images: torch.Tensor) -> torch.Tensor:
+        return torch.empty(size)
+
+    trainer.clip.model.visual.register_forward_pre_hook(lambda _, inputs: too_large(inputs[0]))
+    with pytest.raises(
+        TrainError, match=r"optim.batch_size=2: a step of 2 pictures .* optim.accumulate=2 or"
+    ):
+        trainer.train_step(given, epoch=0)
 
 
 def test_training_learns_and_validation_sees_it(tmp_path: Path) -> None:
@@ -161,11 +358,11 @@ def test_training_learns_and_validation_sees_it(tmp_path: Path) -> None:
            "data.val": "memory", "captions.preset": "name"}
     )  # fmt: skip
     trainer = prepare(config, given, num_rows=24)
-    first = trainer.train_epoch(0)["train_loss"]
+    first = loop.train_epoch(trainer, loop.Place())["train_loss"]
     for epoch in range(1, 80):
-        last = trainer.train_epoch(epoch)["train_loss"]
+        last = loop.train_epoch(trainer, loop.Place(epoch))["train_loss"]
     assert last < 0.5 * first
-    assert trainer.validate(0)["val_top1"] > 0.8
+    assert trainer.validate()["val_top1"] > 0.8
 
 
 def test_captions_must_fit_the_text_tower() -> None:
@@ -187,7 +384,7 @@ def test_bf16_trains_fp32_weights() -> None:
 def test_a_batch_larger_than_the_set_still_steps() -> None:
     trainer = prepare(recipe(**{"optim.batch_size": 512}), [batch([0, 1, 2])], num_rows=3)
     assert trainer.num_steps == 1
-    trainer.train_epoch(0)
+    loop.train_epoch(trainer, loop.Place())
     assert trainer.step == 1
 
 

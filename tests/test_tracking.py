@@ -12,9 +12,11 @@ def test_lines_and_resume(tmp_path: Path) -> None:
     url = str(tmp_path / "metrics.jsonl")
     first = tracking.Tracker(url)
     for epoch in (1, 2, 3):
-        first.log({"epoch": epoch, "loss": 1.0 / epoch})
+        first.add({"epoch": epoch, "loss": 1.0 / epoch})
+        first.write()
     resumed = tracking.Tracker(url, resume_epoch=3)
-    resumed.log({"epoch": 3, "loss": 9.0})
+    resumed.add({"epoch": 3, "loss": 9.0})
+    resumed.write()
     assert [line["loss"] for line in tracking.read(url)] == [1.0, 0.5, 9.0]
 
 

@@ -56,7 +56,7 @@ def test_two_workers_train_from_s3(two_workers: tuple[Config, train.TrainResult]
             "images_per_s", "num_bad", "step"} <= lines[0].keys()  # fmt: skip
     assert lines[1]["step"] == 6  # 96 pictures, 32 a step, 2 epochs
     files = storage.list_files(result.checkpoint)
-    assert {"open_clip_config.json", "open_clip_model.safetensors", "state.json"} <= set(files)
+    assert {"open_clip_config.json", "open_clip_model.safetensors", "final.json"} <= set(files)
     assert config.parse_config(storage.read_json(f"{result.url}/config.json")) == recipe
 
 
@@ -72,7 +72,12 @@ def test_alone_trains_the_same_way(recipe: Config, cluster: None) -> None:
     seen: list[dict[str, Any]] = []
     result = train.run(recipe, alone=True, report=seen.append)
     assert [values["epoch"] for values in seen] == [1, 2]
-    assert result.metrics in seen
+    end = storage.read_json(f"{result.checkpoint}/final.json")
+    (at,) = [values for values in seen if values["epoch"] == end["epoch"]]
+    assert result.metrics["train_loss"] == at["train_loss"]
+    assert result.metrics["val_top1"] == pytest.approx(at["val_top1"])
+    assert end["uncalibrated_val_nll"] == pytest.approx(at["val_nll"], abs=1e-4)
+    assert result.metrics["val_nll"] <= at["val_nll"] + 1e-6
 
 
 @pytest.mark.slow

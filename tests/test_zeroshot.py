@@ -14,8 +14,7 @@ def test_classifier_agrees_with_open_clip() -> None:
     clip.model.eval()
     classes = taxonomy.load("synthetic12")
     grammar = parse("{ensemble:a photo of <name>|<name>, a pose|someone in <name>}")
-    cpu = torch.device("cpu")
-    ours = zeroshot.build_classifier(clip, grammar, classes, device=cpu)
+    ours = zeroshot.build_classifier(clip, grammar, classes)
     theirs = open_clip.build_zero_shot_classifier(
         clip.model,
         clip.tokenizer,

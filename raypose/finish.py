@@ -1,0 +1,132 @@
+"""After training: the best checkpoint, mixed with what it came from, and its temperature.
+
+What validation says is best goes to ``RUN/final``: open_clip's model, the captions' features or the
+fitted head, and final.json, written last. A release is made of it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from raypose import captions, checkpoint, metrics, model, storage, taxonomy, zeroshot
+from raypose.config import Config
+from raypose.towers import Towers
+from raypose.trainer import Scorer, Surroundings
+
+__all__ = ["FINAL", "finish", "mixed", "url_of"]
+
+FINAL = "final.json"
+
+
+def url_of(run_url: str) -> str:
+    """Return where a run's final model lies."""
+    return storage.join(run_url, "final")
+
+
+def finish(config: Config, surroundings: Surroundings, *, run_url: str) -> None:
+    """Choose the share of trained weights and the temperature on the validation set; write both.
+
+    Ranks go together. Without a validation set the last checkpoint is taken as it is.
+
+    Source: Wortsman et al., 2022, equation 1 (weights mixed over both towers); Guo et al., 2017
+    (one temperature by likelihood).
+    """
+    state = checkpoint.best(checkpoint.states(run_url))
+    clip, saved = checkpoint.restore(run_url, state)
+    clip.model.to(surroundings.device).eval()
+    scorer = Scorer(
+        config,
+        surroundings,
+        clip,
+        Towers(clip.model),
+        taxonomy.load(config.data.taxonomy),
+        captions.load(config.captions),
+        head=saved.get("head"),
+    )
+    outcome: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "alpha": 1.0}
+    outcome["metrics"] = dict(state.metrics)
+    if config.data.val:
+        outcome |= _choose(scorer, _alphas(config))
+    trained = clip.model.logit_scale.exp().item()
+    outcome.setdefault("logit_scale", trained)
+    outcome["trained_logit_scale"] = trained
+    if surroundings.rank == 0:
+        _write(scorer, outcome, run_url=run_url)
+
+
+def mixed(
+    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], alpha: float
+) -> dict[str, torch.Tensor]:
+    """Return (1 - alpha) of the weights before and alpha of those after; whole numbers as after."""
+    return {
+        name: torch.lerp(before[name].to(value.device), value, alpha)
+        if value.is_floating_point()
+        else value
+        for name, value in after.items()
+    }
+
+
+def _alphas(config: Config) -> list[float]:
+    """Return the shares to try, 1 first; mixing makes sense with weights a model came with."""
+    if config.optim.method == "probe" or not model.has_weights(config.model):
+        return [1.0]
+    return sorted({1.0, *config.train.wise_alphas}, reverse=True)
+
+
+def _choose(scorer: Scorer, alphas: list[float]) -> dict[str, Any]:
+    """Leave the model at the best share; return it, all that were tried, and the temperature."""
+    clip, config = scorer.clip, scorer.config
+    after = {name: value.clone() for name, value in clip.model.state_dict().items()}
+    before = model.build(config.model, seed=config.seed).model.state_dict() if alphas[1:] else {}
+    tried, best = [], None
+    for alpha in alphas:
+        if alpha < 1:
+            clip.model.load_state_dict(mixed(before, after, alpha))
+        features, targets = scorer.embedded("val")
+        cosines = features @ scorer.classifier().cpu().T
+        scale = clip.model.logit_scale.exp().item()
+        odds, true = (scale * cosines).softmax(-1).numpy(), targets.numpy()
+        counts = metrics.confusion_matrix(true, odds.argmax(1), num_classes=odds.shape[1])
+        figures = {
+            "val_top1": float(counts.trace() / max(1, len(true))),
+            "val_top5": metrics.top_k_hits(odds, true, 5) / max(1, len(true)),
+            "val_balanced_accuracy": metrics.balanced_accuracy(counts),
+            "val_nll": metrics.nll(odds, true),
+        }
+        tried.append({"alpha": alpha, **figures})
+        if best is None or figures["val_balanced_accuracy"] > best[0]["val_balanced_accuracy"]:
+            best = (tried[-1], cosines, targets, scale)
+    assert best is not None
+    chosen, cosines, targets, scale = best
+    if alphas[1:]:
+        clip.model.load_state_dict(mixed(before, after, chosen["alpha"]) if before else after)
+    fitted = zeroshot.best_scale(cosines, targets, start=scale) if len(targets) else scale
+    calibrated = metrics.nll((fitted * cosines).softmax(-1).numpy(), targets.numpy())
+    return {
+        "alpha": chosen["alpha"],
+        "alphas": tried,
+        "logit_scale": fitted,
+        "uncalibrated_val_nll": chosen["val_nll"],
+        "figures": {**{k: v for k, v in chosen.items() if k != "alpha"}, "val_nll": calibrated},
+    }
+
+
+def _write(scorer: Scorer, outcome: dict[str, Any], *, run_url: str) -> None:
+    url = url_of(run_url)
+    tensors = {
+        "text_features": scorer.classifier().cpu().contiguous(),
+        "logit_scale": torch.tensor(outcome["logit_scale"]),
+    }
+    outcome["metrics"] |= outcome.pop("figures", {})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model.save(scorer.clip, folder)
+        save_file(tensors, folder / "classifier.safetensors")
+        storage.upload_folder(folder, url, last="")
+    storage.write_json(storage.join(url, FINAL), outcome)
