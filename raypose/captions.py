@@ -6,6 +6,7 @@ any size is counted and drawn from in no time, and never written out by accident
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -15,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from raypose.config import CaptionConfig
+from raypose.config import CaptionConfig, canonical_json
 from raypose.errors import CaptionError, did_you_mean
 from raypose.grammar import (
     FIELDS,
@@ -33,6 +34,7 @@ from raypose.grammar import (
     grammar_hash,
     parse,
     rebuilt,
+    to_json,
 )
 from raypose.taxonomy import Card, Taxonomy
 
@@ -44,6 +46,7 @@ __all__ = [
     "coverage",
     "enumerate_captions",
     "evaluation_captions",
+    "identity",
     "load",
     "prune",
     "read",
@@ -290,6 +293,23 @@ def controls(node: Node, taxonomy: Taxonomy) -> dict[str, Node]:
         "domain": parse("a person holding the posture <name>"),
         "random words": from_templates([f"{phrase} {{}}" for phrase in words]),
     }
+
+
+def identity(
+    node: Node, taxonomy: Taxonomy, *, tokenize: Callable[[list[str]], Sequence[Sequence[int]]]
+) -> str:
+    """Return a SHA-256 of what the text tower is told of the classes, and could be told.
+
+    It covers the grammar, the class cards, and the tokens of the captions at evaluation: two runs
+    with one identity differ in nothing that comes from captions.
+    """
+    spoken = [caption for card in taxonomy.cards for caption in evaluation_captions(node, card)]
+    document = {
+        "grammar": to_json(node),
+        "classes": taxonomy.to_dict(),
+        "tokens": [list(row) for row in tokenize(spoken)],
+    }
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
 
 
 def templates(node: Node) -> list[str]:

@@ -172,6 +172,19 @@ def _options(request: Request, **defaults: Any) -> dict[str, Any]:
     return options
 
 
+def _parted(request: Request, **defaults: Any) -> tuple[Request, dict[str, Any]]:
+    """Take a command's own options from among the keys of its recipe; a list may be one value."""
+    own = [word for word in request.assignments if word.partition("=")[0] in defaults]
+    rest = [word for word in request.assignments if word not in own]
+    own = [
+        f"{key}=[{value}]" if isinstance(defaults[key], list) and value[:1] != "[" else word
+        for word in own
+        for key, _, value in [word.partition("=")]
+    ]
+    options = _options(Request(request.words, own, request.flags), **defaults)
+    return Request(request.words, rest, request.flags), options
+
+
 def _ready(config: Any) -> None:
     """Answer mistakes in what a recipe names before anything heavy is loaded."""
     from raypose import inputs
@@ -395,13 +408,13 @@ def _inspected(request: Request, urls: Sequence[str], options: dict[str, Any]) -
             rows = inspection.inspect(urls, progress=update, run=run)
     features = None
     if options["model"]:
-        from raypose import config, evaluate, runtime
+        from raypose import config, embedding, runtime
 
         settings = config.ModelConfig(backbone=options["model"])
         with runtime.connect(config.ClusterConfig(), verbose=request.verbose):
             with bar("embedding") as update:
                 features = np.concatenate(
-                    [evaluate.embed(url, settings, progress=update) for url in urls]
+                    [embedding.embed(url, settings, progress=update) for url in urls]
                 )
     groups = inspection.cluster(
         rows,
@@ -548,6 +561,7 @@ def _search(request: Request) -> None:
 
 
 def _evaluate(request: Request) -> None:
+    request, options = _parted(request, baselines=True)
     config = _config(request, None)
     from rich.console import Console
 
@@ -557,11 +571,85 @@ def _evaluate(request: Request) -> None:
     reference, url = request.words
     registry.resolve(config.storage, reference)  # before Ray starts
     with runtime.connect(config.cluster, verbose=request.verbose), bar("evaluating") as update:
-        figures = evaluate.evaluate(config.storage, reference, url, progress=update)
+        figures = evaluate.evaluate(
+            config.storage, reference, url, beside=options["baselines"], progress=update
+        )
     if request.json:
         print(json.dumps(figures, ensure_ascii=False))
     else:
         Console(soft_wrap=True).print(evaluate.table(figures))
+
+
+def _compare(request: Request) -> None:
+    config = _config(request, None)
+    from rich.console import Console
+
+    from raypose import evaluate, registry, runtime
+    from raypose.console import bar
+
+    a, b, url = request.words
+    for reference in (a, b):
+        registry.resolve(config.storage, reference)  # before Ray starts
+    with runtime.connect(config.cluster, verbose=request.verbose), bar("scoring") as update:
+        found = evaluate.compare(
+            *(evaluate.score(config.storage, each, url, progress=update) for each in (a, b))
+        )
+    if request.json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        Console(soft_wrap=True).print(evaluate.comparison_table(found))
+
+
+def _report(request: Request) -> None:
+    request, options = _parted(request, out="report.html", mistakes=24, baselines=True)
+    config = _config(request, None)
+    from raypose import evaluate, registry, report, runtime, storage, tracking
+    from raypose.console import bar
+
+    reference, url = request.words
+    registry.resolve(config.storage, reference)  # before Ray starts
+    with runtime.connect(config.cluster, verbose=request.verbose), bar("evaluating") as update:
+        scored = evaluate.score(
+            config.storage, reference, url, num_mistakes=options["mistakes"], progress=update
+        )
+        figures = evaluate.figures(scored, beside=options["baselines"], progress=update)
+    run = storage.join(config.storage, "runs", scored.config.run_id, "metrics.jsonl")
+    page = report.evaluation_page(figures, scored, tracking.read(run))
+    storage.write_bytes(options["out"], page.encode())
+    _print(request, {"page": options["out"], **figures}, options["out"])
+
+
+def _few_shot(request: Request) -> None:
+    defaults = {"per_class": [5, 10, 20, 50], "draws": 5, "steps": 100, "out": ""}
+    request, options = _parted(request, methods=["probe"], classes=[], **defaults)
+    config = _config(request, request.words[0])
+    _ready(config)
+    from raypose import fewshot, runtime, storage
+    from raypose.console import bar
+
+    with runtime.connect(config.cluster, verbose=request.verbose), bar("few-shot") as update:
+        found = fewshot.run(
+            config,
+            per_class=options["per_class"],
+            num_draws=options["draws"],
+            num_steps=options["steps"],
+            methods=options["methods"],
+            classes=options["classes"],
+            progress=update,
+        )
+    place = options["out"] or storage.join(config.storage, "few-shot", config.run_id)
+    from raypose import report
+
+    storage.write_json(storage.join(place, "draws.json"), found)
+    storage.write_bytes(storage.join(place, "report.html"), report.few_shot_page(found).encode())
+    lines = [
+        f"{method:<6} {point['per_class']:>4} a class  top-1 {point['mean']:.3f} "
+        f"± {point['sd']:.3f}  ({point['interval'][0]:.3f} to {point['interval'][1]:.3f})"
+        for method, points in found["methods"].items()
+        for point in points
+    ]
+    lines.append(f"zero-shot          top-1 {found['zero_shot']:.3f}  {found['note']}".rstrip())
+    _print(request, {"url": place, **found}, "\n".join([*lines, place]))
 
 
 def _publish(request: Request) -> None:
@@ -687,6 +775,9 @@ COMMANDS = {
     "promote": Command(f"RELEASE {PAIRS}", "point production at a release", _promote),
     "rollback": Command(f"NAME {PAIRS}", "point production back", _rollback),
     "evaluate": Command(f"RELEASE DATA {PAIRS}", "score a release on shards", _evaluate),
+    "compare": Command(f"A B DATA {PAIRS}", "hold two releases against each other", _compare),
+    "report": Command(f"RELEASE DATA {PAIRS}", "make a page of an evaluation", _report),
+    "few-shot": Command(f"RECIPE {PAIRS}", "see how far few pictures a class go", _few_shot),
     "classify": Command(f"RELEASE PICTURE… {PAIRS}", "classify pictures here", _classify),
     "serve": Command(f"RELEASE {PAIRS}", "serve a release over HTTP", _serve),
 }

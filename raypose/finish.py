@@ -124,6 +124,10 @@ def _write(scorer: Scorer, outcome: dict[str, Any], *, run_url: str) -> None:
         "logit_scale": torch.tensor(outcome["logit_scale"]),
     }
     outcome["metrics"] |= outcome.pop("figures", {})
+    clip = scorer.clip
+    outcome["captions_identity"] = captions.identity(
+        scorer.grammar, scorer.classes, tokenize=lambda texts: model.token_lists(clip, texts)
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model.save(scorer.clip, folder)

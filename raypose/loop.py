@@ -27,7 +27,7 @@ from raypose.towers import Towers, assign, full, load_optimizer, optimizer_state
 from raypose.tracking import Tracker
 from raypose.trainer import Surroundings, Trainer, gather
 
-__all__ = ["prepare", "train_worker"]
+__all__ = ["Place", "fit_probe", "prepare", "together", "train_epoch", "train_worker"]
 
 T = TypeVar("T")
 PROGRESS_PERIOD_S = 0.5

@@ -39,6 +39,7 @@ __all__ = [
     "build",
     "here",
     "pack",
+    "read_labels",
     "read_manifest",
     "read_shard",
     "shard_urls",
@@ -227,6 +228,15 @@ def read_shard(url: str) -> pa.Table:
     """Read one file of a data set: the columns image, label and id."""
     content = storage.read_bytes(url)  # one request
     return pq.read_table(io.BytesIO(content), columns=["image", "label", "id"])
+
+
+def read_labels(url: str) -> list[str]:
+    """Return the label of every picture of a data set, in order; pictures are not read."""
+    labels: list[str] = []
+    for place in shard_urls(url):
+        with storage.open_file(place) as file:
+            labels += pq.read_table(file, columns=["label"])["label"].to_pylist()
+    return labels
 
 
 def shard_urls(url: str) -> list[str]:

@@ -30,6 +30,7 @@ from raypose import (
     inputs,
     loop,
     model,
+    provenance,
     runtime,
     storage,
 )
@@ -134,6 +135,7 @@ def run(
         say(f"{config.run_id} is finished already: nothing to train; see {url}")
         return done
     readers, counts = _readers(config)
+    _note_origin(config, url=url)
     storage.write_json(storage.join(url, "config.json"), dump(config))
     state = checkpoint.latest(url)
     if state:
@@ -155,6 +157,17 @@ def finished(config: Config) -> TrainResult | None:
     """Return the result of a run that is done, or None."""
     place = storage.join(config.storage, "runs", config.run_id, RESULT)
     return TrainResult(**storage.read_json(place)) if storage.exists(place) else None
+
+
+def _note_origin(config: Config, *, url: str) -> None:
+    """Write down what a run is made of when it begins; later say what has changed since."""
+    place, now = storage.join(url, provenance.PROVENANCE), provenance.gather(config)
+    if not storage.exists(place):
+        storage.write_json(place, now)
+        return
+    found = provenance.changed(storage.read_json(place), now)
+    if found:
+        say(f"changed since {config.run_id} began: {', '.join(found)}")
 
 
 def _train(

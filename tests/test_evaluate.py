@@ -8,7 +8,7 @@ import pytest
 from conftest import pack
 from rich.console import Console
 
-from raypose import config, evaluate, inspection, registry, taxonomy
+from raypose import config, embedding, evaluate, inspection, registry, taxonomy
 from raypose.config import Config
 from raypose.errors import DataError, TrainError
 from raypose.predictor import Predictor
@@ -57,7 +57,7 @@ def test_bad_pictures_are_counted_and_named(
 def test_features_of_a_data_set_find_its_copies(
     trained: Config, cluster: None, dataset: str
 ) -> None:
-    features = evaluate.embed(f"{dataset}/val", trained.model)
+    features = embedding.embed(f"{dataset}/val", trained.model)
     assert features.shape == (36, 16)
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-4)
     rows = inspection.inspect([f"{dataset}/val", f"{dataset}/val"])

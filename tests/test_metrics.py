@@ -3,14 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sklearn.metrics as theirs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from raypose import metrics
 
 LABELS = tuple("abcdefgh")
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10_000), st.integers(8, 60))
 def test_figures_agree_with_scikit_learn(seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
@@ -23,8 +25,10 @@ def test_figures_agree_with_scikit_learn(seed: int, rows: int) -> None:
     assert made["top5"] == pytest.approx(top5, abs=1e-6)
     balanced = theirs.balanced_accuracy_score(targets, guess)
     assert made["balanced_accuracy"] == pytest.approx(balanced, abs=1e-6)
+    macro = theirs.f1_score(targets, guess, average="macro")
+    assert made["macro_f1"] == pytest.approx(macro, abs=1e-6)
     exact = odds.astype(np.float64) / odds.astype(np.float64).sum(1, keepdims=True)
-    assert made["nll"] == pytest.approx(theirs.log_loss(targets, exact, labels=range(8)), rel=1e-4)
+    assert made["nll"] == pytest.approx(theirs.log_loss(targets, exact, labels=range(8)), abs=1e-6)
     assert made["confusion"] == theirs.confusion_matrix(targets, guess).tolist()
     precision, recall, f1, support = theirs.precision_recall_fscore_support(
         targets, guess, labels=range(8), zero_division=0
@@ -52,7 +56,7 @@ def test_parents_sum_their_classes() -> None:
     odds = rng.dirichlet(np.ones(6), size=200).astype(np.float32)
     targets = rng.integers(0, 6, 200)
     parents = [0, 0, 1, 2, 2, 2]
-    found = metrics.at_parents(odds, targets, parents)
+    found = metrics.at_parents(odds, targets, parents, ("x", "y", "z"))
     summed = np.stack([odds[:, np.array(parents) == k].sum(axis=1) for k in range(3)], axis=1)
     above = np.array(parents)[targets]
     assert found["num_classes"] == 3
@@ -60,3 +64,76 @@ def test_parents_sum_their_classes() -> None:
     assert found["balanced_accuracy"] == pytest.approx(
         theirs.balanced_accuracy_score(above, summed.argmax(1))
     )
+    assert found["labels"] == ["x", "y", "z"]
+
+
+def scored(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that are right rather more often than not."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 6, rows)
+    logits = rng.normal(size=(rows, 6)) + 2.0 * np.eye(6)[targets]
+    odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return odds.astype(np.float32), targets
+
+
+def test_calibration_and_risk_are_the_textbook_sums() -> None:
+    odds, targets = scored(300)
+    made = metrics.summarize(odds, targets, tuple("abcdef"))
+    confidence, right = odds.max(1), odds.argmax(1) == targets
+    ece = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            ece += inside.sum() / 300 * abs(right[inside].mean() - confidence[inside].mean())
+    assert made["ece"] == pytest.approx(ece, abs=1e-6)
+    ordered = right[np.argsort(-confidence, kind="stable")]
+    risks = [(~ordered[: k + 1]).mean() for k in range(300)]
+    assert made["aurc"] == pytest.approx(np.mean(risks), abs=1e-6)
+    assert made["risk_coverage"][-1] == pytest.approx([1.0, 1 - made["top1"]])
+    assert made["risk_coverage"][9] == pytest.approx([0.5, risks[149]])
+    assert sum(count for _, _, count in made["reliability"]) == 300
+
+
+def test_intervals_cover_what_they_should() -> None:
+    """Of many test sets of one population, some 95 % have its accuracy in their interval."""
+    population, truth = scored(40_000, seed=5)
+    accuracy = (population.argmax(1) == truth).mean()
+    inside = 0
+    for number in range(60):
+        rows = np.random.default_rng(number).integers(0, 40_000, 200)
+        low, high = metrics.summarize(population[rows], truth[rows], tuple("abcdef"))["intervals"][
+            "top1"
+        ]
+        inside += low <= accuracy <= high
+    assert 52 <= inside <= 60
+
+
+def test_distances_count_levels_up_the_tree() -> None:
+    levels = [[0, 0, 1, 1, 2], [0, 0, 0, 0, 1]]
+    targets, guesses = np.array([0, 0, 0, 0, 3]), np.array([0, 1, 2, 4, 2])
+    found = metrics.tree_distances(targets, guesses, levels)
+    assert found == {"mean": (1 + 2 + 3 + 1) / 4, "counts": [2, 1, 1]}
+    assert metrics.tree_distances(targets, targets, levels)["mean"] == 0.0
+    assert metrics.tree_distances(targets, guesses, [])["counts"] == [4]
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_is_the_binomial_test(ours: int, theirs_alone: int) -> None:
+    total = ours + theirs_alone
+    expected = binomtest(ours, total, 0.5).pvalue if total else 1.0
+    assert metrics.mcnemar(ours, theirs_alone) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_pairs_share_what_is_hard() -> None:
+    """Two models that err on the same pictures differ by less than their own intervals say."""
+    odds, targets = scored(400)
+    other = odds.copy()
+    other[:4] = np.eye(6, dtype=np.float32)[(targets[:4] + 1) % 6]
+    found = metrics.paired(odds, other, targets)["top1"]
+    assert found["difference"] == pytest.approx(found["a"] - found["b"])
+    low, high = found["interval"]
+    alone = metrics.summarize(odds, targets, tuple("abcdef"))["intervals"]["top1"]
+    assert low <= found["difference"] <= high
+    assert high - low < 0.5 * (alone[1] - alone[0])
+    same = metrics.paired(odds, odds, targets)
+    assert all(entry["interval"] == [0.0, 0.0] for entry in same.values())

@@ -29,6 +29,7 @@ def test_a_release_holds_what_is_promised(folder: Path) -> None:
         "captions.json",
         "classifier.safetensors",
         "metrics.json",
+        "provenance.json",
         "README.md",
     }
 

@@ -1,0 +1,318 @@
+"""How far a few pictures of each class go: drawn supports, several methods, one test set.
+
+Every draw follows from (seed, number, K) and is written down. Nothing is chosen on the test set:
+a probe's penalty comes from cross-validation on its support, and the others train for the steps
+that the recipe says. Supports are nested: a draw of ten holds that of five.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import t as student
+
+from raypose import data, loop, model, probe, taxonomy, zeroshot
+from raypose.config import Config, override
+from raypose.data import Batch
+from raypose.errors import DataError, UsageError, did_you_mean
+from raypose.shards import read_labels
+from raypose.trainer import Scorer
+
+__all__ = ["METHODS", "Held", "run"]
+
+METHODS = ("probe", "lora", "full")
+BATCH_SIZE = 64
+
+
+@dataclass
+class Held:
+    """Surroundings of one process that holds its pictures: a support, and a test set.
+
+    Attributes:
+        sets: split → all its pictures.
+        seed: of the order of training pictures.
+        device: a GPU where there is one.
+    """
+
+    sets: dict[str, Batch]
+    seed: int
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    def batches(
+        self, split: str, *, batch_size: int, epoch: int, start: int = 0
+    ) -> Iterator[Batch]:
+        """Return a split by batches: training pictures in an order of (seed, epoch)."""
+        held = self.sets[split]
+        rows = np.arange(len(held))
+        if split == "train":
+            rows = np.random.default_rng((self.seed, epoch)).permutation(rows)
+        for first in range(start * batch_size, len(rows), batch_size):
+            yield _taken(held, rows[first : first + batch_size])
+
+    def progress(self, event: dict[str, Any]) -> None:
+        """Keep silent: whoever holds this tells."""
+
+    def report(self, values: dict[str, Any]) -> None:
+        """Keep silent."""
+
+
+def run(
+    config: Config,
+    *,
+    per_class: Sequence[int] = (5, 10, 20, 50),
+    num_draws: int = 5,
+    num_steps: int = 100,
+    methods: Sequence[str] = ("probe",),
+    classes: Sequence[str] = (),
+    progress: Any = lambda done, total, note="": None,
+) -> dict[str, Any]:
+    """Train on few pictures a class and score on the recipe's validation set.
+
+    Args:
+        config: the recipe; its `data.train` is drawn from, its `data.val` is the test set.
+        per_class: pictures of each class, for each point of the curve.
+        num_draws: supports for each point.
+        num_steps: of each training, about: whole passes over the support; a probe takes none.
+        methods: of `METHODS`.
+        classes: ids of those to tell apart; by default all of the taxonomy.
+        progress: told (runs done, in all, a note).
+
+    Returns:
+        name, classes, per_class, test, num_test, zero_shot (top-1 by captions alone) and a note on
+        it; methods: for each, at each point per_class, top1 and balanced_accuracy of each draw,
+        mean and sd of top1 and the 95 % interval of its mean; supports: at each point, for each
+        draw, the ids drawn.
+
+    Raises:
+        UsageError: for a method that is none, or a point without pictures.
+        DataError: where a class has too few pictures.
+    """
+    _check(methods, per_class, num_draws)
+    with tempfile.TemporaryDirectory() as name:
+        config = _narrowed(config, classes, Path(name))
+        study = _Study.load(config, max(per_class), num_draws, nowhere=f"{name}/run")
+        total, done = len(methods) * len(per_class) * num_draws, 0
+        points: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
+        for method in methods:
+            for size in per_class:
+                scores = []
+                for draw in range(num_draws):
+                    scores.append(study.train(method, size, draw, num_steps=num_steps))
+                    done += 1
+                    note = f"{method} {size} a class: {scores[-1]['val_top1']:.3f}"
+                    progress(done, total, note)
+                points[method].append(_point(size, scores))
+        start = study.zero_shot()
+    return {
+        "name": config.name,
+        "classes": list(study.classes.ids),
+        "per_class": list(per_class),
+        "num_draws": num_draws,
+        "num_steps": num_steps,
+        "seed": config.seed,
+        "train": config.data.train,
+        "test": config.data.val,
+        "num_test": len(study.test),
+        "zero_shot": start,
+        "note": "" if model.has_weights(config.model) else "its text tower was not trained",
+        "methods": points,
+        "supports": {
+            str(size): [study.ids(size, draw) for draw in range(num_draws)] for size in per_class
+        },
+    }
+
+
+@dataclass
+class _Study:
+    """What all runs share: pictures, and their features by the model as it is."""
+
+    config: Config
+    classes: taxonomy.Taxonomy
+    pool: Batch
+    test: Batch
+    draws: list[list[npt.NDArray[np.int64]]]
+    """For each draw and class, rows of the pool; those of K pictures are the first K."""
+    scorer: Scorer
+    pool_features: torch.Tensor
+    test_features: torch.Tensor
+    nowhere: str
+    """Location of a run that does not exist: every training starts anew."""
+
+    @classmethod
+    def load(cls, config: Config, most: int, num_draws: int, *, nowhere: str) -> _Study:
+        """Read the pictures that any draw needs, and the test set."""
+        classes = taxonomy.load(config.data.taxonomy)
+        size = model.image_size(config.model)
+        pool_rows, draws = _draw(config, classes, most, num_draws, size)
+        pool = _read(config, config.data.train, classes, size, pool_rows)
+        test = _read(config, config.data.val, classes, size, None)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        held = Held({"train": pool, "val": test}, config.seed, device)
+        as_is = override(config, {"optim.method": "probe"})
+        trainer, _ = loop.prepare(as_is, held, run_url=nowhere, num_rows=len(pool))
+        trainer.clip.model.eval()
+
+        def encoded(batch: Batch) -> torch.Tensor:
+            parts = (batch.rows(k, k + BATCH_SIZE) for k in range(0, len(batch), BATCH_SIZE))
+            return torch.cat(
+                [zeroshot.embed(trainer.clip, part.pixels).cpu() for part in parts if part]
+            )
+
+        features = encoded(pool), encoded(test)
+        return cls(config, classes, pool, test, draws, trainer, *features, nowhere)
+
+    def ids(self, size: int, draw: int) -> list[str]:
+        """Return the ids of a support."""
+        return [self.pool.ids[row] for row in self._rows(size, draw)]
+
+    def zero_shot(self) -> float:
+        """Return top-1 by captions alone."""
+        logits = self.test_features @ self.scorer.classifier().cpu().T
+        return float((logits.argmax(1) == self.test.targets).float().mean())
+
+    def train(self, method: str, size: int, draw: int, *, num_steps: int) -> dict[str, float]:
+        """Return top-1 and balanced accuracy after training on one support."""
+        rows = self._rows(size, draw)
+        if method == "probe":
+            return self._probe(rows)
+        per_epoch = math.ceil(len(rows) / self.config.optim.batch_size)
+        epochs = max(1, round(num_steps / per_epoch))
+        config = override(self.config, {"optim.method": method, "optim.epochs": epochs})
+        sets = {"train": _taken(self.pool, rows), "val": self.test}
+        held = Held(sets, config.seed + draw, self.scorer.surroundings.device)
+        trainer, _ = loop.prepare(config, held, run_url=self.nowhere, num_rows=len(rows))
+        for epoch in range(epochs):
+            loop.train_epoch(trainer, loop.Place(epoch))
+        with trainer.averaged():
+            found = trainer.validate()
+        return {key: found[key] for key in ("val_top1", "val_balanced_accuracy")}
+
+    def _rows(self, size: int, draw: int) -> npt.NDArray[np.int64]:
+        return np.concatenate([rows[:size] for rows in self.draws[draw]])
+
+    def _probe(self, rows: npt.NDArray[np.int64]) -> dict[str, float]:
+        features, targets = self.pool_features[rows], self.pool.targets[rows]
+        start = self.scorer.classifier().cpu()
+        scale = self.scorer.clip.model.logit_scale.exp().item()
+        penalty = self.config.optim.probe_penalty
+        if penalty is None:
+            penalty = probe.choose_penalty(features, targets, start, logit_scale=scale)
+        head = probe.fit(features, targets, start, logit_scale=scale, penalty=penalty)
+        right = (self.test_features @ head.T).argmax(1) == self.test.targets
+        by_class = [right[self.test.targets == k] for k in range(len(self.classes))]
+        recalls = [float(found.float().mean()) for found in by_class if len(found)]
+        return {
+            "val_top1": float(right.float().mean()),
+            "val_balanced_accuracy": statistics.fmean(recalls),
+        }
+
+
+def _check(methods: Sequence[str], per_class: Sequence[int], num_draws: int) -> None:
+    for method in methods:
+        if method not in METHODS:
+            near = did_you_mean(method, METHODS)
+            raise UsageError(f"methods: {method!r} is none{near}; known: {', '.join(METHODS)}")
+    if not methods or not per_class or min(per_class) < 1 or num_draws < 2:
+        raise UsageError("few-shot: wants a method, per_class of at least 1 and num_draws of 2")
+
+
+def _narrowed(config: Config, classes: Sequence[str], folder: Path) -> Config:
+    """Return the recipe with a taxonomy of some of its classes, written to a folder."""
+    if not classes:
+        return config
+    whole = taxonomy.load(config.data.taxonomy)
+    index = whole.index()
+    for name in classes:
+        if name not in index:
+            raise UsageError(f"classes: {name!r} is not in {whole.name}{did_you_mean(name, index)}")
+    cards = tuple(card for card in whole.cards if index[card.id] in {index[n] for n in classes})
+    path = folder / "classes.yaml"
+    path.write_text(taxonomy.format_taxonomy(taxonomy.Taxonomy(whole.name, cards)), "utf-8")
+    return override(config, {"data.taxonomy": str(path)})
+
+
+def _labelled(url: str, classes: taxonomy.Taxonomy) -> list[npt.NDArray[np.int64]]:
+    """Return for each class the rows of a data set that are its pictures, in a fixed order."""
+    index = classes.index()
+    numbers = np.array([index.get(label, -1) for label in read_labels(url)])
+    return [np.flatnonzero(numbers == k) for k in range(len(classes))]
+
+
+def _draw(
+    config: Config, classes: taxonomy.Taxonomy, most: int, num_draws: int, size: int
+) -> tuple[npt.NDArray[np.int64], list[list[npt.NDArray[np.int64]]]]:
+    """Return the rows that any draw needs, and each draw by class as places among these."""
+    found = _labelled(config.data.train, classes)
+    short = [card.id for card, rows in zip(classes.cards, found, strict=True) if len(rows) < most]
+    if short:
+        have = len(found[classes.ids.index(short[0])])
+        raise DataError(
+            f"{config.data.train}: {have} pictures of {short[0]} where {most} a class are to be "
+            f"drawn{f'; so with {len(short) - 1} more classes' if short[1:] else ''}; "
+            "lower per_class, or name other classes"
+        )
+    drawn = [
+        [np.random.default_rng((config.seed, draw, k)).permutation(rows)[:most]
+         for k, rows in enumerate(found)]
+        for draw in range(num_draws)
+    ]  # fmt: skip
+    pool = np.unique(np.concatenate([rows for draw in drawn for rows in draw]))
+    return pool, [[np.searchsorted(pool, rows) for rows in draw] for draw in drawn]
+
+
+def _read(
+    config: Config,
+    url: str,
+    classes: taxonomy.Taxonomy,
+    size: int,
+    rows: npt.NDArray[np.int64] | None,
+) -> Batch:
+    """Return rows of a data set in one batch; by default all of these classes."""
+    index = {**dict.fromkeys(read_labels(url), 0), **classes.index()}  # others are not read
+    reader = data.load(url, index, config.data, size=size, resize=config.model.resize, cache=False)
+    if rows is None:
+        rows = np.sort(np.concatenate(_labelled(url, classes)))
+    if not len(rows):
+        raise DataError(f"{url}: holds no picture of these classes")
+    batches = list(reader.batches(rows, batch_size=BATCH_SIZE))
+    bad = {key: error for batch in batches for key, error in batch.bad.items()}
+    if bad:
+        key = min(bad)
+        raise DataError(f"{url}: {key}: {bad[key]}; build the shards again")
+    return Batch(
+        torch.cat([batch.pixels for batch in batches]),
+        torch.cat([batch.targets for batch in batches]),
+        [key for batch in batches for key in batch.ids],
+        [""] * len(rows),
+    )
+
+
+def _taken(batch: Batch, rows: npt.NDArray[np.int64]) -> Batch:
+    picked = torch.from_numpy(rows)
+    ids = [batch.ids[row] for row in rows]
+    return Batch(batch.pixels[picked], batch.targets[picked], ids, [""] * len(rows))
+
+
+def _point(size: int, scores: Sequence[dict[str, float]]) -> dict[str, Any]:
+    top1 = [score["val_top1"] for score in scores]
+    mean, sd = statistics.fmean(top1), statistics.stdev(top1)
+    reach = float(student.ppf(0.975, len(top1) - 1)) * sd / math.sqrt(len(top1))
+    return {
+        "per_class": size,
+        "top1": top1,
+        "balanced_accuracy": [score["val_balanced_accuracy"] for score in scores],
+        "mean": mean,
+        "sd": sd,
+        "interval": [max(0.0, mean - reach), min(1.0, mean + reach)],
+    }
