@@ -58,6 +58,9 @@ def finish(config: Config, surroundings: Surroundings, *, run_url: str) -> None:
     outcome["trained_logit_scale"] = trained
     if surroundings.rank == 0:
         _write(scorer, outcome, run_url=run_url)
+        text = f"kept epoch {state.epoch}, {outcome['alpha']:g} of the trained weights"
+        scale = f"logit scale {outcome['logit_scale']:.1f} where training ended at {trained:.1f}"
+        surroundings.progress({"kind": "note", "text": f"{text}, {scale}"})
 
 
 def mixed(

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 
 from raypose import captions, checkpoint, errors, lora, model, optim, probe, storage, taxonomy
 from raypose.config import Config, override
-from raypose.console import say
 from raypose.errors import ConfigError, DataError, RayposeError
 from raypose.grammar import Node
 from raypose.text import TextCache
@@ -328,7 +327,8 @@ def _place(trainer: Trainer, state: checkpoint.State) -> Place:
     if changed or now != state.batch_size:
         step = round(state.epoch_step * state.batch_size / now)
         if surroundings.rank == 0:
-            say(_what_changed(trainer, state, batch_size=now))
+            text = _what_changed(trainer, state, batch_size=now)
+            surroundings.progress({"kind": "note", "text": text})
     return Place(state.epoch, step, state.seen, state.loss, dict(state.bad))
 
 

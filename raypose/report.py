@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from raypose import images, metrics
 from raypose.evaluate import Mistake, Scored
@@ -159,11 +160,13 @@ def _training(lines: Sequence[Mapping[str, Any]]) -> str:
     at = [line["epoch"] for line in scored]
     axes.plot(at, [line["val_nll"] for line in scored], color=ORANGE, marker=".", label="val NLL")
     axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     accuracy, axes = _axes("epoch", "on validation")
     for name, color in (("val_top1", BLUE), ("val_balanced_accuracy", ORANGE)):
         words = NAMES[name.removeprefix("val_")]
         axes.plot(at, [line[name] for line in scored], color=color, marker=".", label=words)
     axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return f"<div class=pair>{_svg(loss)}{_svg(accuracy)}</div>"
 
 
@@ -196,7 +199,9 @@ def _confusions(document: Mapping[str, Any], classes: Taxonomy) -> str:
         for is_, told in pairs
         if wrong[is_, told]
     )
-    pairs_table = f"<table><tr><th>is<th>taken for<th>how often{rows}</table>" if rows else ""
+    pairs_table = (
+        f"<table class=words><tr><th>is<th>taken for<th>how often{rows}</table>" if rows else ""
+    )
     return (
         "<p class=note>Rows and columns in the order of the tree; lines part its highest level."
         f"</p><div class=wide><div class=matrix>{_svg(figure)}</div></div>"
@@ -256,7 +261,9 @@ def _per_class(document: Mapping[str, Any], classes: Taxonomy) -> str:
         )
         for row in sorted(seen, key=lambda row: row["f1"])
     )
-    table = f"<table><tr><th>class<th>pictures<th>precision<th>recall<th>F1{rows}</table>"
+    table = (
+        f"<table class=words><tr><th>class<th>pictures<th>precision<th>recall<th>F1{rows}</table>"
+    )
     return f"<details><summary>{len(seen)} classes</summary><div class=wide>{table}</div></details>"
 
 
@@ -320,7 +327,8 @@ p{overflow-wrap:anywhere}small,.note{color:#646b78}.note{font-size:13px;margin:6
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;margin:8px 0}
 th,td{text-align:right;padding:4px 10px;border-bottom:1px solid #e6e9ee;vertical-align:top;
 white-space:nowrap;font-variant-numeric:tabular-nums}
-th{font-weight:600;color:#646b78}td:first-child,th:first-child,td:nth-child(2){text-align:left}
+th{font-weight:600;color:#646b78}td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}
+.words td{white-space:normal}
 .main td{background:#f2f6fe;font-weight:600}.main small{font-weight:400}
 .plain td{text-align:left;white-space:normal;overflow-wrap:anywhere}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:16px}

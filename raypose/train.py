@@ -43,6 +43,8 @@ from raypose.trainer import Surroundings
 __all__ = ["TrainResult", "finished", "run"]
 
 RESULT = "result.json"
+SLOW_DATA = 0.03
+"""Share of the time that workers may wait for pictures before it is told."""
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -342,6 +344,9 @@ def _shown(num_epochs: int) -> Iterator[Queue]:
 
 
 def _show(event: dict[str, Any], num_epochs: int, update: Callable[..., None]) -> None:
+    if event["kind"] == "note":
+        say(event["text"])
+        return
     if event["kind"] == "step":
         note = f"loss {event['loss']:.3f}  {event['images_per_s']:.0f} images/s"
         update(event["step"], event["num_steps"], note)
@@ -351,6 +356,8 @@ def _show(event: dict[str, Any], num_epochs: int, update: Callable[..., None]) -
         parts.append(f"val top-1 {event['val_top1']:.3f}")
         parts.append(f"balanced {event['val_balanced_accuracy']:.3f}")
     parts.append(f"{event['images_per_s']:.0f} images/s")
+    if event.get("data_wait", 0) > SLOW_DATA:
+        parts.append(f"{event['data_wait']:.0%} of the time waiting for pictures")
     if event["num_bad"]:
         parts.append(f"{event['num_bad']} bad pictures quarantined")
     say(f"epoch {event['epoch']}/{num_epochs}  {'  '.join(parts)}")

@@ -46,7 +46,11 @@ class Surroundings(Protocol):
         """Return this rank's share of ``train`` or ``val``, less its first `start` batches."""
 
     def progress(self, event: dict[str, Any]) -> None:
-        """Show something to the person who waits; called on rank 0."""
+        """Show something to the person who waits; called on rank 0.
+
+        An event's ``kind`` is ``step``, with epoch, step, num_steps, loss and images_per_s; or
+        ``note``, with a text.
+        """
 
     def report(self, values: dict[str, Any]) -> None:
         """Hand over the metrics of an epoch; called on every rank."""

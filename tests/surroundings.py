@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +67,8 @@ class InMemory:
         yield from self.given[start:]
 
     def progress(self, event: dict[str, Any]) -> None:
-        pass
+        if event["kind"] == "note":
+            sys.stderr.write(f"{event['text']}\n")
 
     def report(self, values: dict[str, Any]) -> None:
         self.reports.append(values)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from raypose import cli, config
+from raypose.request import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -34,7 +35,7 @@ def test_commands_parse(line: str) -> None:
     flags = frozenset(word for word in words if word.startswith("-"))
     assert flags <= {"--json", "--verbose", *command.flags}
     rest = [word for word in words[len(name.split()) :] if word not in flags]
-    request = cli._parse(name, command, rest, flags)
+    request = parse(name, command, rest, flags)
     if "RECIPE" in command.words:
         recipe = ROOT / request.words[0]
         overrides = config.parse_assignments(request.assignments)

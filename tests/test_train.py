@@ -81,6 +81,25 @@ def test_alone_trains_the_same_way(recipe: Config, cluster: None) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_with_more_workers(
+    recipe: Config, cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(values: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.run(recipe, alone=True, report=interrupt)
+    result = train.run(config.override(recipe, {"train.num_workers": 2}))
+    assert result.run_id == recipe.run_id
+    told = capsys.readouterr().err
+    assert f"resuming {recipe.run_id} after epoch 1 of 2" in told
+    assert "resumes on 2 workers where it was 1: pictures meet in other steps" in told
+    assert "kept epoch" in told
+    lines = tracking.read(f"{result.url}/metrics.jsonl")
+    assert [line["epoch"] for line in lines] == [1, 2]
+
+
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(recipe: Config, cluster: None) -> None:
     changed = config.override(recipe, {"optim.epochs": 12, "train.num_workers": 2})
     url = storage.join(changed.storage, "runs", changed.run_id)
