@@ -117,7 +117,7 @@ def few_shot_plot(document: Mapping[str, Any]) -> Figure:
     axes.minorticks_off()
     top = axes.get_ylim()[1]
     axes.set_ylim(0, max(min(1.02, top), 1.0))
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(framealpha=0.9, edgecolor="none", loc="lower right")
     return figure
 
 
@@ -323,7 +323,7 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:24px auto;padding:0 16px;max-width:1080px;
 color:#20242c;background:#fff}
 h1{font-size:22px;overflow-wrap:anywhere}h2{font-size:17px;margin:32px 0 8px}
-p{overflow-wrap:anywhere}small,.note{color:#646b78}.note{font-size:13px;margin:6px 0}
+p,li{overflow-wrap:anywhere}small,.note{color:#646b78}.note{font-size:13px;margin:6px 0}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;margin:8px 0}
 th,td{text-align:right;padding:4px 10px;border-bottom:1px solid #e6e9ee;vertical-align:top;
 white-space:nowrap;font-variant-numeric:tabular-nums}
