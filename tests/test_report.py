@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from raypose import config, evaluate, fewshot, report, tracking
+from raypose import cli, config, evaluate, fewshot, report, tracking
 from raypose.config import Config
 from raypose.errors import DataError, UsageError
 
@@ -115,24 +117,33 @@ def test_what_cannot_be_drawn_says_so(recipe: Config, cluster: None) -> None:
         fewshot.run(recipe, classes=("Tree",))
 
 
-@pytest.mark.slow
 def test_the_commands_write_pages(
-    trained: Config, cluster: None, dataset: str, raypose: str, tmp_path: Path
+    trained: Config,
+    cluster: None,
+    dataset: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By the installed command, on a cluster of its own."""
-
-    def call(*words: str) -> dict[str, object]:
-        made = subprocess.run(
-            [raypose, *words, f"storage={trained.storage}", "--json"],
-            capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
-        assert made.returncode == 0, made.stderr
-        document: dict[str, object] = json.loads(made.stdout.splitlines()[-1])
+    def call(*words: str) -> dict[str, Any]:
+        on_term = signal.getsignal(signal.SIGTERM)
+        try:
+            assert cli.main([*words, f"storage={trained.storage}", "--json"]) == 0
+        finally:
+            signal.signal(signal.SIGTERM, on_term)
+        document: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
         return document
 
     page = tmp_path / "page.html"
     shown = call("report", "tiny", f"{dataset}/val", f"out={page}", "mistakes=3", "baselines=false")
     assert shown["page"] == str(page)
     assert is_alone(page.read_text())
+    assert page.read_text().count("data:image/jpeg;base64,") == 3
     compared = call("compare", "tiny", "tiny:v1", f"{dataset}/val")
     assert compared["p"] == 1.0
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(config.sparse(trained)))
+    place = tmp_path / "few"
+    drawn = call("few-shot", str(recipe), "per_class=[2]", "draws=2", f"out={place}")
+    assert drawn["methods"]["probe"][0]["per_class"] == 2
+    assert json.loads((place / "draws.json").read_text())["supports"] == drawn["supports"]
+    assert is_alone((place / "report.html").read_text())
