@@ -326,7 +326,12 @@ class Config(Section):
     """The whole document."""
 
     @model_validator(mode="after")
-    def _one_batch(self) -> Config:
+    def _fits_together(self) -> Config:
+        if self.optim.method == "lora" and self.train.sharding == "fsdp":
+            raise ValueError(
+                "train.sharding=fsdp: optim.method=lora merges a whole model; set "
+                "train.sharding=ddp"
+            )
         if self.optim.accumulate > 1 and self.loss.name != "class_ce":
             raise ValueError(
                 f"optim.accumulate: loss.name={self.loss.name} compares all pictures of a step; "

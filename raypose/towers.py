@@ -151,6 +151,8 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
 def _is_sharded(config: TrainConfig, model: nn.Module, device: torch.device) -> bool:
     if config.sharding != "auto":
         return config.sharding == "fsdp"
+    if any("lora_" in name for name, _ in model.named_parameters()):
+        return False  # merging copies a whole model
     if device.type != "cuda":
         return False
     wanted = BYTES_PER_PARAMETER * sum(p.numel() for p in model.parameters())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -124,3 +125,36 @@ def test_every_setting_is_documented() -> None:
     for name, field in config.Config.model_fields.items():
         for key, inner in getattr(field.annotation, "model_fields", {}).items():
             assert inner.description, f"{name}.{key} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"loss.name": "clip", "optim.accumulate": 2},
+            "optim.accumulate: loss.name=clip compares all pictures of a step",
+        ),
+        (
+            {"optim.method": "lora", "train.sharding": "fsdp"},
+            "train.sharding=fsdp: optim.method=lora merges a whole model",
+        ),
+        (
+            {"loss.name": "siglip", "loss.parents_weight": 0.2},
+            "loss: parents_weight is for name=class_ce only",
+        ),
+        (
+            {"loss.name": "clip", "loss.label_smoothing": 0.1},
+            "loss: label_smoothing has no meaning for name=clip",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_say_so(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.override(config.Config(), changes)
+
+
+def test_how_a_run_is_spread_is_no_part_of_its_name() -> None:
+    base = config.Config()
+    spread = {"train.num_workers": 4, "train.sharding": "fsdp", "train.compile": True}
+    assert config.override(base, spread).run_id == base.run_id
+    assert config.override(base, {"train.precision": "bf16"}).run_id != base.run_id
