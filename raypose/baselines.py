@@ -6,7 +6,6 @@ that all runs of one model on one set share it.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,10 @@ import torch
 from safetensors.torch import load, save
 
 from raypose import captions, embedding, model, probe, storage, zeroshot
-from raypose.config import Config, canonical_json
+from raypose.config import Config, document_hash
 from raypose.embedding import Embedded, Progress
 from raypose.grammar import grammar_hash
-from raypose.sources import MANIFEST
+from raypose.shards import manifest_hash
 from raypose.taxonomy import Taxonomy
 
 __all__ = ["Baseline", "baselines"]
@@ -66,13 +65,13 @@ def baselines(
     grammar = captions.load(config.captions)
     start = zeroshot.build_classifier(clip, grammar, classes).cpu()
     scale = clip.model.logit_scale.exp().item()
-    head, probe_scale = _probe(clip, config, classes, start, progress)
+    head = _head(clip, config, classes, start, progress)
     features = torch.from_numpy(rows.features)
     note = "" if model.has_weights(config.model) else "its text tower was not trained: chance"
     ids = {name: row for row, name in enumerate(rows.ids)}
     return {
         "zero_shot": Baseline(zeroshot.probabilities(features, start, scale).numpy(), ids, note),
-        "probe": Baseline(zeroshot.probabilities(features, head, probe_scale).numpy(), ids),
+        "probe": Baseline(zeroshot.probabilities(features, head, scale).numpy(), ids),
     }
 
 
@@ -84,29 +83,25 @@ def _embedded(
     )
 
 
-def _probe(
+def _head(
     clip: model.Clip,
     config: Config,
     classes: Taxonomy,
     start: torch.Tensor,
     progress: Progress,
-) -> tuple[torch.Tensor, float]:
-    """Return the fitted head (C, D) and its factor, from storage where it was fitted before."""
+) -> torch.Tensor:
+    """Return the fitted head (C, D), from storage where it was fitted before."""
     place = storage.join(config.storage, "baselines", f"{_key(config, classes)}.safetensors")
     if storage.exists(place):
-        kept = load(storage.read_bytes(place))
-        return kept["head"], float(kept["logit_scale"])
+        return load(storage.read_bytes(place))["head"]
     rows = _embedded(clip, config, classes, config.data.train, progress)
     features = torch.from_numpy(rows.features[rows.good])
     targets = torch.from_numpy(rows.targets[rows.good])
     scale = clip.model.logit_scale.exp().item()
-    penalty = config.optim.probe_penalty
-    if penalty is None:
-        penalty = probe.choose_penalty(features, targets, start, logit_scale=scale)
-    head = probe.fit(features, targets, start, logit_scale=scale, penalty=penalty)
-    tensors = {"head": head.contiguous(), "logit_scale": torch.tensor(scale)}
-    storage.write_bytes(place, save(tensors))
-    return head, scale
+    asked = config.optim.probe_penalty
+    head, _ = probe.fit_best(features, targets, start, logit_scale=scale, penalty=asked)
+    storage.write_bytes(place, save({"head": head.contiguous()}))
+    return head
 
 
 def _key(config: Config, classes: Taxonomy) -> str:
@@ -117,6 +112,6 @@ def _key(config: Config, classes: Taxonomy) -> str:
         "penalty": config.optim.probe_penalty,
         "captions": grammar_hash(captions.load(config.captions)),
         "classes": classes.to_dict(),
-        "data": storage.sha256(storage.read_bytes(storage.join(config.data.train, MANIFEST))),
+        "data": manifest_hash(config.data.train),
     }
-    return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:16]
+    return document_hash(document)[:16]

@@ -6,7 +6,6 @@ any size is counted and drawn from in no time, and never written out by accident
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import random
@@ -16,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from raypose.config import CaptionConfig, canonical_json
+from raypose.config import CaptionConfig, document_hash
 from raypose.errors import CaptionError, did_you_mean
 from raypose.grammar import (
     FIELDS,
@@ -309,7 +308,7 @@ def identity(
         "classes": taxonomy.to_dict(),
         "tokens": [list(row) for row in tokenize(spoken)],
     }
-    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
+    return document_hash(document)
 
 
 def templates(node: Node) -> list[str]:

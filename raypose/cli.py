@@ -154,8 +154,6 @@ def _search(request: Request) -> None:
 
 def _evaluate(request: Request) -> None:
     config = recipe(request, None)
-    from rich.console import Console
-
     from raypose import evaluate, registry, runtime
     from raypose.console import bar
 
@@ -165,16 +163,11 @@ def _evaluate(request: Request) -> None:
         figures = evaluate.evaluate(
             config.storage, reference, url, beside=request.options["baselines"], progress=update
         )
-    if request.json:
-        print(json.dumps(figures, ensure_ascii=False))
-    else:
-        Console(soft_wrap=True).print(evaluate.table(figures))
+    show(request, figures, evaluate.table(figures))
 
 
 def _compare(request: Request) -> None:
     config = recipe(request, None)
-    from rich.console import Console
-
     from raypose import evaluate, registry, runtime
     from raypose.console import bar
 
@@ -185,10 +178,7 @@ def _compare(request: Request) -> None:
         found = evaluate.compare(
             *(evaluate.score(config.storage, each, url, progress=update) for each in (a, b))
         )
-    if request.json:
-        print(json.dumps(found, ensure_ascii=False))
-    else:
-        Console(soft_wrap=True).print(evaluate.comparison_table(found))
+    show(request, found, evaluate.comparison_table(found))
 
 
 def _report(request: Request) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "absolute",
     "canonical_json",
     "config_hash",
+    "document_hash",
     "dump",
     "load",
     "override",
@@ -361,6 +362,11 @@ class Config(Section):
         """Name and hash: the same document again is the same run, and resumes."""
         return f"{self.name}-{config_hash(self)}"
 
+    @property
+    def run_url(self) -> str:
+        """Where the run lies."""
+        return storage.join(self.storage, "runs", self.run_id)
+
 
 def parse_config(document: Mapping[str, Any], *, where: str = "config") -> Config:
     """Validate a document.
@@ -437,6 +443,11 @@ def canonical_json(document: Any) -> str:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def document_hash(document: Any) -> str:
+    """Return the SHA-256 of a document's one JSON text."""
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
+
+
 def config_hash(config: Config) -> str:
     """Return 8 hex digits of what a run is made of: not of where it is spread out or served."""
     return _hash(config, without={"search", "serve", "cluster"})
@@ -467,7 +478,7 @@ def _hash(config: Config, *, without: set[str]) -> str:
     document = config.model_dump(mode="json", exclude=without)
     for key in SPREAD:
         del document["train"][key]
-    return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:8]
+    return document_hash(document)[:8]
 
 
 def _assign(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from scipy.stats import t as student
 
-from raypose import data, loop, model, probe, taxonomy, zeroshot
+from raypose import data, loop, metrics, model, probe, taxonomy, zeroshot
 from raypose.config import Config, override
 from raypose.data import Batch
 from raypose.errors import DataError, UsageError, did_you_mean
-from raypose.shards import read_labels
+from raypose.shards import read_labels, read_manifest
 from raypose.trainer import Scorer
 
 __all__ = ["METHODS", "Held", "run"]
@@ -144,6 +144,8 @@ class _Study:
     draws: list[list[npt.NDArray[np.int64]]]
     """For each draw and class, rows of the pool; those of K pictures are the first K."""
     scorer: Scorer
+    start: torch.Tensor
+    """(C, D), the captions' features."""
     pool_features: torch.Tensor
     test_features: torch.Tensor
     nowhere: str
@@ -154,7 +156,7 @@ class _Study:
         """Read the pictures that any draw needs, and the test set."""
         classes = taxonomy.load(config.data.taxonomy)
         size = model.image_size(config.model)
-        pool_rows, draws = _draw(config, classes, most, num_draws, size)
+        pool_rows, draws = _draw(config, classes, most, num_draws)
         pool = _read(config, config.data.train, classes, size, pool_rows)
         test = _read(config, config.data.val, classes, size, None)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -169,7 +171,7 @@ class _Study:
                 [zeroshot.embed(trainer.clip, part.pixels).cpu() for part in parts if part]
             )
 
-        features = encoded(pool), encoded(test)
+        features = trainer.classifier().cpu(), encoded(pool), encoded(test)
         return cls(config, classes, pool, test, draws, trainer, *features, nowhere)
 
     def ids(self, size: int, draw: int) -> list[str]:
@@ -178,8 +180,7 @@ class _Study:
 
     def zero_shot(self) -> float:
         """Return top-1 by captions alone."""
-        logits = self.test_features @ self.scorer.classifier().cpu().T
-        return float((logits.argmax(1) == self.test.targets).float().mean())
+        return self._scored(self.start)["val_top1"]
 
     def train(self, method: str, size: int, draw: int, *, num_steps: int) -> dict[str, float]:
         """Return top-1 and balanced accuracy after training on one support."""
@@ -203,18 +204,20 @@ class _Study:
 
     def _probe(self, rows: npt.NDArray[np.int64]) -> dict[str, float]:
         features, targets = self.pool_features[rows], self.pool.targets[rows]
-        start = self.scorer.classifier().cpu()
         scale = self.scorer.clip.model.logit_scale.exp().item()
-        penalty = self.config.optim.probe_penalty
-        if penalty is None:
-            penalty = probe.choose_penalty(features, targets, start, logit_scale=scale)
-        head = probe.fit(features, targets, start, logit_scale=scale, penalty=penalty)
-        right = (self.test_features @ head.T).argmax(1) == self.test.targets
-        by_class = [right[self.test.targets == k] for k in range(len(self.classes))]
-        recalls = [float(found.float().mean()) for found in by_class if len(found)]
+        asked = self.config.optim.probe_penalty
+        head, _ = probe.fit_best(features, targets, self.start, logit_scale=scale, penalty=asked)
+        return self._scored(head)
+
+    def _scored(self, head: torch.Tensor) -> dict[str, float]:
+        """Return top-1 and balanced accuracy of a head on the test set's features."""
+        guesses = (self.test_features @ head.T).argmax(1).numpy()
+        counts = metrics.confusion_matrix(
+            self.test.targets.numpy(), guesses, num_classes=len(self.classes)
+        )
         return {
-            "val_top1": float(right.float().mean()),
-            "val_balanced_accuracy": statistics.fmean(recalls),
+            "val_top1": float(counts.trace() / len(guesses)),
+            "val_balanced_accuracy": metrics.balanced_accuracy(counts),
         }
 
 
@@ -250,7 +253,7 @@ def _labelled(url: str, classes: taxonomy.Taxonomy) -> list[npt.NDArray[np.int64
 
 
 def _draw(
-    config: Config, classes: taxonomy.Taxonomy, most: int, num_draws: int, size: int
+    config: Config, classes: taxonomy.Taxonomy, most: int, num_draws: int
 ) -> tuple[npt.NDArray[np.int64], list[list[npt.NDArray[np.int64]]]]:
     """Return the rows that any draw needs, and each draw by class as places among these."""
     found = _labelled(config.data.train, classes)
@@ -279,7 +282,8 @@ def _read(
     rows: npt.NDArray[np.int64] | None,
 ) -> Batch:
     """Return rows of a data set in one batch; by default all of these classes."""
-    index = {**dict.fromkeys(read_labels(url), 0), **classes.index()}  # others are not read
+    # labels of other classes are not read
+    index = {**dict.fromkeys(read_manifest(url).labels, 0), **classes.index()}
     reader = data.load(url, index, config.data, size=size, resize=config.model.resize, cache=False)
     if rows is None:
         rows = np.sort(np.concatenate(_labelled(url, classes)))

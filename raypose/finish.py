@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from raypose import captions, checkpoint, metrics, model, storage, taxonomy, zeroshot
 from raypose.config import Config
 from raypose.towers import Towers
-from raypose.trainer import Scorer, Surroundings
+from raypose.trainer import Scorer, Surroundings, val_figures
 
 __all__ = ["FINAL", "finish", "mixed", "url_of"]
 
@@ -52,7 +52,9 @@ def finish(config: Config, surroundings: Surroundings, *, run_url: str) -> None:
     outcome: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "alpha": 1.0}
     outcome["metrics"] = dict(state.metrics)
     if config.data.val:
-        outcome |= _choose(scorer, _alphas(config))
+        chosen = _choose(scorer, _alphas(config))
+        outcome["metrics"] |= chosen.pop("figures")
+        outcome |= chosen
     trained = clip.model.logit_scale.exp().item()
     outcome.setdefault("logit_scale", trained)
     outcome["trained_logit_scale"] = trained
@@ -96,19 +98,15 @@ def _choose(scorer: Scorer, alphas: list[float]) -> dict[str, Any]:
         scale = clip.model.logit_scale.exp().item()
         odds, true = (scale * cosines).softmax(-1).numpy(), targets.numpy()
         counts = metrics.confusion_matrix(true, odds.argmax(1), num_classes=odds.shape[1])
-        figures = {
-            "val_top1": float(counts.trace() / max(1, len(true))),
-            "val_top5": metrics.top_k_hits(odds, true, 5) / max(1, len(true)),
-            "val_balanced_accuracy": metrics.balanced_accuracy(counts),
-            "val_nll": metrics.nll(odds, true),
-        }
+        surprise = metrics.nll(odds, true) * len(true)
+        figures = val_figures(counts, metrics.top_k_hits(odds, true, 5), surprise)
         tried.append({"alpha": alpha, **figures})
         if best is None or figures["val_balanced_accuracy"] > best[0]["val_balanced_accuracy"]:
             best = (tried[-1], cosines, targets, scale)
     assert best is not None
     chosen, cosines, targets, scale = best
     if alphas[1:]:
-        clip.model.load_state_dict(mixed(before, after, chosen["alpha"]) if before else after)
+        clip.model.load_state_dict(mixed(before, after, chosen["alpha"]))
     fitted = zeroshot.best_scale(cosines, targets, start=scale) if len(targets) else scale
     calibrated = metrics.nll((fitted * cosines).softmax(-1).numpy(), targets.numpy())
     return {
@@ -126,7 +124,6 @@ def _write(scorer: Scorer, outcome: dict[str, Any], *, run_url: str) -> None:
         "text_features": scorer.classifier().cpu().contiguous(),
         "logit_scale": torch.tensor(outcome["logit_scale"]),
     }
-    outcome["metrics"] |= outcome.pop("figures", {})
     clip = scorer.clip
     outcome["captions_identity"] = captions.identity(
         scorer.grammar, scorer.classes, tokenize=lambda texts: model.token_lists(clip, texts)

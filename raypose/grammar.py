@@ -18,12 +18,11 @@ recursion and no evaluation of code, so that a grammar can be counted, enumerate
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from raypose.config import canonical_json
+from raypose.config import document_hash
 from raypose.errors import CaptionError, did_you_mean
 from raypose.taxonomy import Card
 
@@ -185,7 +184,7 @@ def from_json(document: Any) -> Node:
 
 def grammar_hash(node: Node) -> str:
     """Return the sha256 of the canonical form, which names a grammar."""
-    return hashlib.sha256(canonical_json(to_json(node)).encode()).hexdigest()
+    return document_hash(to_json(node))
 
 
 def children(node: Node) -> tuple[Node, ...]:

@@ -139,11 +139,10 @@ def fit_probe(trainer: Trainer) -> dict[str, Any]:
     if not len(features):
         raise DataError(f"{trainer.config.data.train}: holds no good picture")
     scale = trainer.clip.model.logit_scale.exp().item()
-    penalty = trainer.config.optim.probe_penalty
-    if penalty is None:
-        penalty = probe.choose_penalty(features, targets, start, logit_scale=scale)
-    trainer.head = probe.fit(features, targets, start, logit_scale=scale, penalty=penalty)
-    logits = scale * features @ trainer.head.T
+    asked = trainer.config.optim.probe_penalty
+    head, penalty = probe.fit_best(features, targets, start, logit_scale=scale, penalty=asked)
+    trainer.head = head
+    logits = scale * features @ head.T
     return {
         "train_loss": float(F.cross_entropy(logits, targets)),
         "images_per_s": len(features) / (time.monotonic() - began),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 __all__ = [
     "FIGURES",
+    "Counts",
     "at_parents",
     "balanced_accuracy",
     "confusion_matrix",
@@ -205,12 +206,10 @@ def mcnemar(only_ours: int, only_theirs: int) -> float:
         only_ours: pictures that we alone have right.
         only_theirs: pictures that they alone have right.
     """
-    total, fewer = only_ours + only_theirs, min(only_ours, only_theirs)
-    # the lower tail of a fair coin's binomial, in logarithms since 2^-total vanishes
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1)))])
-    k = np.arange(fewer + 1)
-    tail = np.exp(logs[total] - logs[k] - logs[total - k] - total * np.log(2)).sum()
-    return float(min(1.0, 2 * tail))
+    from scipy.stats import binomtest  # slow to import, and training does not need it
+
+    total = only_ours + only_theirs
+    return float(binomtest(only_ours, total).pvalue) if total else 1.0
 
 
 @dataclass(frozen=True)
@@ -219,6 +218,7 @@ class _Scored:
 
     targets: Counts
     predicted: Counts
+    hit1: Floats
     hit5: Floats
     surprise: Floats
     confidence: Floats
@@ -229,11 +229,13 @@ class _Scored:
     @classmethod
     def of(cls, probabilities: Floats, targets: Counts) -> _Scored:
         """Reduce (N, C) to what is needed."""
+        predicted = probabilities.argmax(axis=1)
         confidence = probabilities.max(axis=1).astype(np.float64)
         bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
         return cls(
             targets,
-            probabilities.argmax(axis=1),
+            predicted,
+            (targets == predicted).astype(np.float64),
             _hits(probabilities, targets, 5).astype(np.float64),
             _surprise(probabilities, targets),
             confidence,
@@ -241,12 +243,6 @@ class _Scored:
             np.argsort(-confidence, kind="stable"),
             probabilities.shape[1],
         )
-
-    @property
-    def hit1(self) -> Floats:
-        """1 where the most probable class is the true one."""
-        right: Floats = (self.targets == self.predicted).astype(np.float64)
-        return right
 
     def figures(self, weights: Floats) -> dict[str, float]:
         """Return the figures of pictures that count as often as the weights (N,) say."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-__all__ = ["PENALTIES", "choose_penalty", "fit"]
+__all__ = ["PENALTIES", "choose_penalty", "fit", "fit_best"]
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 MAX_STEPS = 200
@@ -54,6 +54,24 @@ def fit(
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return (weights.detach() / logit_scale).float()
+
+
+def fit_best(
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    start: torch.Tensor,
+    *,
+    logit_scale: float,
+    penalty: float | None = None,
+) -> tuple[torch.Tensor, float]:
+    """Fit with a penalty, by default with the one that is best on pictures left out.
+
+    Returns:
+        The head, as `fit` does, and the penalty.
+    """
+    if penalty is None:
+        penalty = choose_penalty(features, targets, start, logit_scale=logit_scale)
+    return fit(features, targets, start, logit_scale=logit_scale, penalty=penalty), penalty
 
 
 def choose_penalty(

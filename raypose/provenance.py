@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import raypose
-from raypose import captions, storage, taxonomy
-from raypose.config import Config, canonical_json, dump
-from raypose.errors import DataError
+from raypose import captions, taxonomy
+from raypose.config import Config, document_hash, dump
 from raypose.grammar import grammar_hash
-from raypose.sources import MANIFEST
+from raypose.shards import manifest_hash
 
 __all__ = ["PROVENANCE", "changed", "code_hash", "gather"]
 
@@ -32,11 +31,11 @@ def gather(config: Config) -> dict[str, Any]:
     places = {split: getattr(config.data, split) for split in ("train", "val", "synthetic")}
     return {
         "run_id": config.run_id,
-        "config": storage.sha256(canonical_json(dump(config)).encode()),
-        "taxonomy": storage.sha256(canonical_json(classes.to_dict()).encode()),
+        "config": document_hash(dump(config)),
+        "taxonomy": document_hash(classes.to_dict()),
         "captions": grammar_hash(grammar),
         "data": {
-            split: {"url": url, "manifest": _manifest_hash(url)}
+            split: {"url": url, "manifest": manifest_hash(url)}
             for split, url in places.items()
             if url
         },
@@ -63,10 +62,3 @@ def code_hash() -> str:
             summed.update(str(path.relative_to(folder)).encode())
             summed.update(path.read_bytes())
     return summed.hexdigest()
-
-
-def _manifest_hash(url: str) -> str | None:
-    try:
-        return storage.sha256(storage.read_bytes(storage.join(url, MANIFEST)))
-    except DataError:
-        return None

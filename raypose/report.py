@@ -5,7 +5,6 @@ Plots are SVG by matplotlib, pictures JPEG, both inside the page; no script, no 
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -16,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from raypose import images, metrics
+from raypose import images, markup, metrics
 from raypose.evaluate import Mistake, Scored
 from raypose.taxonomy import Taxonomy
 
@@ -65,7 +64,7 @@ def evaluation_page(
         _section("Classes, worst first", _per_class(document, classes)),
         _section("How it was made", _made(scored)),
     ]
-    return _page(document["release"], "".join(parts))
+    return markup.page(document["release"], "".join(parts), style=STYLE)
 
 
 def few_shot_page(document: Mapping[str, Any]) -> str:
@@ -96,7 +95,7 @@ def few_shot_page(document: Mapping[str, Any]) -> str:
         f"<div class=wide><table><tr><th>top-1{head}{rows}</table></div>"
         f"<h2>Classes</h2><ul>{classes}</ul>"
     )
-    return _page(f"{document['name']}: from few pictures", body)
+    return markup.page(f"{document['name']}: from few pictures", body, style=STYLE)
 
 
 def few_shot_plot(document: Mapping[str, Any]) -> Figure:
@@ -240,10 +239,10 @@ def _mistakes(scored: Scored, classes: Taxonomy) -> str:
 
 def _mistake(mistake: Mistake, scored: Scored, classes: Taxonomy) -> str:
     pixels = np.ascontiguousarray(mistake.pixels.transpose(1, 2, 0))
-    data = base64.b64encode(images.encode(pixels, quality=82)).decode()
+    source = markup.jpeg_source(images.encode(pixels, quality=82))
     is_, told = classes.cards[mistake.target], classes.cards[mistake.predicted]
     return (
-        f'<figure><img src="data:image/jpeg;base64,{data}" alt="{escape(is_.name, quote=True)}">'
+        f'<figure><img src="{source}" alt="{escape(is_.name, quote=True)}">'
         f"<figcaption><b>{escape(is_.name)}</b> taken for <b>{escape(told.name)}</b>, "
         f"{mistake.confidence:.0%} sure<br>“{escape(scored.captions[told.id][0])}”"
         f"<br><small>{escape(mistake.id)}</small></figcaption></figure>"
@@ -306,17 +305,6 @@ def _svg(figure: Figure) -> str:
 
 def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
-def _page(title: str, body: str) -> str:
-    return f"""<!doctype html>
-<html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-<h1>{escape(title)}</h1>
-{body}
-</html>
-"""
 
 
 STYLE = """

@@ -103,6 +103,19 @@ def _parted(request: Request, defaults: dict[str, Any]) -> Request:
     return Request(request.words, rest, request.flags, options)
 
 
-def show(request: Request, document: dict[str, Any], text: str) -> None:
-    """Print a result: for a machine where asked, else for a person."""
-    print(json.dumps(document, ensure_ascii=False) if request.json else text)
+def show(request: Request, document: dict[str, Any], shown: Any) -> None:
+    """Print a result: for a machine where asked, else for a person.
+
+    Args:
+        request: which of the two.
+        document: for a machine.
+        shown: for a person: a text, or a table of rich.
+    """
+    if request.json:
+        print(json.dumps(document, ensure_ascii=False))
+    elif isinstance(shown, str):
+        print(shown)
+    else:
+        from rich.console import Console
+
+        Console(soft_wrap=True).print(shown)

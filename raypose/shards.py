@@ -38,6 +38,7 @@ __all__ = [
     "Shard",
     "build",
     "here",
+    "manifest_hash",
     "pack",
     "read_labels",
     "read_manifest",
@@ -222,6 +223,11 @@ def read_manifest(url: str) -> Manifest:
         listed=document.get("listed"),
         source=document.get("source", ""),
     )
+
+
+def manifest_hash(url: str) -> str:
+    """Return the SHA-256 of a data set's manifest, which holds those of its files."""
+    return storage.sha256(storage.read_bytes(storage.join(url, MANIFEST)))
 
 
 def read_shard(url: str) -> pa.Table:

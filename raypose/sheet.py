@@ -5,7 +5,6 @@ One HTML page that holds its pictures itself, or one PNG.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from html import escape
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from raypose import images, inspection, sources, storage
+from raypose import images, inspection, markup, sources, storage
 from raypose.errors import DataError
 from raypose.inspection import Row
 from raypose.sources import Entry
@@ -88,19 +87,13 @@ def page(sheet: Sheet) -> str:
         for number, why in sheet.doubtful[:MAX_SUSPICIOUS]
     )
     more = len(sheet.doubtful) - MAX_SUSPICIOUS
-    return f"""<!doctype html>
-<html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
-<title>{escape(sheet.url)}</title>
-<style>{STYLE}</style>
-<h1>{escape(sheet.url)}</h1>
-<p>{escape(summary(sheet))}</p>
+    body = f"""<p>{escape(summary(sheet))}</p>
 <h2>To look at <small>{len(sheet.doubtful)}</small></h2>
 <div class=row>{doubtful or "<p>nothing stands out</p>"}</div>
 {f"<p>and {more} more</p>" if more > 0 else ""}
 <h2>Classes <small>{len(counts)}</small></h2>
-<div class=classes>{classes}</div>
-</html>
-"""
+<div class=classes>{classes}</div>"""
+    return markup.page(sheet.url, body, style=STYLE)
 
 
 def draw(sheet: Sheet, *, columns: int = 3) -> Image.Image:
@@ -165,13 +158,10 @@ def _thumbs(wanted: Mapping[int, Entry]) -> dict[int, bytes]:
 
 
 def _figure(sheet: Sheet, number: int, caption: str = "") -> str:
-    data = base64.b64encode(sheet.thumbs[number]).decode()
+    source = markup.jpeg_source(sheet.thumbs[number])
     name = escape(sheet.rows[number].id, quote=True)
     text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return (
-        f'<figure><img src="data:image/jpeg;base64,{data}" title="{name}" alt="{name}">'
-        f"{text}</figure>"
-    )
+    return f'<figure><img src="{source}" title="{name}" alt="{name}">{text}</figure>'
 
 
 STYLE = """

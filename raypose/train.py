@@ -131,7 +131,7 @@ def run(
     Raises:
         RayposeError: for what the user can mend; the run stays as it was.
     """
-    url = storage.join(config.storage, "runs", config.run_id)
+    url = config.run_url
     done = finished(config)
     if done:
         say(f"{config.run_id} is finished already: nothing to train; see {url}")
@@ -157,7 +157,7 @@ def run(
 
 def finished(config: Config) -> TrainResult | None:
     """Return the result of a run that is done, or None."""
-    place = storage.join(config.storage, "runs", config.run_id, RESULT)
+    place = storage.join(config.run_url, RESULT)
     return TrainResult(**storage.read_json(place)) if storage.exists(place) else None
 
 

@@ -27,7 +27,7 @@ from raypose.grammar import Node
 from raypose.text import TextCache
 from raypose.towers import Towers, clip_gradients
 
-__all__ = ["Scorer", "Surroundings", "Trainer", "gather"]
+__all__ = ["Scorer", "Surroundings", "Trainer", "gather", "val_figures"]
 
 T = TypeVar("T")
 FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -136,13 +136,7 @@ class Scorer:
             nll += metrics.nll(odds, true) * len(true)
         parts = gather(self.surroundings, (confusion, top5, nll))
         counts = np.sum([part[0] for part in parts], axis=0)
-        total = max(1, int(counts.sum()))
-        return {
-            "val_top1": float(counts.trace() / total),
-            "val_top5": sum(part[1] for part in parts) / total,
-            "val_balanced_accuracy": metrics.balanced_accuracy(counts),
-            "val_nll": sum(part[2] for part in parts) / total,
-        }
+        return val_figures(counts, sum(part[1] for part in parts), sum(part[2] for part in parts))
 
     def embedded(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all ranks' features (N, D) and class numbers (N,), on the CPU."""
@@ -402,6 +396,23 @@ class Trainer(Scorer):
         dist.all_reduce(vector, op=how)
         reduced: list[float] = vector.tolist()
         return reduced
+
+
+def val_figures(confusion: metrics.Counts, top5: int, nll: float) -> dict[str, float]:
+    """Return the figures of a validation set.
+
+    Args:
+        confusion: int64 (C, C), rows true.
+        top5: pictures whose class is among the five most probable.
+        nll: summed over the pictures, in nats.
+    """
+    total = max(1, int(confusion.sum()))
+    return {
+        "val_top1": float(confusion.trace() / total),
+        "val_top5": top5 / total,
+        "val_balanced_accuracy": metrics.balanced_accuracy(confusion),
+        "val_nll": nll / total,
+    }
 
 
 def gather(surroundings: Surroundings, item: T) -> list[T]:

@@ -122,6 +122,7 @@ def test_mcnemar_is_the_binomial_test(ours: int, theirs_alone: int) -> None:
     total = ours + theirs_alone
     expected = binomtest(ours, total, 0.5).pvalue if total else 1.0
     assert metrics.mcnemar(ours, theirs_alone) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert metrics.mcnemar(8, 2) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
 
 
 def test_pairs_share_what_is_hard() -> None:

@@ -20,20 +20,21 @@ def step(**changes: Any) -> tuple[float, dict[str, torch.Tensor]]:
     return outcome[0], {name: p.grad for name, p in named if p.grad is not None}
 
 
-def test_activations_computed_again_give_the_same_step() -> None:
-    (kept, first), (again, second) = step(), step(**{"train.activation_checkpointing": True})
-    assert again == pytest.approx(kept, abs=1e-6)
+def assert_same_step(changes: dict[str, Any], *, loss: float, atol: float, rtol: float) -> None:
+    (kept, first), (again, second) = step(), step(**changes)
+    assert again == pytest.approx(kept, abs=loss)
     assert first.keys() == second.keys()
     for name, gradient in first.items():
-        torch.testing.assert_close(second[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+        torch.testing.assert_close(second[name], gradient, atol=atol, rtol=rtol, msg=name)
+
+
+def test_activations_computed_again_give_the_same_step() -> None:
+    changes = {"train.activation_checkpointing": True}
+    assert_same_step(changes, loss=1e-6, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_towers_give_the_same_step() -> None:
-    (kept, first), (again, second) = step(), step(**{"train.compile": True})
-    assert again == pytest.approx(kept, abs=1e-4)
-    assert first.keys() == second.keys()
-    for name, gradient in first.items():
-        torch.testing.assert_close(second[name], gradient, atol=1e-4, rtol=1e-3, msg=name)
+    assert_same_step({"train.compile": True}, loss=1e-4, atol=1e-4, rtol=1e-3)
