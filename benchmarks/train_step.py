@@ -160,7 +160,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 def counted(work: Any) -> float:
     """Return the operations of a step."""
-    with FlopCounterMode(display=False) as counter:
+    # compiled kernels would hide what they compute
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
 

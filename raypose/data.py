@@ -22,7 +22,7 @@ import ray
 import ray.data
 import torch
 
-from raypose import storage
+from raypose import runtime, storage
 from raypose.config import DataConfig
 from raypose.errors import DataError
 from raypose.order import Part, Rows, epoch_rows, rank_rows
@@ -160,7 +160,8 @@ class Reader:
         """Decode everything once, into the object store."""
         starts = np.cumsum([0, *self.sizes])
         whole = [np.arange(starts[k], starts[k + 1]) for k in range(len(self.sizes))]
-        rows = self._dataset(whole).materialize()
+        with runtime.unwrapped():
+            rows = self._dataset(whole).materialize()
         sizes = [len(ids) for ids in ray.get(rows.to_numpy_refs(column="target"))]
         # a large shard may have become several blocks, but no block holds rows of two
         num_own = int(np.searchsorted(np.cumsum(sizes), starts[self.num_own])) + 1
@@ -184,6 +185,7 @@ class Reader:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
+        context.raise_original_map_exception = True
         return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             self.decode, batch_size=1, batch_format="pyarrow"
         )
@@ -191,11 +193,12 @@ class Reader:
     def _decoded(self, pieces: Sequence[Rows]) -> Iterator[tuple[Columns, Rows]]:
         if not pieces:
             return
-        blocks = self._dataset(pieces).iter_batches(
-            batch_size=None, batch_format="numpy", prefetch_batches=2
-        )
-        for columns in blocks:
-            yield columns, np.arange(len(columns["target"]))
+        with runtime.unwrapped():
+            blocks = self._dataset(pieces).iter_batches(
+                batch_size=None, batch_format="numpy", prefetch_batches=2
+            )
+            for columns in blocks:
+                yield columns, np.arange(len(columns["target"]))
 
     def _kept(self, pieces: Sequence[Rows]) -> Iterator[tuple[Columns, Rows]]:
         for piece in pieces:

@@ -23,7 +23,7 @@ from ray.exceptions import RayTaskError
 from raypose.config import ClusterConfig
 from raypose.errors import RayposeError, ResourceError
 
-__all__ = ["connect", "interruptible", "require", "spread", "wants_gpu"]
+__all__ = ["connect", "interruptible", "require", "spread", "unwrapped", "wants_gpu"]
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # progress is ours to show
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s are waited out several times a run
 }
 LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # stays on the loopback
@@ -56,6 +57,8 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     level = logging.INFO if verbose else logging.ERROR
     for name in ("ray.data", "ray.train", "ray.tune", "ray.serve"):
         logging.getLogger(name).setLevel(level)
+    if not verbose:  # it logs what it raises too
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     auto_init_hook.enable_auto_connect = False  # no Ray but the one connected to here
     try:
         if address == "local":
@@ -115,12 +118,24 @@ def spread(num_tasks: int) -> Callable[..., Iterator[Any]]:
         while running:
             (ready,), running = ray.wait(running)
             running += [remote.remote(task, shared) for task in islice(waiting, 1)]
-            try:
-                yield ray.get(ready)
-            except RayTaskError as error:
-                raise error.cause if isinstance(error.cause, RayposeError) else error from None
+            with unwrapped():
+                result = ray.get(ready)
+            yield result
 
     return run
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what a task raised for the user as it was, without Ray's wrapping."""
+    try:
+        yield
+    except RayTaskError as error:
+        cause = error.cause
+        if not isinstance(cause, RayposeError):
+            raise
+        # Ray Data has written beneath it how its own retries are set
+        raise type(cause)(str(cause).splitlines()[0]) from None
 
 
 def wants_gpu(asked: bool | None, *, count: int) -> bool:

@@ -232,8 +232,9 @@ def manifest_hash(url: str) -> str:
 
 def read_shard(url: str) -> pa.Table:
     """Read one file of a data set: the columns image, label and id."""
-    content = storage.read_bytes(url)  # one request
-    return pq.read_table(io.BytesIO(content), columns=["image", "label", "id"])
+    with storage.open_file(url) as file:
+        content = io.BytesIO(file.read())  # one request
+        return pq.read_table(content, columns=["image", "label", "id"])
 
 
 def read_labels(url: str) -> list[str]:

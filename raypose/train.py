@@ -12,10 +12,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -43,6 +45,7 @@ from raypose.trainer import Surroundings
 __all__ = ["TrainResult", "finished", "run"]
 
 RESULT = "result.json"
+FAILING_TOGETHER = timedelta(seconds=5)
 SLOW_DATA = 0.03
 """Share of the time that workers may wait for pictures before it is told."""
 Report = Callable[[dict[str, Any]], None]
@@ -276,7 +279,10 @@ def _fit(
 
 
 def _work(arguments: dict[str, Any]) -> dict[str, str] | None:
-    """Run in each Ray Train worker. What the user can mend is returned: it is not to be retried."""
+    """Run in each Ray Train worker. What the user can mend is returned: it is not to be retried.
+
+    A worker that fails alone raises instead, since Ray has to end the others, which wait for it.
+    """
     config = parse_config(arguments["config"])
     readers: dict[str, data.Reader] = arguments["readers"]
     surroundings = RayWorker(config, readers, arguments["events"])
@@ -284,15 +290,36 @@ def _work(arguments: dict[str, Any]) -> dict[str, str] | None:
         counts, url = arguments["counts"], arguments["run_url"]
         _train(config, surroundings, readers, counts, url=url)
     except RayposeError as error:
+        if not _all_failed(surroundings):
+            raise
         return {"error": type(error).__name__, "message": str(error)}
     return None
 
 
-def _explained(error: Exception, run_id: str) -> TrainError:
+def _all_failed(surroundings: RayWorker) -> bool:
+    """Return whether all ranks come here within a while."""
+    if surroundings.world_size == 1:
+        return True
+    store = dist.distributed_c10d._get_default_store()
+    store.set(f"failed/{surroundings.rank}", "")
+    ranks = range(surroundings.world_size)
+    try:
+        store.wait([f"failed/{rank}" for rank in ranks], FAILING_TOGETHER)
+    except dist.DistStoreError:
+        return False
+    return True
+
+
+def _explained(error: Exception, run_id: str) -> RayposeError:
     """Put a failure of the group into one line."""
     cause: BaseException = error
-    if isinstance(error, WorkerGroupError) and error.worker_failures:
-        cause = next(iter(error.worker_failures.values()))
+    if isinstance(error, WorkerGroupError):
+        # an error within a worker is wrapped, with its traceback for a text
+        failures = [getattr(e, "_base_exc", e) for e in error.worker_failures.values()]
+        told = [failure for failure in failures if isinstance(failure, RayposeError)]
+        if told:
+            return told[0]
+        cause = next(iter(failures), error)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [repr(cause)]
     return TrainError(
         f"{run_id}: training failed: {lines[-1][:200]}; its checkpoints stay, run it again to "

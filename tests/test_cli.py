@@ -262,7 +262,7 @@ def test_releases_and_classify(raypose: str, trained: Config, pictures: Path) ->
 
 @pytest.mark.slow
 def test_a_killed_run_resumes(raypose: str, tmp_path: Path, recipe: Config) -> None:
-    made = config.override(recipe, {"optim.epochs": 12, "cluster.num_cpus": 6})
+    made = config.override(recipe, {"optim.epochs": 12, "cluster.num_cpus": 3})
     path = recipe_file(tmp_path, made)
     url = storage.join(made.storage, "runs", made.run_id)
     mark = f"RAYPOSE_TEST={uuid.uuid4().hex}"
@@ -284,8 +284,6 @@ def test_a_killed_run_resumes(raypose: str, tmp_path: Path, recipe: Config) -> N
     assert f"resuming {made.run_id} after epoch" in second.stderr
     assert "epoch 1/12" not in second.stderr
     assert "epoch 12/12" in second.stderr
-    third = run(raypose, "train", path)
-    assert f"{made.run_id} is finished already: nothing to train" in third.stderr
 
 
 @pytest.mark.slow

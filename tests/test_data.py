@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import pack
 
-from raypose import data, inputs, taxonomy
+from raypose import data, inputs, shards, taxonomy
 from raypose.config import DataConfig
 from raypose.errors import DataError, TaxonomyError
 from raypose.order import Part
@@ -118,3 +118,14 @@ def test_check_names_what_is_wrong(dataset: str, tmp_path: Path) -> None:
     few = taxonomy.Taxonomy("few", CLASSES.cards[:11])
     with pytest.raises(TaxonomyError, match=r'"Warrior_II_Pose.*" not in taxonomy "few"'):
         inputs.check(f"{dataset}/train", few, key="data.train")
+
+
+def test_a_damaged_shard_is_named_in_one_line(
+    cluster: None, pictures: Path, tmp_path: Path
+) -> None:
+    shards.build(str(pictures / "val"), str(tmp_path), shards.Packing(rows_per_shard=20))
+    torn = tmp_path / "shard-00001.parquet"
+    torn.write_bytes(torn.read_bytes()[:500])
+    for cache in (False, True):
+        with pytest.raises(DataError, match=r"^\S*/shard-00001.parquet: .*Parquet magic.*\.$"):
+            epoch(reader(str(tmp_path), DataConfig(), cache=cache), 0)

@@ -11,7 +11,7 @@ import pytest
 from conftest import pack
 from test_transforms import encoded, photo
 
-from raypose import config, registry, storage, taxonomy, tracking, train
+from raypose import config, registry, shards, storage, taxonomy, tracking, train
 from raypose.config import Config
 from raypose.errors import ConfigError, DataError, ResourceError
 
@@ -139,6 +139,20 @@ def test_bad_pictures_stop_a_run_with_one_line(
     assert "1 of 3 pictures are bad, more than data.max_bad_fraction=0 allows" in message
     assert f"{classes[0].id}/bad.jpg: not a picture" in message
     assert "\n" not in message
+
+
+def test_a_worker_that_fails_alone_does_not_leave_the_others_waiting(
+    recipe: Config, cluster: None, pictures: Path, tmp_path: Path
+) -> None:
+    shards.build(str(pictures / "train"), str(tmp_path / "train"), shards.Packing(rows_per_shard=8))
+    (tmp_path / "train" / "shard-00004.parquet").unlink()  # of one worker's share alone
+    changed = config.override(
+        recipe,
+        {"data.train": str(tmp_path / "train"), "data.cache_bytes": 0, "train.num_workers": 2,
+         "train.max_failures": 0},
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"^\S*/shard-00004.parquet: not found; check the path$"):
+        train.run(changed)
 
 
 @pytest.mark.parametrize(
