@@ -20,12 +20,12 @@ import numpy.typing as npt
 import torch
 from scipy.stats import t as student
 
-from raypose import data, loop, metrics, model, probe, taxonomy, zeroshot
+from raypose import data, loop, metrics, model, probe, snapshot, taxonomy, zeroshot
 from raypose.config import Config, override
 from raypose.data import Batch
 from raypose.errors import DataError, UsageError, did_you_mean
+from raypose.scorer import Scorer
 from raypose.shards import read_labels, read_manifest
-from raypose.trainer import Scorer
 
 __all__ = ["METHODS", "Held", "run"]
 
@@ -194,7 +194,7 @@ class _Study:
         held = Held(sets, config.seed + draw, self.scorer.surroundings.device)
         trainer, _ = loop.prepare(config, held, run_url=self.nowhere, num_rows=len(rows))
         for epoch in range(epochs):
-            loop.train_epoch(trainer, loop.Place(epoch))
+            loop.train_epoch(trainer, snapshot.Place(epoch))
         with trainer.averaged():
             found = trainer.validate()
         return {key: found[key] for key in ("val_top1", "val_balanced_accuracy")}

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from raypose import captions, checkpoint, metrics, model, storage, taxonomy, zeroshot
 from raypose.config import Config
+from raypose.scorer import Scorer, val_figures
+from raypose.surroundings import Surroundings
 from raypose.towers import Towers
-from raypose.trainer import Scorer, Surroundings, val_figures
 
 __all__ = ["FINAL", "finish", "mixed", "url_of"]
 

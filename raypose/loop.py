@@ -10,37 +10,59 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from raypose import captions, checkpoint, errors, lora, model, optim, probe, storage, taxonomy
+from raypose import captions, checkpoint, lora, model, optim, probe, snapshot, storage, taxonomy
 from raypose.config import Config, override
-from raypose.errors import ConfigError, DataError, RayposeError
+from raypose.data import Batch
+from raypose.errors import ConfigError, DataError
 from raypose.grammar import Node
+from raypose.snapshot import Place
+from raypose.surroundings import Surroundings, gather, together
 from raypose.text import TextCache
-from raypose.towers import Towers, assign, full, load_optimizer, optimizer_state, wrap
+from raypose.towers import Towers, wrap
 from raypose.tracking import Tracker
-from raypose.trainer import Surroundings, Trainer, gather
+from raypose.trainer import Trainer
 
-__all__ = ["Place", "fit_probe", "prepare", "together", "train_epoch", "train_worker"]
+__all__ = ["Feed", "fit_probe", "prepare", "train_epoch", "train_worker"]
 
-T = TypeVar("T")
 PROGRESS_PERIOD_S = 0.5
 
 
-@dataclass
-class Place:
-    """How far an epoch has come: steps taken, good pictures in them, their summed loss."""
+class Feed:
+    """Batches, the next of which is fetched and sent to the device while a step is computed.
 
-    epoch: int = 0
-    step: int = 0
-    seen: int = 0
-    loss: float = 0.0
-    bad: dict[str, str] = field(default_factory=dict)
+    Attributes:
+        waited: seconds that were waited for batches.
+    """
+
+    def __init__(self, source: Iterator[Batch], device: torch.device) -> None:
+        self.waited = 0.0
+        self._source, self._device = source, device
+        self._fetched: list[Batch | None] = []
+
+    def fetch(self) -> None:
+        """Have the next batch at hand."""
+        if self._fetched:
+            return
+        asked = time.monotonic()
+        batch = next(self._source, None)
+        self.waited += time.monotonic() - asked
+        if batch and self._device.type == "cuda":
+            # only from pinned memory does a copy not wait for what the device has yet to do
+            pixels = batch.pixels.pin_memory().to(self._device, non_blocking=True)
+            batch = replace(batch, pixels=pixels)
+        self._fetched.append(batch)
+
+    def take(self) -> Batch | None:
+        """Return the next batch; None where there is no more."""
+        self.fetch()
+        return self._fetched.pop()
 
 
 def train_worker(
@@ -96,12 +118,10 @@ def train_epoch(trainer: Trainer, place: Place, *, run_url: str = "") -> dict[st
     source = surroundings.batches(
         "train", batch_size=trainer.local_batch_size, epoch=place.epoch, start=place.step
     )
-    began, before, waited, told = time.monotonic(), place.seen, 0.0, 0.0
+    feed = Feed(source, surroundings.device)
+    began, before, told = time.monotonic(), place.seen, 0.0
     while True:
-        asked = time.monotonic()
-        batch = next(source, None)
-        waited += time.monotonic() - asked
-        outcome = trainer.train_step(batch, epoch=place.epoch)
+        outcome = trainer.train_step(feed.take(), epoch=place.epoch, meanwhile=feed.fetch)
         if outcome is None:
             break
         value, count = outcome
@@ -115,14 +135,14 @@ def train_epoch(trainer: Trainer, place: Place, *, run_url: str = "") -> dict[st
             surroundings.progress({**event, **more})
         every = config.train.checkpoint_steps
         if every and run_url and trainer.step % every == 0:
-            _save(trainer, place, None, {}, run_url=run_url)
+            snapshot.save(trainer, place, None, {}, run_url=run_url)
     if place.seen == 0:
         raise DataError(f"{config.data.train}: holds no good picture")
     spent = time.monotonic() - began
     return {
         "train_loss": place.loss / place.seen,
         "images_per_s": (place.seen - before) / spent,
-        "data_wait": waited / spent,
+        "data_wait": feed.waited / spent,
         "num_bad": sum(gather(surroundings, len(trainer.bad))),
     }
 
@@ -209,22 +229,8 @@ def prepare(
         trainer.ema = optim.Ema(clip.model, decay=decay, num_steps=num_steps)
     if state is None:
         return trainer, Place()
-    _take_up(trainer, saved)
-    return trainer, _place(trainer, state)
-
-
-def together(surroundings: Surroundings, work: Callable[[], T]) -> T:
-    """Do something on every rank; an error on one is raised on all, so that none waits."""
-    result, failure = None, None
-    try:
-        result = work()
-    except RayposeError as error:
-        failure = (type(error).__name__, str(error))
-    failures = [found for found in gather(surroundings, failure) if found]
-    if failures:
-        name, message = failures[0]
-        raise getattr(errors, name)(message)
-    return result  # type: ignore[return-value]
+    snapshot.take_up(trainer, saved)
+    return trainer, snapshot.place_of(trainer, state)
 
 
 def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Taxonomy) -> None:
@@ -259,89 +265,8 @@ def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], *, ru
 
     together(trainer.surroundings, write)
     score = values.get("val_balanced_accuracy")
-    _save(trainer, Place(epoch=values["epoch"]), score, values, run_url=run_url)
+    snapshot.save(trainer, Place(epoch=values["epoch"]), score, values, run_url=run_url)
     trainer.surroundings.report(values)
-
-
-def _save(
-    trainer: Trainer, place: Place, score: float | None, values: dict[str, Any], *, run_url: str
-) -> None:
-    """Write a checkpoint; every rank takes part, since each may hold a part of the weights."""
-    surroundings, clip = trainer.surroundings, trainer.clip
-    training: dict[str, Any] = {"initial_scale": trainer.initial_scale}
-    if trainer.head is not None:
-        training["head"] = trainer.head
-    else:
-        training["optimizer"] = optimizer_state(trainer.forward, trainer.optimizer)
-    if trainer.lora is not None:  # peft adds to frozen weights and takes away: they drift
-        training["weights"] = full(clip.model.state_dict())
-    elif trainer.ema is not None:
-        training["weights"] = full(optim.learned(clip.model))
-    with trainer.averaged():
-        if trainer.lora is not None:
-            training["ema"] = full(optim.learned(clip.model))
-            weights = full(lora.merged(trainer.lora).state_dict())
-        else:
-            weights = full(clip.model.state_dict())
-    bad = [item for part in gather(surroundings, trainer.bad) for item in part.items()]
-    state = checkpoint.State(
-        epoch=place.epoch,
-        step=trainer.step,
-        score=score,
-        metrics=values,
-        num_workers=surroundings.world_size,
-        batch_size=trainer.local_batch_size * surroundings.world_size,
-        epoch_step=place.step,
-        seen=place.seen,
-        loss=place.loss,
-        bad=dict(bad) if place.step else {},
-    )
-
-    def write() -> None:
-        if surroundings.rank == 0:
-            checkpoint.save(run_url, state, clip, weights, training)
-            checkpoint.prune(run_url)
-
-    together(surroundings, write)
-
-
-def _take_up(trainer: Trainer, saved: dict[str, Any]) -> None:
-    """Go on from what a checkpoint holds beside the model."""
-    if trainer.ema is not None and "ema" in saved:
-        assign(trainer.ema.mean, saved["ema"])
-    if "weights" in saved:
-        tensors = trainer.clip.model.state_dict()
-        assign({name: tensors[name] for name in saved["weights"]}, saved["weights"])
-    if "optimizer" in saved:
-        load_optimizer(trainer.forward, trainer.optimizer, saved["optimizer"])
-    trainer.head = saved.get("head")
-
-
-def _place(trainer: Trainer, state: checkpoint.State) -> Place:
-    """Return where a run stands, counted in steps of as many pictures as now; say what changed."""
-    surroundings = trainer.surroundings
-    now = trainer.local_batch_size * surroundings.world_size
-    changed = state.num_workers != surroundings.world_size
-    step = state.epoch_step
-    if changed or now != state.batch_size:
-        step = round(state.epoch_step * state.batch_size / now)
-        if surroundings.rank == 0:
-            text = _what_changed(trainer, state, batch_size=now)
-            surroundings.progress({"kind": "note", "text": text})
-    return Place(state.epoch, step, state.seen, state.loss, dict(state.bad))
-
-
-def _what_changed(trainer: Trainer, state: checkpoint.State, *, batch_size: int) -> str:
-    told = f"resumes on {trainer.surroundings.world_size} workers where it was {state.num_workers}"
-    if batch_size != state.batch_size:
-        return f"{told}: {batch_size} pictures a step where it was {state.batch_size}"
-    if not trainer.config.data.preserve_order:
-        part = "some of this epoch's pictures may come twice, and " if state.epoch_step else ""
-        return (
-            f"{told}: {part}pictures meet in other steps; "
-            "data.preserve_order=true would keep them the same"
-        )
-    return f"{told}: the same pictures a step, sums rounded otherwise"
 
 
 def _stalled(tracker: Tracker, config: Config) -> bool:

@@ -12,7 +12,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,6 +45,8 @@ __all__ = [
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+MAX_TOKENIZED = 1 << 14
+"""Captions whose tokens are remembered at most."""
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Clip:
     tokenizer: Any
     model_cfg: dict[str, Any]
     preprocess_cfg: dict[str, Any]
+    _tokens: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def image_size(self) -> int:
@@ -70,9 +73,14 @@ class Clip:
         return int(self.model_cfg["text_cfg"].get("context_length", 77))
 
     def tokenize(self, captions: Sequence[str]) -> torch.Tensor:
-        """Return token ids, int64 (N, L), padded."""
-        tokens: torch.Tensor = self.tokenizer(list(captions))
-        return tokens
+        """Return token ids, int64 (N, L), padded; each caption is read once."""
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self._tokens]
+        if new:
+            self._tokens |= zip(new, self.tokenizer(new), strict=True)
+        rows = torch.stack([self._tokens[caption] for caption in captions])
+        if len(self._tokens) > MAX_TOKENIZED:
+            self._tokens.clear()
+        return rows
 
 
 def build(config: ModelConfig, *, seed: int = 0) -> Clip:

@@ -38,7 +38,8 @@ def encode(model: Any, tokens: torch.Tensor) -> torch.Tensor:
         f"{prefix}positional_embedding": tower.positional_embedding[:length],
         f"{prefix}attn_mask": tower.attn_mask[:length, :length],
     }
-    made = functional_call(model, shorter, (None, tokens[:, :length].to(device)))
+    cut = tokens[:, :length].to(device, non_blocking=True)  # while the image tower computes
+    made = functional_call(model, shorter, (None, cut))
     return made["text_features"] if isinstance(made, dict) else made[1]  # type: ignore[no-any-return]
 
 

@@ -40,7 +40,7 @@ from raypose.config import Config, dump, parse_config
 from raypose.console import bar, say
 from raypose.errors import DataError, RayposeError, TrainError
 from raypose.order import Part
-from raypose.trainer import Surroundings
+from raypose.surroundings import Surroundings
 
 __all__ = ["TrainResult", "finished", "run"]
 

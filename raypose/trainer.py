@@ -1,4 +1,4 @@
-"""One worker's training step, and its way to score: what is computed, not how long or where from.
+"""One worker's training step: what is computed, not how long or where from.
 
 Ranks agree at every step on how many pictures there are, so that unequal shares, bad pictures and
 errors never leave one rank waiting for another.
@@ -7,159 +7,27 @@ errors never leave one rank waiting for another.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from raypose import captions, loss, metrics, model, optim, taxonomy, zeroshot
+from raypose import captions, loss, model, optim, taxonomy
 from raypose.augment import augment
-from raypose.config import Config
 from raypose.data import Batch
 from raypose.errors import DataError, TrainError
-from raypose.grammar import Node
-from raypose.text import TextCache
-from raypose.towers import Towers, clip_gradients
+from raypose.scorer import Scorer
+from raypose.surroundings import gather
+from raypose.towers import clip_gradients
 
-__all__ = ["Scorer", "Surroundings", "Trainer", "gather", "val_figures"]
+__all__ = ["Trainer"]
 
-T = TypeVar("T")
 FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-class Surroundings(Protocol):
-    """What training needs of the place it runs in."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    def batches(
-        self, split: str, *, batch_size: int, epoch: int, start: int = 0
-    ) -> Iterator[Batch]:
-        """Return this rank's share of ``train`` or ``val``, less its first `start` batches."""
-
-    def progress(self, event: dict[str, Any]) -> None:
-        """Show something to the person who waits; called on rank 0.
-
-        An event's ``kind`` is ``step``, with epoch, step, num_steps, loss and images_per_s; or
-        ``note``, with a text.
-        """
-
-    def report(self, values: dict[str, Any]) -> None:
-        """Hand over the metrics of an epoch; called on every rank."""
-
-
-@dataclass
-class Scorer:
-    """Scores the validation set, over all ranks.
-
-    Attributes:
-        config: the resolved document.
-        surroundings: where this runs.
-        clip: the model.
-        towers: the model as it is called.
-        classes: the taxonomy.
-        grammar: of the captions.
-        texts: features of captions, where the text tower is locked.
-        head: (C, D) in place of the captions' features, where one was fitted.
-        bad: id → error of the bad pictures that this rank met in this epoch.
-    """
-
-    config: Config
-    surroundings: Surroundings
-    clip: model.Clip
-    towers: Towers
-    classes: taxonomy.Taxonomy
-    grammar: Node
-    texts: TextCache | None = None
-    head: torch.Tensor | None = None
-    bad: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def local_batch_size(self) -> int:
-        """Pictures that this rank takes in a step."""
-        return max(1, self.config.optim.batch_size // self.surroundings.world_size)
-
-    def classifier(self) -> torch.Tensor:
-        """Return float32 (C, D): the head, or the captions' features."""
-        if self.head is not None:
-            return self.head.to(self.surroundings.device)
-
-        def encode(_: Any, tokens: torch.Tensor) -> torch.Tensor:
-            if self.texts is not None:
-                return self.texts.encode(tokens)
-            with self.autocast():
-                return self.towers(None, tokens)[1]  # type: ignore[no-any-return]
-
-        return zeroshot.build_classifier(self.clip, self.grammar, self.classes, encode=encode)
-
-    @torch.no_grad()
-    def features(self, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield float32 (B, D) and class numbers (B,) of this rank's good pictures, by batches.
-
-        Ranks go together: one that has run out yields empty batches.
-        """
-        self.clip.model.eval()
-        source = self.surroundings.batches(split, batch_size=self.local_batch_size, epoch=0)
-        while True:
-            batch = next(source, None)
-            if not sum(gather(self.surroundings, batch is not None)):
-                return
-            batch = batch or self.nothing()
-            with self.autocast():
-                features = self.towers(self.prepared(batch), None)[0]
-            self.bad.update({key: error for key, error in batch.bad.items() if key})
-            keep = torch.tensor([not error for error in batch.errors])
-            yield features.float()[keep.to(features.device)], batch.targets[keep]
-
-    def validate(self) -> dict[str, float]:
-        """Score the validation set.
-
-        Returns:
-            val_top1, val_top5, val_balanced_accuracy in 0..1 and val_nll in nats.
-        """
-        size, classifier = len(self.classes), self.classifier()
-        scale = self.clip.model.logit_scale.exp().item()
-        confusion, top5, nll = np.zeros((size, size), np.int64), 0, 0.0
-        for features, targets in self.features("val"):
-            odds = zeroshot.probabilities(features, classifier, scale).cpu().numpy()
-            true = targets.numpy()
-            confusion += metrics.confusion_matrix(true, odds.argmax(1), num_classes=size)
-            top5 += metrics.top_k_hits(odds, true, 5)
-            nll += metrics.nll(odds, true) * len(true)
-        parts = gather(self.surroundings, (confusion, top5, nll))
-        counts = np.sum([part[0] for part in parts], axis=0)
-        return val_figures(counts, sum(part[1] for part in parts), sum(part[2] for part in parts))
-
-    def embedded(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return all ranks' features (N, D) and class numbers (N,), on the CPU."""
-        mine = [(features.cpu(), targets) for features, targets in self.features(split)]
-        parts = [part for rank in gather(self.surroundings, mine) for part in rank]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-
-    def prepared(self, batch: Batch) -> torch.Tensor:
-        """Return a batch's pictures as the tower takes them."""
-        last = self.config.model.channels_last
-        return zeroshot.normalized(self.clip, batch.pixels, channels_last=last)
-
-    def nothing(self) -> Batch:
-        """Return a batch that does not count, for a rank that has run out."""
-        side = self.clip.image_size
-        pixels = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-        return Batch(pixels, torch.zeros(1, dtype=torch.long), ids=[""], errors=["none"])
-
-    def autocast(self) -> torch.autocast:
-        """Return the context in which towers are called."""
-        kind, precision = self.surroundings.device.type, self.config.train.precision
-        enabled = precision == "bf16" or (precision == "auto" and kind == "cuda")
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled)
 
 
 @dataclass
@@ -202,8 +70,19 @@ class Trainer(Scorer):
         """Return a context in which the model carries the mean of its weights."""
         return self.ema.swapped() if self.ema is not None else nullcontext()
 
-    def train_step(self, batch: Batch | None, *, epoch: int) -> tuple[float, int] | None:
-        """Take one optimiser step over all ranks' batches; None in where this rank has run out.
+    def train_step(
+        self,
+        batch: Batch | None,
+        *,
+        epoch: int,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> tuple[float, int] | None:
+        """Take one optimiser step over all ranks' batches.
+
+        Args:
+            batch: of this rank; None where it has run out.
+            epoch: counted from 0.
+            meanwhile: done while a device computes; not called where nothing is computed.
 
         Returns:
             Mean loss over all good pictures, and their number; None when all ranks have run out.
@@ -226,7 +105,8 @@ class Trainer(Scorer):
         torch.manual_seed(((self.config.seed << 32) + self.step) * 1009 + self.surroundings.rank)
         with self._fitting():
             value = self._accumulate(batch, total=int(total), epoch=epoch)
-        mean = self._sum(value)[0] / self.surroundings.world_size
+        meanwhile()
+        mean = self._sum(value.item())[0] / self.surroundings.world_size
         if not math.isfinite(mean):  # alike on all ranks, and before anything is updated
             ids = ", ".join(batch.ids[:4]) if batch else "of another worker"
             raise TrainError(
@@ -288,11 +168,14 @@ class Trainer(Scorer):
             )
         return summed * world_size / total
 
-    def _accumulate(self, batch: Batch | None, *, total: int, epoch: int) -> float:
-        """Add up the gradients of a step, part by part; return this rank's share of the loss."""
+    def _accumulate(self, batch: Batch | None, *, total: int, epoch: int) -> torch.Tensor:
+        """Add up the gradients of a step, part by part; return this rank's share of the loss.
+
+        A device may still be computing when this returns.
+        """
         count = self.config.optim.accumulate
         size = math.ceil(len(batch) / count) if batch else 0
-        value = 0.0
+        value = torch.zeros((), dtype=torch.float64, device=self.surroundings.device)
         for number in range(count):
             part = batch and batch.rows(number * size, (number + 1) * size)
             last = number == count - 1
@@ -300,7 +183,7 @@ class Trainer(Scorer):
             with self.forward.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 share = self.loss(part, total=total, epoch=epoch)
                 share.backward()  # type: ignore[no-untyped-call]
-            value += share.item()
+            value += share.detach()
         return value
 
     def _update(self) -> None:
@@ -396,32 +279,6 @@ class Trainer(Scorer):
         dist.all_reduce(vector, op=how)
         reduced: list[float] = vector.tolist()
         return reduced
-
-
-def val_figures(confusion: metrics.Counts, top5: int, nll: float) -> dict[str, float]:
-    """Return the figures of a validation set.
-
-    Args:
-        confusion: int64 (C, C), rows true.
-        top5: pictures whose class is among the five most probable.
-        nll: summed over the pictures, in nats.
-    """
-    total = max(1, int(confusion.sum()))
-    return {
-        "val_top1": float(confusion.trace() / total),
-        "val_top5": top5 / total,
-        "val_balanced_accuracy": metrics.balanced_accuracy(confusion),
-        "val_nll": nll / total,
-    }
-
-
-def gather(surroundings: Surroundings, item: T) -> list[T]:
-    """Return every rank's item."""
-    if surroundings.world_size == 1:
-        return [item]
-    items: list[Any] = [None] * surroundings.world_size
-    dist.all_gather_object(items, item)
-    return items
 
 
 def _padded(rows: torch.Tensor, size: int) -> torch.Tensor:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from raypose import checkpoint, finish, loop, model, storage, tracking
 from raypose.config import Config
 from raypose.data import Batch
 from raypose.errors import CaptionError, DataError, TrainError
+from raypose.snapshot import Place
 from raypose.towers import full
 from raypose.trainer import Trainer
 
@@ -117,7 +117,7 @@ def epoch_of_unequal_shares(config: Config) -> tuple[int, int, torch.Tensor]:
     shares = [[batch([0, 1]), batch([2, 3]), batch([4, 5, 6])], [batch([7])]]
     surroundings = InMemory([])
     trainer = prepare(config, shares[surroundings.rank])
-    values = loop.train_epoch(trainer, loop.Place())
+    values = loop.train_epoch(trainer, Place())
     assert math.isfinite(values["train_loss"])
     return trainer.step, values["num_bad"], trainer.clip.model.visual.conv1.weight.detach()
 
@@ -174,21 +174,24 @@ def test_bad_pictures_are_quarantined_by_key(tmp_path: Path) -> None:
 
 
 class Killed(InMemory):
-    """Dies when asked for a batch after so many."""
+    """Dies when asked for a batch after a step was saved: in the middle of the next."""
 
-    def __init__(self, batches: list[Batch], *, after: int) -> None:
+    def __init__(self, batches: list[Batch], *, after: int, run_url: str) -> None:
         super().__init__(batches)
-        self.left = after
+        self.after, self.run_url = after, run_url
+
+    def check(self) -> None:
+        state = checkpoint.latest(self.run_url)
+        if state and state.step >= self.after:
+            raise KeyboardInterrupt
 
     def batches(
         self, split: str, *, batch_size: int, epoch: int, start: int = 0
     ) -> Iterator[Batch]:
         for given in self.given[start:]:
-            if split == "train":
-                if not self.left:
-                    raise KeyboardInterrupt
-                self.left -= 1
+            self.check()
             yield given
+        self.check()
 
 
 def end_of(run_url: str) -> dict[str, torch.Tensor]:
@@ -232,7 +235,7 @@ def test_a_run_killed_at_any_step_ends_like_one_that_was_not(
     for after in range(1, 6):
         name = f"killed-{after}"
         with pytest.raises(KeyboardInterrupt):
-            train(Killed(batches, after=after), name)
+            train(Killed(batches, after=after, run_url=str(tmp_path / name)), name)
         state = checkpoint.latest(str(tmp_path / name))
         assert state is not None
         assert (state.step, state.epoch_step) == (after, after % 3)
@@ -270,20 +273,20 @@ def test_a_run_resumes_on_another_number_of_workers(
            "data.preserve_order": True}
     )  # fmt: skip
     batches = [batch([4 * k, 4 * k + 1, 4 * k + 2, 4 * k + 3]) for k in range(3)]
-    for name, surroundings in (("whole", InMemory(batches)), ("cut", Killed(batches, after=2))):
-        with suppress(KeyboardInterrupt):
-            url = str(tmp_path / name)
-            loop.train_worker(config, surroundings, run_url=url, num_rows=12)
-    cut = str(tmp_path / "cut")
+    whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
+    loop.train_worker(config, InMemory(batches), run_url=whole, num_rows=12)
+    killed = Killed(batches, after=2, run_url=cut)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train_worker(config, killed, run_url=cut, num_rows=12)
     spread(resumed_on, cut, sharding)
     told = "resumes on 2 workers where it was 1: the same pictures a step, sums rounded otherwise"
     assert told in capfd.readouterr().err
-    whole, end = end_of(str(tmp_path / "whole")), end_of(cut)
+    expected, end = end_of(whole), end_of(cut)
     state = checkpoint.latest(cut)
     assert state is not None
     assert state.num_workers == 2
-    assert whole.keys() == end.keys()
-    for key, value in whole.items():
+    assert expected.keys() == end.keys()
+    for key, value in expected.items():
         torch.testing.assert_close(end[key], value, atol=2e-4, rtol=1e-4, msg=key)
 
 
@@ -351,6 +354,26 @@ def test_a_step_that_does_not_fit_says_what_to_set() -> None:
         trainer.train_step(given, epoch=0)
 
 
+def test_a_batch_is_fetched_once_and_while_a_step_is_computed() -> None:
+    given = [batch([0, 1]), batch([2, 3])]
+    asked: list[int] = []
+
+    def source() -> Iterator[Batch]:
+        for number, one in enumerate(given):
+            asked.append(number)
+            yield one
+
+    feed = loop.Feed(source(), torch.device("cpu"))
+    trainer = prepare(recipe(), [])
+    trainer.train_step(feed.take(), epoch=0, meanwhile=feed.fetch)
+    assert asked == [0, 1]
+    feed.fetch()
+    assert feed.take() is given[1]
+    assert feed.take() is None
+    assert asked == [0, 1]
+    assert trainer.train_step(None, epoch=0, meanwhile=pytest.fail) is None
+
+
 def test_training_learns_and_validation_sees_it(tmp_path: Path) -> None:
     given = [batch(list(range(24)))]
     config = recipe(
@@ -358,9 +381,9 @@ def test_training_learns_and_validation_sees_it(tmp_path: Path) -> None:
            "data.val": "memory", "captions.preset": "name"}
     )  # fmt: skip
     trainer = prepare(config, given, num_rows=24)
-    first = loop.train_epoch(trainer, loop.Place())["train_loss"]
+    first = loop.train_epoch(trainer, Place())["train_loss"]
     for epoch in range(1, 80):
-        last = loop.train_epoch(trainer, loop.Place(epoch))["train_loss"]
+        last = loop.train_epoch(trainer, Place(epoch))["train_loss"]
     assert last < 0.5 * first
     assert trainer.validate()["val_top1"] > 0.8
 
@@ -384,7 +407,7 @@ def test_bf16_trains_fp32_weights() -> None:
 def test_a_batch_larger_than_the_set_still_steps() -> None:
     trainer = prepare(recipe(**{"optim.batch_size": 512}), [batch([0, 1, 2])], num_rows=3)
     assert trainer.num_steps == 1
-    loop.train_epoch(trainer, loop.Place())
+    loop.train_epoch(trainer, Place())
     assert trainer.step == 1
 
 

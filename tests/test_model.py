@@ -50,6 +50,15 @@ def test_a_saved_folder_is_open_clips(backbone: str, tmp_path: Path) -> None:
     assert "0.1" in str(preprocess)
 
 
+def test_a_caption_is_tokenized_once() -> None:
+    clip = model.build(config())
+    spoken = ["a boat", "a photo of a tree", "a boat"]
+    expected = clip.tokenizer(spoken)
+    assert torch.equal(clip.tokenize(spoken), expected)
+    clip.tokenizer = pytest.fail
+    assert torch.equal(clip.tokenize(spoken[:2]), expected[:2])
+
+
 def test_save_and_load_round_trip(tmp_path: Path) -> None:
     clip = model.build(config())
     model.save(clip, tmp_path)
