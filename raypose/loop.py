@@ -75,7 +75,8 @@ def train_worker(
 ) -> None:
     """Train from the last checkpoint, or from the start, to the end of the last epoch.
 
-    Every error that is raised here is raised on all ranks.
+    Errors are raised on all ranks but where one alone can meet them: pictures that it cannot read,
+    a step that does not fit into its memory. The others then wait, until they are ended.
 
     Args:
         config: the resolved document.
