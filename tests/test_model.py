@@ -59,6 +59,11 @@ def test_a_caption_is_tokenized_once() -> None:
     assert torch.equal(clip.tokenize(spoken[:2]), expected[:2])
 
 
+def test_a_tokenizer_of_no_model() -> None:
+    with pytest.raises(ConfigError, match="open_clip has no model 'ViT-B-33'; did you mean"):
+        model.build_tokenizer("ViT-B-33")
+
+
 def test_save_and_load_round_trip(tmp_path: Path) -> None:
     clip = model.build(config())
     model.save(clip, tmp_path)
