@@ -255,14 +255,14 @@ def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], *, ru
         with trainer.averaged():
             values |= trainer.validate()
     values["step"] = trainer.step
-    found = [item for part in gather(trainer.surroundings, trainer.bad) for item in part.items()]
+    found = trainer.all_bad()
     tracker.add(values)
 
     def write() -> None:
         if trainer.surroundings.rank == 0:
             tracker.write()
             if found:
-                storage.write_json(storage.join(run_url, "quarantine.json"), dict(found))
+                storage.write_json(storage.join(run_url, "quarantine.json"), found)
 
     together(trainer.surroundings, write)
     score = values.get("val_balanced_accuracy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -175,12 +175,6 @@ class Ema:
             yield
         finally:
             self._swap()
-
-    @torch.no_grad()
-    def load(self, mean: Mapping[str, torch.Tensor]) -> None:
-        """Take up a mean that was saved."""
-        for name, value in self.mean.items():
-            value.copy_(mean[name])
 
     def _swap(self) -> None:
         for name, value in learned(self.model).items():

@@ -55,10 +55,10 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
         os.environ.setdefault(key, value)
     on_term = signal.getsignal(signal.SIGTERM)
     level = logging.INFO if verbose else logging.ERROR
-    for name in ("ray.data", "ray.train", "ray.tune", "ray.serve"):
+    for name in ("ray.train", "ray.tune", "ray.serve"):
         logging.getLogger(name).setLevel(level)
-    if not verbose:  # it logs what it raises too
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # it logs what it raises too
+    logging.getLogger("ray.data").setLevel(level if verbose else logging.CRITICAL)
     auto_init_hook.enable_auto_connect = False  # no Ray but the one connected to here
     try:
         if address == "local":

@@ -108,6 +108,11 @@ class Scorer:
         parts = [part for rank in gather(self.surroundings, mine) for part in rank]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
+    def all_bad(self) -> dict[str, str]:
+        """Return id → error of the bad pictures of all ranks; called on every one."""
+        ranks = gather(self.surroundings, self.bad)
+        return {key: error for bad in ranks for key, error in bad.items()}
+
     def prepared(self, batch: Batch) -> torch.Tensor:
         """Return a batch's pictures as the tower takes them."""
         last = self.config.model.channels_last

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raypose import checkpoint, lora, optim
-from raypose.surroundings import gather, together
+from raypose.surroundings import together
 from raypose.towers import assign, full, load_optimizer, optimizer_state
 from raypose.trainer import Trainer
 
@@ -30,7 +30,7 @@ class Place:
 def save(
     trainer: Trainer, place: Place, score: float | None, values: dict[str, Any], *, run_url: str
 ) -> None:
-    """Write a checkpoint; every rank takes part, since each may hold a part of the weights."""
+    """Write a checkpoint."""
     surroundings, clip = trainer.surroundings, trainer.clip
     training: dict[str, Any] = {"initial_scale": trainer.initial_scale}
     if trainer.head is not None:
@@ -47,7 +47,6 @@ def save(
             weights = full(lora.merged(trainer.lora).state_dict())
         else:
             weights = full(clip.model.state_dict())
-    bad = [item for part in gather(surroundings, trainer.bad) for item in part.items()]
     state = checkpoint.State(
         epoch=place.epoch,
         step=trainer.step,
@@ -58,7 +57,7 @@ def save(
         epoch_step=place.step,
         seen=place.seen,
         loss=place.loss,
-        bad=dict(bad) if place.step else {},
+        bad=trainer.all_bad() if place.step else {},
     )
 
     def write() -> None:

@@ -46,6 +46,7 @@ __all__ = ["TrainResult", "finished", "run"]
 
 RESULT = "result.json"
 FAILING_TOGETHER = timedelta(seconds=5)
+"""How long a worker that has failed waits for the others to fail too."""
 SLOW_DATA = 0.03
 """Share of the time that workers may wait for pictures before it is told."""
 Report = Callable[[dict[str, Any]], None]

@@ -22,7 +22,6 @@ from raypose.augment import augment
 from raypose.data import Batch
 from raypose.errors import DataError, TrainError
 from raypose.scorer import Scorer
-from raypose.surroundings import gather
 from raypose.towers import clip_gradients
 
 __all__ = ["Trainer"]
@@ -246,10 +245,10 @@ class Trainer(Scorer):
         allowed = self.config.data.max_bad_fraction
         if num_bad <= allowed * self.num_rows:
             return
-        bad = [item for part in gather(self.surroundings, self.bad) for item in part.items()]
+        first, error = next(iter(self.all_bad().items()))
         raise DataError(
             f"{self.config.data.train}: {num_bad} of {self.num_rows} pictures are bad, more than "
-            f"data.max_bad_fraction={allowed:g} allows; first {bad[0][0]}: {bad[0][1]}; "
+            f"data.max_bad_fraction={allowed:g} allows; first {first}: {error}; "
             "build the shards again, or raise it"
         )
 

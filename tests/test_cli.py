@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raypose import checkpoint, config, storage, train
+from raypose import checkpoint, config, train
 from raypose.config import Config
 
 
@@ -268,7 +268,7 @@ def test_a_killed_run_resumes(
 ) -> None:
     made = config.override(recipe, {"optim.epochs": 12, "cluster.num_cpus": 3})
     path = recipe_file(tmp_path, made)
-    url = storage.join(made.storage, "runs", made.run_id)
+    url = made.run_url
     mark = f"RAYPOSE_TEST={uuid.uuid4().hex}"
     environment = os.environ | dict([mark.split("=")])
     command: list[Any] = [raypose, "train", path]

@@ -33,7 +33,7 @@ def test_hashes_follow_what_they_are_of(trained: Config) -> None:
 def test_a_run_says_what_changed_since_it_began(
     recipe: Config, cluster: None, capsys: object
 ) -> None:
-    url = storage.join(recipe.storage, "runs", recipe.run_id)
+    url = recipe.run_url
     origin = provenance.gather(recipe)
     storage.write_json(f"{url}/provenance.json", {**origin, "code": "earlier"})
     train.run(config.override(recipe, {}), alone=True)

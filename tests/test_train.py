@@ -102,7 +102,7 @@ def test_a_run_goes_on_with_more_workers(
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(recipe: Config, cluster: None) -> None:
     changed = config.override(recipe, {"optim.epochs": 12, "train.num_workers": 2})
-    url = storage.join(changed.storage, "runs", changed.run_id)
+    url = changed.run_url
     killed: list[int] = []
 
     def kill_one() -> None:
