@@ -2,14 +2,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick soak lint clean
 
 # the whole chain on embedded defaults
 demo: $(VENV)/installed
 	$(BIN)/raypose demo
 
+# everything, campaigns with a round or two
 test: $(VENV)/installed
 	$(BIN)/pytest
+
+# what needs no Ray cluster, in both cores
+quick: $(VENV)/installed
+	$(BIN)/pytest -m "not ray" --numprocesses 2
+
+# the campaigns alone, many rounds of each: RAYPOSE_ROUNDS=50 make soak
+soak: $(VENV)/installed
+	RAYPOSE_ROUNDS=$${RAYPOSE_ROUNDS:-20} $(BIN)/pytest -m campaign -s
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -34,8 +34,10 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from raypose import config, data, images, runtime, shards, storage, synthesis, taxonomy, transforms
-from raypose.order import Part
+from raypose import config, data, runtime, storage, synthesis
+from raypose.captions import taxonomy
+from raypose.data import images, packing, shards, transforms
+from raypose.data.order import Part
 
 BATCH_SIZE = 64
 NUM_WORKERS = 2
@@ -125,7 +127,7 @@ def decoders(contents: Sequence[bytes], size: int, rounds: int) -> dict[str, flo
 def presized(content: bytes) -> bytes:
     """As `raypose shards build max_side=320` stores it."""
     pixels = images.shrink(images.decode(content, max_pixels=MAX_PIXELS), max_side=320)
-    return images.encode(pixels, quality=shards.Packing().quality)
+    return images.encode(pixels, quality=packing.Packing().quality)
 
 
 # whole pipelines: each yields the sizes of its batches
@@ -227,8 +229,8 @@ def lay_out(contents: dict[str, bytes]) -> None:
                 info.size = len(contents[name])
                 archive.addfile(info, io.BytesIO(contents[name]))
         storage.write_bytes(f"{BUCKET}/tars/{first:06d}.tar", buffer.getvalue())
-    shards.build(f"{BUCKET}/files", f"{BUCKET}/shards")
-    shards.build(f"{BUCKET}/files", f"{BUCKET}/small", shards.Packing(max_side=320))
+    packing.build(f"{BUCKET}/files", f"{BUCKET}/shards")
+    packing.build(f"{BUCKET}/files", f"{BUCKET}/small", packing.Packing(max_side=320))
 
 
 def pipelines(num: int, size: int, rounds: int) -> dict[str, float]:
@@ -295,7 +297,7 @@ def main() -> None:
     contents = gathered(options)
     ratios = decoders(list(contents.values())[:256], size, rounds)
     with tempfile.TemporaryDirectory() as folder:
-        script = "import raypose.demo as d, signal\nwith d.embedded_s3() as e:\n"
+        script = "import raypose.testing as t, signal\nwith t.embedded_s3() as e:\n"
         script += " print(e, flush=True)\n signal.pause()"
         server = subprocess.Popen(
             [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=folder

@@ -34,15 +34,17 @@ from open_clip.loss import ClipLoss
 from open_clip_train.train import train_one_epoch
 from torch.utils.flop_counter import FlopCounterMode
 
-from raypose import captions, config, loop, taxonomy
+from raypose import captions, config
+from raypose.captions import taxonomy
 from raypose.data import Batch
-from raypose.trainer import Trainer
+from raypose.training import loop
+from raypose.training.trainer import Trainer
 
 WARM_UP = 1
 
 
 class Held:
-    """Surroundings of one process that holds its batches."""
+    """WorkerContext of one process that holds its batches."""
 
     rank, world_size = 0, 1
 
@@ -81,7 +83,7 @@ def build_ours(options: dict[str, Any], device: torch.device) -> Trainer:
     return trainer
 
 
-class Feed:
+class Prefetcher:
     """What open_clip's loop reads of a data set: one batch, some times over."""
 
     def __init__(self, images: torch.Tensor, texts: torch.Tensor, steps: int) -> None:
@@ -130,10 +132,10 @@ class Theirs:
 
     def run(self, images: torch.Tensor, texts: torch.Tensor, steps: int) -> None:
         """Take some steps."""
-        feed = {"train": Feed(images, texts, steps)}
+        prefetcher = {"train": Prefetcher(images, texts, steps)}
         train_one_epoch(
             self.model,
-            feed,
+            prefetcher,
             ClipLoss(),
             0,
             self.optimizer,
@@ -184,9 +186,9 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
     images, texts = ours.prepared(given).contiguous().cpu(), ours.clip.tokenize(spoken)
 
     def run_ours() -> None:
-        feed = loop.Feed(repeat(given, options["steps"]), device)
-        while batch := feed.take():
-            ours.train_step(batch, epoch=0, meanwhile=feed.fetch)
+        prefetcher = loop.Prefetcher(repeat(given, options["steps"]), device)
+        while batch := prefetcher.take():
+            ours.train_step(batch, epoch=0, meanwhile=prefetcher.fetch)
 
     works = {
         "ours": run_ours,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["Update", "bar", "say"]
+__all__ = ["bar", "status"]
 
 Update = Callable[[int, int], None]
 """Told (done, in all) as work goes on."""
@@ -21,7 +21,7 @@ Update = Callable[[int, int], None]
 PLAIN_PERIOD_S = 10.0
 
 
-def say(message: str) -> None:
+def status(message: str) -> None:
     """Print one line on stderr."""
     print(message, file=sys.stderr, flush=True)
 
@@ -57,6 +57,6 @@ def _plain(label: str) -> Callable[..., None]:
         now = time.monotonic()
         if done >= total or now - last >= PLAIN_PERIOD_S:
             last = now
-            say(f"{label} {done}/{total}{f'  {note}' if note else ''}")
+            status(f"{label} {done}/{total}{f'  {note}' if note else ''}")
 
     return update

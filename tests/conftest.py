@@ -4,32 +4,49 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.models import TINY
 
-from raypose import config, shards, storage, synthesis, taxonomy
+from raypose import config, storage, synthesis
+from raypose.captions import taxonomy
+from raypose.data import packing
 
 # no test asks the network; set before anything imports the hub, so what is heavy comes later
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(__file__).parents[2] / "shared"
+ROUNDS = int(os.environ.get("RAYPOSE_ROUNDS", "1"))
+"""Of each campaign."""
 PER_CLASS = {"train": 8, "val": 3}
 
-TINY = {
-    "embed_dim": 16,
-    "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32},
-    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make each round of a campaign a test."""
+    if "campaign_round" in metafunc.fixturenames:
+        metafunc.parametrize("campaign_round", range(ROUNDS))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark what needs a Ray cluster, and campaigns."""
+    for item in items:
+        if "cluster" in item.fixturenames:
+            item.add_marker("ray")
+        if "campaign_round" in item.fixturenames:
+            item.add_marker("campaign")
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """The endpoint of an S3 server; the standard variables point at it."""
-    from raypose.demo import embedded_s3
+    from raypose.testing import embedded_s3
 
     with embedded_s3() as endpoint:
         yield endpoint
@@ -70,7 +87,7 @@ def dataset(s3: str, pictures: Path) -> str:
     url = "s3://test-data"
     storage.make_bucket(url)
     for split in PER_CLASS:
-        shards.build(str(pictures / split), f"{url}/{split}", shards.Packing(rows_per_shard=20))
+        packing.build(str(pictures / split), f"{url}/{split}", packing.Packing(rows_per_shard=20))
     return url
 
 
@@ -98,21 +115,14 @@ def recipe(document: dict[str, Any], bucket: str) -> config.Config:
 @pytest.fixture(scope="session")
 def trained(document: dict[str, Any], cluster: None) -> config.Config:
     """The recipe of a finished run whose release is in production, for tests that only read."""
-    from raypose import evaluate, registry, train
+    from raypose import evaluation, training
+    from raypose.releases import registry
 
     storage.make_bucket("s3://test-trained")
     made = config.parse_config({**document, "storage": "s3://test-trained"})
-    train.run(made, alone=True)
-    registry.promote(made.storage, str(evaluate.publish(made)))
+    training.train(made, in_process=True)
+    registry.promote(made.storage, str(evaluation.publish(made)))
     return made
-
-
-def pack(contents: dict[str, bytes], dest: str, folder: Path) -> None:
-    """Pack pictures, the bad ones too, as they are: id → bytes, where ids are class/name."""
-    for name, content in contents.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    shards.build(str(folder), dest, shards.Packing(check=False))
 
 
 @pytest.fixture
@@ -129,3 +139,14 @@ def raypose() -> str:
     found = shutil.which("raypose", path=os.path.dirname(os.sys.executable))
     assert found, "the raypose command is not installed beside this Python"
     return found
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, unpacked into a folder as an installer does."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    (made,) = folder.glob("*.whl")
+    zipfile.ZipFile(made).extractall(folder / "site")
+    return folder / "site"

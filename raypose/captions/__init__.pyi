@@ -1,0 +1,14 @@
+from .presets import PRESETS as PRESETS
+from .presets import load as load
+from .presets import read as read
+from .proofs import check as check
+from .proofs import controls as controls
+from .proofs import coverage as coverage
+from .proofs import identity as identity
+from .proofs import prune as prune
+from .proofs import sides as sides
+from .rendering import count as count
+from .rendering import enumerate_captions as enumerate_captions
+from .rendering import evaluation_captions as evaluation_captions
+from .rendering import sample as sample
+from .rendering import templates as templates

@@ -1,0 +1,2 @@
+from .model import Clip as Clip
+from .model import build as build

@@ -1,0 +1,182 @@
+"""Both towers as one module, and how it is spread over workers: DDP, or FSDP2 where it is too big.
+
+FSDP2 takes no scalar parameters, so that the logit scale and bias stay whole on every worker, and
+their gradients are averaged here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from raypose.clip import text
+from raypose.config import TrainConfig
+
+__all__ = [
+    "Towers",
+    "assign",
+    "clip_gradients",
+    "full",
+    "load_optimizer",
+    "optimizer_state",
+    "wrap",
+]
+
+BYTES_PER_PARAMETER = 16
+"""Weight, gradient and AdamW's two moments in fp32."""
+SHARE_OF_GPU = 0.6
+BLOCKS = ("resblocks", "blocks", "layers", "layer")
+Features = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor, torch.Tensor | None]
+
+
+class Towers(nn.Module):
+    """An open_clip model as it is called: either tower may be left out."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor | None, tokens: torch.Tensor | None) -> Features:
+        """Return image features (B, D), text features (N, D), the logit scale and bias.
+
+        Args:
+            images: float (B, 3, S, S), normalised.
+            tokens: int64 (N, L) on the CPU.
+        """
+        image_features = None if images is None else self.model.encode_image(images, normalize=True)
+        text_features = None if tokens is None else text.encode(self.model, tokens)
+        return (
+            image_features,
+            text_features,
+            self.model.logit_scale.exp(),
+            getattr(self.model, "logit_bias", None),
+        )
+
+
+def wrap(
+    towers: Towers, config: TrainConfig, *, device: torch.device, world_size: int
+) -> nn.Module:
+    """Return the towers as they are called in training; their parameters may be replaced by parts.
+
+    Args:
+        towers: on the device.
+        config: how to spread, to save memory, to compile.
+        device: of this worker.
+        world_size: number of workers.
+    """
+    model = towers.model
+    if config.activation_checkpointing:
+        model.set_grad_checkpointing(True)
+    if config.compile:
+        model.visual.compile()
+        getattr(model, "text", model).transformer.compile(dynamic=True)  # lengths vary
+    if world_size == 1:
+        return towers
+    if _is_sharded(config, model, device):
+        return _sharded(towers, device, world_size)
+    return DistributedDataParallel(towers, device_ids=[device] if device.type == "cuda" else None)
+
+
+def clip_gradients(parameters: Iterator[nn.Parameter], limit: float, *, world_size: int) -> None:
+    """Scale all gradients down to a common norm; average what FSDP does not.
+
+    Args:
+        parameters: of the model.
+        limit: largest norm.
+        world_size: number of workers.
+    """
+    learning = [p for p in parameters if p.grad is not None]
+    if not any(isinstance(p, DTensor) for p in learning):
+        nn.utils.clip_grad_norm_(learning, limit)
+        return
+    gradients = [p.grad for p in learning if p.grad is not None]
+    whole = [g for g in gradients if not isinstance(g, DTensor)]
+    for gradient in whole:
+        dist.all_reduce(gradient)
+        gradient /= world_size
+    parts: list[torch.Tensor] = [g for g in gradients if isinstance(g, DTensor)]
+    norms = [nn.utils.get_total_norm(parts).full_tensor()]  # type: ignore[attr-defined]
+    if whole:
+        norms.append(nn.utils.get_total_norm(whole))
+    norm = math.hypot(*(float(value) for value in norms))
+    if norm > limit:
+        torch._foreach_mul_(parts, limit / (norm + 1e-6))
+        if whole:
+            torch._foreach_mul_(whole, limit / (norm + 1e-6))
+
+
+def full(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return whole tensors on the CPU, copied; called on every worker alike."""
+    return {name: _whole(value.detach()).cpu().clone() for name, value in tensors.items()}
+
+
+@torch.no_grad()
+def assign(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
+    """Copy whole values into tensors by name, be they whole or parts."""
+    for name, tensor in tensors.items():
+        value = values[name].to(tensor.device)
+        if isinstance(tensor, DTensor):
+            value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
+        tensor.copy_(value)
+
+
+def optimizer_state(forward: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the optimiser's state by parameter name, whole, on the CPU; on every worker alike."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = get_optimizer_state_dict(forward, optimizer, options=options)
+    return state
+
+
+def load_optimizer(
+    forward: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Take up a state that `optimizer_state` returned, on any number of workers."""
+    options = StateDictOptions(full_state_dict=True)
+    set_optimizer_state_dict(forward, optimizer, state, options=options)
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _is_sharded(config: TrainConfig, model: nn.Module, device: torch.device) -> bool:
+    if config.sharding != "auto":
+        return config.sharding == "fsdp"
+    if any("lora_" in name for name, _ in model.named_parameters()):
+        return False  # merging copies a whole model
+    if device.type != "cuda":
+        return False
+    wanted = BYTES_PER_PARAMETER * sum(p.numel() for p in model.parameters())
+    return wanted > SHARE_OF_GPU * torch.cuda.get_device_properties(device).total_memory
+
+
+def _sharded(towers: Towers, device: torch.device, world_size: int) -> nn.Module:
+    towers.to(memory_format=torch.contiguous_format)  # FSDP2 shards no other
+    mesh = init_device_mesh(device.type, (world_size,))
+    scalars = {p for p in towers.parameters() if p.ndim == 0}
+    blocks = [
+        block
+        for name, module in towers.named_modules()
+        if name.rsplit(".", 1)[-1].rstrip("0123456789") in BLOCKS
+        and isinstance(module, (nn.ModuleList, nn.Sequential))
+        for block in module
+        if any(True for _ in block.parameters())
+    ]
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    made: FSDPModule = fully_shard(towers, mesh=mesh, ignored_params=scalars)
+    return made  # type: ignore[return-value]

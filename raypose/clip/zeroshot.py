@@ -1,0 +1,106 @@
+"""Captions to a classifier, pictures to features, features to probabilities: in this one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from raypose import captions
+from raypose.captions.nodes import Node
+from raypose.captions.taxonomy import Taxonomy
+from raypose.clip import text
+from raypose.clip.augment import normalize
+from raypose.clip.model import Clip
+
+__all__ = ["best_scale", "build_classifier", "embed", "normalized", "probabilities"]
+
+
+@torch.no_grad()
+def build_classifier(
+    clip: Clip,
+    grammar: Node,
+    taxonomy: Taxonomy,
+    *,
+    encode: Callable[[Any, torch.Tensor], torch.Tensor] = text.encode,
+) -> torch.Tensor:
+    """Encode each class's evaluation captions, average, and normalise again.
+
+    Args:
+        clip: the model.
+        grammar: of the captions.
+        taxonomy: the classes.
+        encode: model and tokens → features of length 1.
+
+    Returns:
+        float32 (C, D), rows of length 1, in class order.
+    """
+    groups = [captions.evaluation_captions(grammar, card) for card in taxonomy.cards]
+    unique = list(dict.fromkeys(caption for group in groups for caption in group))
+    parts = [
+        encode(clip.model, clip.tokenize(unique[k : k + 256])) for k in range(0, len(unique), 256)
+    ]
+    features = dict(zip(unique, torch.cat(parts).float(), strict=True))
+    rows = [torch.stack([features[caption] for caption in group]).mean(0) for group in groups]
+    return F.normalize(torch.stack(rows), dim=-1)
+
+
+def probabilities(
+    image_features: torch.Tensor, classifier: torch.Tensor, logit_scale: float
+) -> torch.Tensor:
+    """Return the class probabilities, float32 (B, C).
+
+    Args:
+        image_features: (B, D), normalised.
+        classifier: (C, D), normalised.
+        logit_scale: factor on cosines, the inverse of a temperature.
+    """
+    return (logit_scale * image_features.float() @ classifier.float().T).softmax(dim=-1)
+
+
+def normalized(clip: Clip, pixels: torch.Tensor, *, channels_last: bool = False) -> torch.Tensor:
+    """Return uint8 pixels (B, 3, S, S) as the image tower takes them, on its device."""
+    cfg, device = clip.preprocess_cfg, next(clip.model.parameters()).device
+    images = normalize(pixels.to(device), cfg["mean"], cfg["std"])
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+
+
+@torch.no_grad()
+def embed(clip: Clip, pixels: torch.Tensor) -> torch.Tensor:
+    """Return the image features, float32 (B, D) of length 1, of uint8 pixels (B, 3, S, S)."""
+    features = clip.model.encode_image(normalized(clip, pixels), normalize=True)
+    return features.float()  # type: ignore[no-any-return]
+
+
+def best_scale(cosines: torch.Tensor, targets: torch.Tensor, *, start: float) -> float:
+    """Return the factor on cosines with the least cross-entropy, from start / 16 to 16 start.
+
+    The cross-entropy is convex in the factor, so that golden sections find it.
+
+    Args:
+        cosines: (N, C).
+        targets: int64 (N,), class numbers.
+        start: the factor of training.
+    """
+    rows = cosines.double()
+
+    def value(log_scale: float) -> float:
+        return float(F.cross_entropy(math.exp(log_scale) * rows, targets))
+
+    low, high = math.log(start / 16), math.log(start * 16)
+    ratio = (math.sqrt(5) - 1) / 2
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    at_a, at_b = value(a), value(b)
+    while high - low > 1e-4:
+        if at_a < at_b:
+            high, b, at_b = b, a, at_a
+            a = high - ratio * (high - low)
+            at_a = value(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + ratio * (high - low)
+            at_b = value(b)
+    return math.exp((low + high) / 2)

@@ -1,0 +1,5 @@
+"""Every setting, and the document that travels from recipe to checkpoint, release and server."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,85 @@
+"""What makes two documents the same: the hashes that name runs, searches and captions.
+
+A run is known by what its recipe says other than the defaults, so that a new key with a default
+leaves the ids of all runs as they are. Where a default changes, FORMAT has to be raised: the same
+sparse document then means another run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["FORMAT", "canonical_json", "document_hash", "run_hash", "run_hash_0_1", "search_hash"]
+
+FORMAT = 2
+"""Of the identity; 1 was the hash of the whole document."""
+ADDED_SINCE_0_1: tuple[str, ...] = ()
+"""Dotted keys that a document of 0.1 did not have."""
+NOT_OF_A_RUN = ("search", "serve", "cluster")
+SPREAD = (
+    "num_workers", "cpus_per_worker", "use_gpu", "max_failures", "checkpoint_steps", "sharding",
+    "activation_checkpointing", "compile",
+)  # fmt: skip
+"""Keys of `train` that say how a run is spread out: they may change between its parts."""
+NOT_OF_A_SEARCH = ("num_trials", "max_concurrent")
+"""Keys of `search` that say how far it goes and how fast: they may change between its parts."""
+
+
+def canonical_json(document: Any) -> str:
+    """Return the one JSON text of a document, on which hashes rest."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def document_hash(document: Any) -> str:
+    """Return the SHA-256 of a document's one JSON text."""
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
+
+
+def run_hash(sparse: Mapping[str, Any]) -> str:
+    """Return 8 hex digits of what a run is made of: not of how it is spread out or served.
+
+    Args:
+        sparse: the document less what is as by default.
+    """
+    return _digits(_without(_without(sparse, NOT_OF_A_RUN), SPREAD, section="train"))
+
+
+def search_hash(sparse: Mapping[str, Any]) -> str:
+    """Return 8 hex digits of what a search is made of: not of how many trials it makes.
+
+    Args:
+        sparse: the document less what is as by default.
+    """
+    kept = _without(_without(sparse, ("serve", "cluster")), SPREAD, section="train")
+    return _digits(_without(kept, NOT_OF_A_SEARCH, section="search"))
+
+
+def run_hash_0_1(document: Mapping[str, Any]) -> str:
+    """Return the digits that 0.1 gave a run, for finding it again.
+
+    Args:
+        document: the complete document.
+    """
+    document = _without(_without(document, NOT_OF_A_RUN), SPREAD, section="train")
+    for key in ADDED_SINCE_0_1:
+        section, _, name = key.partition(".")
+        document = _without(document, (name,), section=section)
+    return document_hash(document)[:8]
+
+
+def _digits(document: Mapping[str, Any]) -> str:
+    return document_hash({"format": FORMAT, "document": document})[:8]
+
+
+def _without(
+    document: Mapping[str, Any], names: tuple[str, ...], *, section: str = ""
+) -> dict[str, Any]:
+    """Return a copy that lacks some keys, of the whole or of a section; an empty section goes."""
+    if not section:
+        return {key: value for key, value in document.items() if key not in names}
+    inner = _without(document.get(section, {}), names)
+    rest = {key: value for key, value in document.items() if key != section}
+    return {**rest, section: inner} if inner else rest

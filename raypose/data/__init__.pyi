@@ -1,0 +1,4 @@
+from .reader import Batch as Batch
+from .reader import Decode as Decode
+from .reader import Reader as Reader
+from .reader import load as load

@@ -1,0 +1,298 @@
+"""Shards → decoded batches, on Ray Data: read from S3 or disk, decode in tasks, hand out tensors.
+
+A `Reader` travels to the workers. Each asks it for the rows that `order` gives to its rank; Ray
+Data decodes just these, shard by shard in the order of need, and the reader hands them out in
+theirs. A set that is small enough is decoded once and stays in Ray's object store, from which every
+worker reads without a copy.
+
+A picture that cannot be decoded does not end the job: its row carries the error, and the loop
+counts it, names it and stops over `data.max_bad_fraction`. Nothing here knows captions or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+
+from raypose import runtime, storage
+from raypose.config import DataConfig
+from raypose.data.order import Part, Rows, epoch_rows, rank_rows
+from raypose.data.shards import Manifest, read_manifest, read_shard
+from raypose.data.transforms import Resize, preprocess
+from raypose.errors import DataError
+
+__all__ = ["Batch", "Decode", "Reader", "load"]
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows for one step of one worker.
+
+    Attributes:
+        pixels: uint8 (B, 3, S, S), channels last in memory; zeros where the picture is bad.
+        targets: int64 (B,), class numbers.
+        ids: B example ids.
+        errors: B texts, empty for good pictures.
+    """
+
+    pixels: torch.Tensor
+    targets: torch.Tensor
+    ids: list[str]
+    errors: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, first: int, last: int) -> Batch | None:
+        """Return some of the rows; None where there are none."""
+        if first >= len(self):
+            return None
+        part = slice(first, last)
+        return Batch(self.pixels[part], self.targets[part], self.ids[part], self.errors[part])
+
+    @property
+    def bad(self) -> dict[str, str]:
+        """Id → error of the bad pictures."""
+        return {key: error for key, error in zip(self.ids, self.errors, strict=True) if error}
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Some rows of a shard → pixels, target, id, error: the function that Ray Data maps."""
+
+    index: Mapping[str, int]
+    size: int
+    resize: Resize
+    max_pixels: int
+    dct_scaled: bool = False
+
+    def __call__(self, table: pa.Table) -> Columns:
+        """Read and decode what a one-row table of (url, rows) names; the bad become zeros."""
+        torch.set_num_threads(1)  # the tasks side by side are the parallelism
+        (url,), (numbers,) = table["url"].to_pylist(), table["rows"].to_pylist()
+        rows = read_shard(url).take(numbers)
+        pixels = np.zeros((len(rows), self.size, self.size, 3), dtype=np.uint8)
+        errors = [""] * len(rows)
+        pictures = rows["image"].combine_chunks().field("bytes")
+        for row, picture in enumerate(pictures):
+            try:
+                square = preprocess(
+                    picture.as_py() or b"",
+                    size=self.size,
+                    resize=self.resize,
+                    max_pixels=self.max_pixels,
+                    dct_scaled=self.dct_scaled,
+                )
+                pixels[row] = square.transpose(1, 2, 0)
+            except DataError as error:
+                errors[row] = str(error)
+        return {
+            "pixels": pixels,
+            "target": np.array([self.index[label] for label in rows["label"].to_pylist()]),
+            "id": np.array(rows["id"].to_pylist(), dtype=object),
+            "error": np.array(errors, dtype=object),
+        }
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A data set that any rank can read.
+
+    Attributes:
+        urls: of the shards.
+        sizes: rows of each shard, or of each block where decoded blocks are kept.
+        decode: how a shard becomes pixels.
+        num_own: shards that an epoch reads whole; the others are drawn upon.
+        num_extra: rows that an epoch takes of the others.
+        blocks: decoded blocks in the object store; empty where each epoch decodes.
+    """
+
+    urls: tuple[str, ...]
+    sizes: tuple[int, ...]
+    decode: Decode
+    num_own: int
+    num_extra: int = 0
+    blocks: tuple[ray.ObjectRef[Columns], ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch."""
+        return sum(self.sizes[: self.num_own]) + self.num_extra
+
+    def epoch(
+        self, part: Part, *, window: int, seed: int, epoch: int, preserve_order: bool
+    ) -> Rows:
+        """Return the rows of one rank in an epoch of training, in order: see `order`."""
+        rows = epoch_rows(
+            self.sizes, seed=seed, epoch=epoch, num_own=self.num_own, num_extra=self.num_extra
+        )
+        return rank_rows(
+            rows, part, window=window, seed=seed, epoch=epoch, preserve_order=preserve_order
+        )
+
+    def share(self, part: Part) -> Rows:
+        """Return one rank's part of all rows, in their own order, for evaluation."""
+        rows = np.arange(sum(self.sizes))
+        return rank_rows(rows, part, window=0, seed=0, epoch=0, preserve_order=False)
+
+    def batches(self, rows: Rows, *, batch_size: int) -> Iterator[Batch]:
+        """Hand out rows in the order given, the last batch shorter."""
+        pieces = self._pieces(rows)
+        arrived = self._kept(pieces) if self.blocks else self._decoded(pieces)
+        order = np.concatenate(pieces) if pieces else rows
+        sorter = np.argsort(order)
+        places = sorter[np.searchsorted(order, rows, sorter=sorter)]
+        shelf = _Shelf(arrived)
+        for first in range(0, len(places), batch_size):
+            yield shelf.take(places[first : first + batch_size])
+
+    def keep(self) -> Reader:
+        """Decode everything once, into the object store."""
+        starts = np.cumsum([0, *self.sizes])
+        whole = [np.arange(starts[k], starts[k + 1]) for k in range(len(self.sizes))]
+        with runtime.unwrapped():
+            rows = self._dataset(whole).materialize()
+        sizes = [len(ids) for ids in ray.get(rows.to_numpy_refs(column="target"))]
+        # a large shard may have become several blocks, but no block holds rows of two
+        num_own = int(np.searchsorted(np.cumsum(sizes), starts[self.num_own])) + 1
+        return replace(
+            self, sizes=tuple(sizes), num_own=num_own, blocks=tuple(rows.to_numpy_refs())
+        )
+
+    def _pieces(self, rows: Rows) -> list[Rows]:
+        """Group rows by shard, shards in the order of need."""
+        shards = np.searchsorted(np.cumsum(self.sizes), rows, side="right")
+        _, needed, ranks = np.unique(shards, return_index=True, return_inverse=True)
+        ranks = np.argsort(np.argsort(needed))[ranks]
+        together = np.lexsort((rows, ranks))
+        return np.split(rows[together], np.cumsum(np.bincount(ranks))[:-1]) if len(rows) else []
+
+    def _dataset(self, pieces: Sequence[Rows]) -> ray.data.Dataset:
+        items = []
+        for piece in pieces:
+            shard, rows = self._within(piece)
+            items.append({"url": self.urls[shard], "rows": rows.tolist()})
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        context.raise_original_map_exception = True
+        return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            self.decode, batch_size=1, batch_format="pyarrow"
+        )
+
+    def _decoded(self, pieces: Sequence[Rows]) -> Iterator[tuple[Columns, Rows]]:
+        if not pieces:
+            return
+        with runtime.unwrapped():
+            blocks = self._dataset(pieces).iter_batches(
+                batch_size=None, batch_format="numpy", prefetch_batches=2
+            )
+            for columns in blocks:
+                yield columns, np.arange(len(columns["target"]))
+
+    def _kept(self, pieces: Sequence[Rows]) -> Iterator[tuple[Columns, Rows]]:
+        for piece in pieces:
+            block, rows = self._within(piece)
+            yield ray.get(self.blocks[block]), rows
+
+    def _within(self, piece: Rows) -> tuple[int, Rows]:
+        """Return the shard or block that a piece is of, and its rows counted within it."""
+        ends = np.cumsum(self.sizes)
+        number = int(np.searchsorted(ends, piece[0], side="right"))
+        return number, piece - (ends[number] - self.sizes[number])
+
+
+class _Shelf:
+    """Holds decoded pieces until all their rows are taken."""
+
+    def __init__(self, arriving: Iterator[tuple[Columns, Rows]]) -> None:
+        self.arriving = arriving
+        self.ends: list[int] = []
+        self.pieces: dict[int, tuple[Columns, Rows]] = {}
+        self.left: dict[int, int] = {}
+
+    def take(self, places: Rows) -> Batch:
+        """Return the rows that arrived at some places, counted from 0; wait for them if need be."""
+        while not self.ends or self.ends[-1] <= places.max():
+            columns, rows = next(self.arriving)
+            self.pieces[len(self.ends)], self.left[len(self.ends)] = (columns, rows), len(rows)
+            self.ends.append((self.ends[-1] if self.ends else 0) + len(rows))
+        where = np.searchsorted(self.ends, places, side="right")
+        taken: Columns = {}
+        for number in np.unique(where):
+            columns, rows = self.pieces[number]
+            chosen = where == number
+            first = self.ends[number] - len(rows)
+            for name, column in columns.items():
+                target = taken.setdefault(
+                    name, np.empty((len(places), *column.shape[1:]), column.dtype)
+                )
+                target[chosen] = column[rows[places[chosen] - first]]
+            self.left[number] -= int(chosen.sum())
+            if not self.left[number]:
+                del self.pieces[number], self.left[number]
+        return Batch(
+            pixels=torch.from_numpy(taken["pixels"]).permute(0, 3, 1, 2),
+            targets=torch.from_numpy(taken["target"]),
+            ids=list(taken["id"]),
+            errors=list(taken["error"]),
+        )
+
+
+def load(
+    url: str,
+    index: Mapping[str, int],
+    config: DataConfig,
+    *,
+    size: int,
+    resize: Resize,
+    synthetic: str = "",
+    cache: bool = True,
+) -> Reader:
+    """Return a reader of a data set.
+
+    Args:
+        url: of the shards.
+        index: label → class number.
+        config: limits of decoding and caching, and the share of synthetic pictures.
+        size: pixels of a side.
+        resize: the way to a square.
+        synthetic: of the shards that are drawn upon; empty for none.
+        cache: allow decoding once for all epochs.
+
+    Raises:
+        DataError: where the synthetic set is too small for its share.
+    """
+    sets = [(each, read_manifest(each)) for each in (url, synthetic) if each]
+    num_own, num_extra = len(sets[0][1].shards), 0
+    if synthetic:
+        num_extra = _num_extra(sets[0][1], sets[1][1], config, where=synthetic)
+    shards = [(place, shard) for place, manifest in sets for shard in manifest.shards]
+    urls = [storage.join(place, shard.name) for place, shard in shards]
+    sizes = [shard.num_rows for _, shard in shards]
+    decode = Decode(dict(index), size, resize, config.max_pixels, config.dct_scaled)
+    reader = Reader(tuple(urls), tuple(sizes), decode, num_own, num_extra)
+    fits = sum(sizes) * 3 * size * size <= config.cache_bytes
+    return reader.keep() if cache and fits else reader
+
+
+def _num_extra(manifest: Manifest, synthetic: Manifest, config: DataConfig, *, where: str) -> int:
+    """Return how many synthetic pictures an epoch takes, so that they are the share asked for."""
+    share = config.synthetic_share
+    wanted = round(manifest.num_rows * share / (1 - share))
+    if wanted > synthetic.num_rows:
+        raise DataError(
+            f"{where}: {synthetic.num_rows} pictures where data.synthetic_share={share:g} of an "
+            f"epoch wants {wanted}; synthesize more, or lower it"
+        )
+    return wanted

@@ -1,0 +1,147 @@
+"""Splits that are honest: stratified, seeded, by example id, and with near-duplicates on one side.
+
+Each class gives its share of every split. Pictures without a twin go first, so that those tested on
+are all different; groups of twins move as one, and into a test only where singles do not suffice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raypose import storage
+from raypose.data import sources
+from raypose.data.inspection import Row
+from raypose.data.packing import Packing, Run, pack, serial
+from raypose.data.shards import Manifest
+from raypose.errors import DataError
+
+__all__ = ["Split", "assign", "write"]
+
+REST = "train"
+REPORT = "split.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which picture goes where.
+
+    Attributes:
+        parts: id → part, such as train or val.
+        groups: ids of each group of twins.
+    """
+
+    parts: Mapping[str, str]
+    groups: Sequence[Sequence[str]]
+
+    def counts(self) -> dict[str, int]:
+        """Return the pictures of each part."""
+        return dict(Counter(self.parts.values()))
+
+
+def assign(
+    rows: Sequence[Row],
+    groups: Sequence[Sequence[int]],
+    *,
+    shares: Mapping[str, float],
+    seed: int = 0,
+) -> Split:
+    """Decide which picture goes where.
+
+    Args:
+        rows: of `inspection.inspect`.
+        groups: of `inspection.cluster`.
+        shares: part → share in 0..1; what is left is the training part. A class of three pictures
+            and more gives at least one to each part.
+        seed: of the draw.
+    """
+    if sum(shares.values()) >= 1:
+        raise DataError(f"split: shares add up to {sum(shares.values()):g}; leave some to train on")
+    sizes = Counter(row.label for row in rows)
+    quota = {
+        (part, label): max(round(share * size), 1 if share and size > len(shares) + 1 else 0)
+        for part, share in shares.items()
+        for label, size in sizes.items()
+    }
+    twinned = {number for group in groups for number in group}
+    units = [[number] for number in range(len(rows)) if number not in twinned]
+    units += [sorted(group) for group in groups]
+
+    def key(unit: Sequence[int]) -> tuple[int, str]:
+        name = min(rows[number].id for number in unit)
+        return len(unit), storage.sha256(f"{seed}/{name}".encode())
+
+    parts: dict[str, str] = {}
+    for unit in sorted(units, key=key):
+        needs = Counter(rows[number].label for number in unit)
+        fits = (
+            part
+            for part in shares
+            if all(quota[part, label] >= count for label, count in needs.items())
+        )
+        part = next(fits, REST)
+        for label, count in needs.items():
+            if part != REST:
+                quota[part, label] -= count
+        parts.update((rows[number].id, part) for number in unit)
+    return Split(parts, [[rows[number].id for number in group] for group in groups])
+
+
+def write(
+    source: str,
+    dest: str,
+    split: Split,
+    packing: Packing,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    run: Run = serial,
+) -> dict[str, Manifest]:
+    """Write each part of a data set as one of its own, ``dest/train`` and so on, and a report.
+
+    Args:
+        source: the data set.
+        dest: folder for the parts.
+        split: of its pictures.
+        packing: how.
+        overwrite: replace parts that are there.
+        progress: called with (pictures done, in all).
+        run: runs the tasks.
+    """
+    listing = sources.find(source, kind="parquet")
+    for part in split.counts():
+        if storage.join(dest, part) == storage.join(source):
+            raise DataError(f"{source}: would be overwritten by its own part; choose another DEST")
+    written: dict[str, Manifest] = {}
+    done = 0
+    for part in sorted(split.counts()):
+        entries = [entry for entry in listing.entries if split.parts[entry.id] == part]
+        chosen = sources.Listing(source, entries)
+
+        def update(some: int, total: int, before: int = done) -> None:
+            progress(before + some, len(listing.entries))
+
+        written[part] = pack(
+            chosen,
+            storage.join(dest, part),
+            packing,
+            overwrite=overwrite,
+            progress=update,
+            run=run,
+        )
+        done += len(entries)
+    storage.write_json(storage.join(dest, REPORT), _report(source, split, packing, written))
+    return written
+
+
+def _report(
+    source: str, split: Split, packing: Packing, written: Mapping[str, Manifest]
+) -> dict[str, Any]:
+    return {
+        "source": source,
+        "seed": packing.seed,
+        "parts": {part: manifest.labels for part, manifest in written.items()},
+        "groups": [list(group) for group in split.groups],
+    }

@@ -1,0 +1,71 @@
+"""Decoded pictures → uint8 (3, S, S): the one way to a square in training, evaluation and serving.
+
+Arrays lie in memory with channels last, as decoders give pictures and convolutions want them, so
+that nothing is turned over on the way. Resizing is torch's antialiased bicubic on uint8, within one
+level of Pillow's and so of open_clip's own preprocessing. Augmentation and normalisation happen
+later, on the device: see `augment`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from raypose.data.images import Pixels, decode
+
+__all__ = ["Resize", "preprocess", "to_square"]
+
+Resize = Literal["shortest", "longest", "squash"]
+
+
+def preprocess(
+    content: bytes, *, size: int, resize: Resize, max_pixels: int, dct_scaled: bool = False
+) -> Pixels:
+    """Decode and resize.
+
+    Args:
+        content: of the file.
+        size: pixels of a side.
+        resize: the way to a square.
+        max_pixels: a header that claims more is refused.
+        dct_scaled: decode large JPEGs at a fraction of their size, at some loss (42 dB).
+
+    Returns:
+        uint8 (3, size, size), RGB.
+
+    Raises:
+        DataError: as `images.decode`.
+    """
+    pixels = decode(content, max_pixels=max_pixels, min_side=size if dct_scaled else 0)
+    return to_square(pixels, size, resize=resize)
+
+
+def to_square(pixels: Pixels, size: int, *, resize: Resize) -> Pixels:
+    """Bring uint8 (H, W, 3) to (3, size, size): crop the middle, pad with black, or stretch."""
+    height, width = pixels.shape[:2]
+    if resize == "squash":
+        return _scaled(pixels, size, size)
+    if resize == "shortest":
+        short = min(width, height)
+        wide, high = int(size * width / short), int(size * height / short)
+        left, top = round((wide - size) / 2.0), round((high - size) / 2.0)
+        return _scaled(pixels, high, wide)[:, top : top + size, left : left + size]
+    ratio = max(width, height) / size
+    wide, high = max(1, round(width / ratio)), max(1, round(height / ratio))
+    left, top = (size - wide) // 2, (size - high) // 2
+    padded = np.zeros((size, size, 3), dtype=np.uint8).transpose(2, 0, 1)
+    padded[:, top : top + high, left : left + wide] = _scaled(pixels, high, wide)
+    return padded
+
+
+def _scaled(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Resize uint8 (H, W, 3) to (3, height, width)."""
+    # in this order torch sees that channels come last, even of one picture, and keeps them there:
+    # 1.6 times as fast as turning them over
+    image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
+    scaled = F.interpolate(image, (height, width), mode="bicubic", antialias=True)
+    result: Pixels = scaled[0].numpy()
+    return result

@@ -1,0 +1,9 @@
+from .publishing import publish as publish
+from .scoring import Mistake as Mistake
+from .scoring import Scored as Scored
+from .scoring import score as score
+from .summary import compare as compare
+from .summary import evaluate as evaluate
+from .summary import figures as figures
+from .tables import comparison_table as comparison_table
+from .tables import table as table

@@ -1,0 +1,151 @@
+"""Plots of an evaluation and of a few-shot study, by matplotlib."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from raypose import metrics
+from raypose.captions.taxonomy import Taxonomy
+
+__all__ = [
+    "NAMES",
+    "confusion_plot",
+    "few_shot_plot",
+    "reliability_plot",
+    "risk_plot",
+    "svg",
+    "training_plots",
+]
+
+BLUE, ORANGE, GREEN, GREY = "#3b6fd6", "#d9762b", "#2f8f5b", "#98a0ad"
+COLORS = (BLUE, ORANGE, GREEN)
+NAMES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
+    "nll": "NLL",
+    "ece": "ECE",
+    "aurc": "risk over coverages",
+}
+
+
+def few_shot_plot(document: Mapping[str, Any]) -> Figure:
+    """Draw accuracy over pictures a class: each draw, the mean and its interval."""
+    figure, axes = _axes("pictures a class", "top-1", wide=True)
+    sizes = document["per_class"]
+    for (method, points), color in zip(document["methods"].items(), COLORS, strict=False):
+        means = [point["mean"] for point in points]
+        low = [point["interval"][0] for point in points]
+        high = [point["interval"][1] for point in points]
+        axes.fill_between(sizes, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.plot(sizes, means, color=color, marker="o", markersize=4, label=method)
+        for size, point in zip(sizes, points, strict=True):
+            axes.scatter([size] * len(point["top1"]), point["top1"], color=color, s=8, alpha=0.5)
+    axes.axhline(document["zero_shot"], color=GREY, linestyle=":", label="zero-shot")
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    top = axes.get_ylim()[1]
+    axes.set_ylim(0, max(min(1.02, top), 1.0))
+    axes.legend(framealpha=0.9, edgecolor="none", loc="lower right")
+    return figure
+
+
+def reliability_plot(document: Mapping[str, Any]) -> Figure:
+    """Draw accuracy over confidence, the size of a point being its number of pictures."""
+    figure, axes = _axes("confidence", "share that is right")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+    points = np.array(document["reliability"])
+    sizes = 12 + 160 * points[:, 2] / points[:, 2].max()
+    axes.plot(points[:, 0], points[:, 1], color=BLUE, linewidth=1)
+    axes.scatter(points[:, 0], points[:, 1], s=sizes, color=BLUE, alpha=0.6)
+    axes.set_title(f"reliability: ECE {document['ece']:.3f}", fontsize=10)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    return figure
+
+
+def risk_plot(document: Mapping[str, Any]) -> Figure:
+    """Draw the share of wrong answers over the share of pictures answered, the surest first."""
+    figure, axes = _axes("share of pictures answered, the surest first", "share of these wrong")
+    points = np.array(document["risk_coverage"])
+    axes.plot(points[:, 0], points[:, 1], color=BLUE, marker=".")
+    axes.set_title(f"risk over coverage: mean {document['aurc']:.3f}", fontsize=10)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, max(0.02, 1.1 * points[:, 1].max()))
+    return figure
+
+
+def training_plots(lines: Sequence[Mapping[str, Any]]) -> tuple[Figure, Figure]:
+    """Draw loss and accuracy over the epochs of a run: see `tracking.read`."""
+    epochs = [line["epoch"] for line in lines]
+    loss, axes = _axes("epoch", "loss (nats)")
+    axes.plot(epochs, [line["train_loss"] for line in lines], color=BLUE, marker=".", label="train")
+    scored = [line for line in lines if "val_nll" in line]
+    at = [line["epoch"] for line in scored]
+    axes.plot(at, [line["val_nll"] for line in scored], color=ORANGE, marker=".", label="val NLL")
+    axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    accuracy, axes = _axes("epoch", "on validation")
+    for name, color in (("val_top1", BLUE), ("val_balanced_accuracy", ORANGE)):
+        words = NAMES[name.removeprefix("val_")]
+        axes.plot(at, [line[name] for line in scored], color=color, marker=".", label=words)
+    axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return loss, accuracy
+
+
+def confusion_plot(counts: metrics.Counts, order: Sequence[int], classes: Taxonomy) -> Figure:
+    """Draw a confusion matrix; lines part the highest level of the tree.
+
+    Args:
+        counts: int64 (C, C), rows true.
+        order: of the classes.
+        classes: their cards.
+    """
+    share = counts[np.ix_(order, order)] / np.maximum(counts[order].sum(1, keepdims=True), 1)
+    figure = Figure(figsize=(7.2, 6.6))
+    axes = figure.add_subplot()
+    shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    names = [classes.cards[k].name for k in order]
+    small = len(order) > 30
+    axes.set_yticks(range(len(order)), names, fontsize=4.2 if small else 8)
+    axes.set_xticks(range(len(order)), names, fontsize=4.2 if small else 8, rotation=90)
+    axes.tick_params(length=0)
+    tops = [classes.cards[k].parents[-1] if classes.cards[k].parents else "" for k in order]
+    for row in range(1, len(order)):
+        if tops[row] != tops[row - 1]:
+            axes.axhline(row - 0.5, color=ORANGE, linewidth=0.5)
+            axes.axvline(row - 0.5, color=ORANGE, linewidth=0.5)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("is")
+    figure.colorbar(shown, ax=axes, shrink=0.6, label="share of the class's pictures")
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """Return a plot as an SVG element that scales to its place."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    return f"<div class=plot>{text}</div>"
+
+
+def _axes(xlabel: str, ylabel: str, *, wide: bool = False) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 3.8) if wide else (4.6, 3.3))
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e9ee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    return figure, axes

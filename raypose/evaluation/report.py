@@ -1,0 +1,229 @@
+"""One HTML page of an evaluation, or of a few-shot study, that needs nothing beside it.
+
+Plots are SVG by matplotlib, pictures JPEG, both inside the page; no script, no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from raypose import metrics
+from raypose.captions.taxonomy import Taxonomy
+from raypose.data import images
+from raypose.evaluation import charts
+from raypose.evaluation.scoring import Mistake, Scored
+from raypose.pages import markup
+
+__all__ = ["evaluation_page", "few_shot_page"]
+
+
+MAX_PAIRS = 15
+FINAL = "this release"
+
+
+def evaluation_page(
+    document: Mapping[str, Any], scored: Scored, lines: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return the page of an evaluation.
+
+    Args:
+        document: of `evaluation.figures`.
+        scored: what it was made of, with its mistakes.
+        lines: metrics of the run by epoch; none where the run is out of reach.
+    """
+    classes = scored.classes
+    size = f"{document['num_examples']} pictures, {document['num_classes']} classes"
+    bad = f", {document['num_bad']} that cannot be read" if document["num_bad"] else ""
+    parts = [
+        f"<p>{escape(document['data'])}: {size}{bad}. Intervals are 95 %, from drawing pictures "
+        "anew.</p>",
+        _section("Figures", _figures(document)),
+        _section("Training", _training(lines)) if lines else "",
+        _section("What is taken for what", _confusions(document, classes)),
+        _section(
+            "Can its probabilities be relied on?",
+            _pair(charts.reliability_plot(document), charts.risk_plot(document)),
+        ),
+        _section("The worst mistakes", _mistakes(scored, classes)),
+        _section("Classes, worst first", _per_class(document, classes)),
+        _section("How it was made", _made(scored)),
+    ]
+    return markup.page(document["release"], "".join(parts), style=STYLE)
+
+
+def few_shot_page(document: Mapping[str, Any]) -> str:
+    """Return the page of a few-shot study: see `fewshot.run`."""
+    sizes = document["per_class"]
+    head = "".join(f"<th>{size} a class" for size in sizes)
+    rows = "".join(
+        f"<tr><td>{escape(method)}"
+        + "".join(
+            f"<td>{point['mean']:.3f} ± {point['sd']:.3f}<br><small>{point['interval'][0]:.3f} to "
+            f"{point['interval'][1]:.3f}</small>"
+            for point in points
+        )
+        for method, points in document["methods"].items()
+    )
+    draws = len(next(iter(document["methods"].values()))[0]["top1"])
+    classes = "".join(f"<li>{escape(name)}" for name in document["classes"])
+    note = f" ({escape(document['note'])})" if document["note"] else ""
+    text = (
+        f"<p>{draws} draws of the training pictures; each is scored once on the same "
+        f"{document['num_test']} pictures of {escape(document['test'])}. Mean ± standard deviation "
+        "over draws, and the 95 % interval of the mean (Student's t). Chance is "
+        f"{1 / len(document['classes']):.3f}; without any training picture, by captions alone, "
+        f"{document['zero_shot']:.3f}{note}.</p>"
+    )
+    body = (
+        f"{text}{charts.svg(charts.few_shot_plot(document))}"
+        f"<div class=wide><table><tr><th>top-1{head}{rows}</table></div>"
+        f"<h2>Classes</h2><ul>{classes}</ul>"
+    )
+    return markup.page(f"{document['name']}: from few pictures", body, style=STYLE)
+
+
+def _figures(document: Mapping[str, Any]) -> str:
+    """Return the table of figures: a row for each model and level."""
+    baselines = document.get("baselines", {})
+    words = {"zero_shot": "zero-shot", "probe": "probe"}
+    models = {FINAL: document} | {words[k]: baselines[k] for k in words if k in baselines}
+    head = "".join(f"<th>{charts.NAMES[name]}" for name in metrics.FIGURES)
+    rows = []
+    for level in range(1 + len(document["parents"])):
+        for model, found in models.items():
+            at = found if level == 0 else found["parents"][level - 1]
+            cells = "".join(_cell(at, name) for name in metrics.FIGURES)
+            kind = " class=main" if model == FINAL else ""
+            rows.append(f"<tr{kind}><td>{at['num_classes']} classes<td>{model}{cells}")
+    notes = [
+        f"{words[k]}: {baselines[k]['note']}" for k in words if baselines.get(k, {}).get("note")
+    ]
+    notes += [f"no baselines: {baselines['note']}"] if "note" in baselines else []
+    far = document["tree_distances"]
+    if sum(far["counts"]):
+        steps = [f"{count} at {k + 1}" for k, count in enumerate(far["counts"])]
+        notes.append(
+            f"mistakes by distance in the tree, 1 being under the same nearest parent: "
+            f"{', '.join(steps)}; mean {far['mean']:.2f}"
+        )
+    text = "".join(f"<p class=note>{escape(note)}</p>" for note in notes)
+    return f"<div class=wide><table><tr><th>level<th>{head}{''.join(rows)}</table></div>{text}"
+
+
+def _cell(found: Mapping[str, Any], name: str) -> str:
+    low, high = found["intervals"][name]
+    return f"<td>{found[name]:.3f}<br><small>{low:.3f}–{high:.3f}</small>"
+
+
+def _training(lines: Sequence[Mapping[str, Any]]) -> str:
+    return _pair(*charts.training_plots(lines))
+
+
+def _pair(left: Figure, right: Figure) -> str:
+    return f"<div class=pair>{charts.svg(left)}{charts.svg(right)}</div>"
+
+
+def _confusions(document: Mapping[str, Any], classes: Taxonomy) -> str:
+    """Return the matrix in the order of the tree, and the pairs that are confused most."""
+    counts = np.array(document["confusion"])
+    order = sorted(range(len(classes)), key=lambda k: (*reversed(classes.cards[k].parents), k))
+    figure = charts.confusion_plot(counts, order, classes)
+    wrong = counts - np.diag(counts.diagonal())
+    pairs = np.dstack(np.unravel_index(np.argsort(-wrong, axis=None), wrong.shape))[0][:MAX_PAIRS]
+    rows = "".join(
+        f"<tr><td>{escape(classes.cards[true].name)}<td>{escape(classes.cards[predicted].name)}"
+        f"<td>{wrong[true, predicted]} of {counts[true].sum()}"
+        for true, predicted in pairs
+        if wrong[true, predicted]
+    )
+    pairs_table = (
+        f"<table class=words><tr><th>is<th>taken for<th>how often{rows}</table>" if rows else ""
+    )
+    return (
+        "<p class=note>Rows and columns in the order of the tree; lines part its highest level."
+        f"</p><div class=wide><div class=matrix>{charts.svg(figure)}</div></div>"
+        f"<div class=wide>{pairs_table}</div>"
+    )
+
+
+def _mistakes(scored: Scored, classes: Taxonomy) -> str:
+    if not scored.mistakes:
+        return "<p>None.</p>"
+    return f"<div class=row>{''.join(_mistake(m, scored, classes) for m in scored.mistakes)}</div>"
+
+
+def _mistake(mistake: Mistake, scored: Scored, classes: Taxonomy) -> str:
+    pixels = np.ascontiguousarray(mistake.pixels.transpose(1, 2, 0))
+    source = markup.jpeg_source(images.encode(pixels, quality=82))
+    true, predicted = classes.cards[mistake.target], classes.cards[mistake.predicted]
+    return (
+        f'<figure><img src="{source}" alt="{escape(true.name, quote=True)}">'
+        f"<figcaption><b>{escape(true.name)}</b> taken for <b>{escape(predicted.name)}</b>, "
+        f"{mistake.confidence:.0%} sure<br>“{escape(scored.captions[predicted.id][0])}”"
+        f"<br><small>{escape(mistake.id)}</small></figcaption></figure>"
+    )
+
+
+def _per_class(document: Mapping[str, Any], classes: Taxonomy) -> str:
+    names = {card.id: card.name for card in classes.cards}
+    seen = [row for row in document["per_class"] if row["support"]]
+    rows = "".join(
+        f"<tr><td>{escape(names[row['label']])}<td>{row['support']}"
+        + "".join(
+            f"<td>{'–' if row[key] is None else f'{row[key]:.3f}'}"
+            for key in ("precision", "recall", "f1")
+        )
+        for row in sorted(seen, key=lambda row: row["f1"])
+    )
+    table = (
+        f"<table class=words><tr><th>class<th>pictures<th>precision<th>recall<th>F1{rows}</table>"
+    )
+    return f"<details><summary>{len(seen)} classes</summary><div class=wide>{table}</div></details>"
+
+
+def _made(scored: Scored) -> str:
+    config = scored.config
+    rows = {
+        "backbone": config.model.backbone,
+        "trained on": config.data.train,
+        "validated on": config.data.val or "nothing",
+        "method": config.optim.method,
+        "objective": config.loss.name,
+        "learning rate": f"{config.optim.learning_rate:g}",
+        "epochs": str(config.optim.epochs),
+        "pictures a step": str(config.optim.batch_size),
+        "a caption": scored.captions[scored.classes.cards[0].id][0],
+    }
+    cells = "".join(f"<tr><td>{name}<td>{escape(value)}" for name, value in rows.items())
+    return f"<div class=wide><table class=plain>{cells}</table></div>"
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;margin:24px auto;padding:0 16px;max-width:1080px;
+color:#20242c;background:#fff}
+h1{font-size:22px;overflow-wrap:anywhere}h2{font-size:17px;margin:32px 0 8px}
+p,li{overflow-wrap:anywhere}small,.note{color:#646b78}.note{font-size:13px;margin:6px 0}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;margin:8px 0}
+th,td{text-align:right;padding:4px 10px;border-bottom:1px solid #e6e9ee;vertical-align:top;
+white-space:nowrap;font-variant-numeric:tabular-nums}
+th{font-weight:600;color:#646b78}td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}
+.words td{white-space:normal}
+.main td{background:#f2f6fe;font-weight:600}.main small{font-weight:400}
+.plain td{text-align:left;white-space:normal;overflow-wrap:anywhere}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:16px}
+.plot svg{display:block;width:100%;height:auto;max-width:720px}.matrix{min-width:640px}
+.matrix svg{max-width:860px}
+.row{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:14px}
+figure{margin:0}figure img{display:block;width:100%;border-radius:4px;background:#eee}
+figcaption{font-size:12px;line-height:1.4;margin-top:4px;overflow-wrap:anywhere}
+summary{cursor:pointer}
+"""

@@ -1,0 +1,167 @@
+"""Release × data set → probabilities of every picture.
+
+Pictures are decoded by Ray Data on the cluster and scored here, on this process's GPU if any.
+"""
+
+from __future__ import annotations
+
+import heapq
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from raypose import data, storage
+from raypose.captions.taxonomy import Taxonomy
+from raypose.config import Config
+from raypose.data import inputs
+from raypose.data.order import Part
+from raypose.errors import DataError
+from raypose.inference.embedding import Progress
+from raypose.releases import registry
+from raypose.releases.predictor import Predictor
+
+__all__ = ["BATCH_SIZE", "Mistake", "Scored", "score"]
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """A picture that was taken for something else.
+
+    Attributes:
+        confidence: of the wrong class, in 0..1.
+        id: of the picture.
+        target: the true class's number.
+        predicted: the other's.
+        pixels: uint8 (3, S, S), as the model sees it.
+    """
+
+    confidence: float
+    id: str
+    target: int = field(compare=False)
+    predicted: int = field(compare=False)
+    pixels: npt.NDArray[np.uint8] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A data set as a release sees it.
+
+    Attributes:
+        release: which.
+        url: of the data set.
+        config: of the release.
+        classes: of the release.
+        captions: of each class, at evaluation.
+        ids: N example ids, of good pictures.
+        targets: int64 (N,), class numbers.
+        probabilities: float32 (N, C).
+        bad: id → error of pictures that cannot be read.
+        mistakes: the most confident, worst first.
+    """
+
+    release: str
+    url: str
+    config: Config
+    classes: Taxonomy
+    captions: Mapping[str, list[str]]
+    ids: list[str]
+    targets: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+    bad: Mapping[str, str]
+    mistakes: list[Mistake]
+
+
+def score(
+    root: str,
+    reference: str,
+    url: str,
+    *,
+    num_mistakes: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> Scored:
+    """Classify a data set by a release.
+
+    Args:
+        root: the storage root.
+        reference: of the release.
+        url: of the shards.
+        num_mistakes: pictures to keep of those that were taken for something else.
+        progress: called with (pictures done, in all).
+
+    Raises:
+        DataError: where no picture can be read.
+    """
+    release = registry.resolve(root, reference)
+    predictor, class_captions = _fetched(release)
+    classes, config = predictor.classes, predictor.config
+    manifest = inputs.check(url, classes, key="data")
+    reader = data.load(
+        url,
+        classes.index(),
+        config.data,
+        size=predictor.clip.image_size,
+        resize=config.model.resize,
+        cache=False,
+    )
+    probabilities, targets, ids, done = [], [], [], 0
+    bad: dict[str, str] = {}
+    worst: list[Mistake] = []
+    for batch in reader.batches(reader.share(Part()), batch_size=BATCH_SIZE):
+        good = [row for row, error in enumerate(batch.errors) if not error]
+        bad |= batch.bad
+        if good:
+            pixels, true = batch.pixels[good].numpy(), batch.targets[good].numpy()
+            probabilities.append(predictor.probabilities(pixels))
+            targets.append(true)
+            ids += [batch.ids[row] for row in good]
+            found = _mistakes(probabilities[-1], true, ids[-len(good) :], pixels)
+            worst = heapq.nlargest(num_mistakes, [*worst, *found])
+        done += len(batch)
+        progress(done, manifest.num_rows)
+    if not targets:
+        raise DataError(f"{url}: holds no good picture")
+    return Scored(
+        release=str(release),
+        url=url,
+        config=config,
+        classes=classes,
+        captions=class_captions,
+        ids=ids,
+        targets=np.concatenate(targets),
+        probabilities=np.concatenate(probabilities),
+        bad=bad,
+        mistakes=worst,
+    )
+
+
+def _fetched(release: registry.Release) -> tuple[Predictor, Mapping[str, list[str]]]:
+    """Return what classifies by a release, and the captions of its classes at evaluation."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = registry.fetch(release, Path(name))
+        document = storage.read_json(str(folder / "captions.json"))
+        return Predictor.load(folder), document["captions"]
+
+
+def _mistakes(
+    probabilities: npt.NDArray[np.float32],
+    targets: npt.NDArray[np.int64],
+    ids: list[str],
+    pixels: npt.NDArray[np.uint8],
+) -> list[Mistake]:
+    guesses = probabilities.argmax(axis=1)
+    return [
+        Mistake(
+            confidence=float(probabilities[row, guesses[row]]),
+            id=ids[row],
+            target=int(targets[row]),
+            predicted=int(guesses[row]),
+            pixels=pixels[row].copy(),
+        )
+        for row in np.flatnonzero(guesses != targets)
+    ]

@@ -1,0 +1,13 @@
+from .figures import FIGURES as FIGURES
+from .figures import Counts as Counts
+from .figures import balanced_accuracy as balanced_accuracy
+from .figures import confusion_matrix as confusion_matrix
+from .figures import macro_f1 as macro_f1
+from .figures import nll as nll
+from .figures import per_class as per_class
+from .figures import top_k_hits as top_k_hits
+from .figures import tree_distances as tree_distances
+from .intervals import at_parents as at_parents
+from .intervals import mcnemar as mcnemar
+from .intervals import paired as paired
+from .intervals import summarize as summarize

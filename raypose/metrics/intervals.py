@@ -1,0 +1,169 @@
+"""Figures with their 95 % intervals, of one model and of two on the same pictures.
+
+Intervals are percentiles of the bootstrap over pictures: each figure is computed anew from pictures
+drawn with replacement. They speak of the draw of test pictures, not of the draw of a training run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from raypose.metrics.figures import (
+    FIGURES,
+    NUM_BINS,
+    Counts,
+    Floats,
+    Scored,
+    confusion_matrix,
+    per_class,
+)
+
+__all__ = ["at_parents", "mcnemar", "paired", "summarize"]
+
+MAX_DRAWS = 1000
+
+
+MAX_DRAWN_ROWS = 20_000_000
+
+
+LEVEL = 0.95
+
+
+def summarize(
+    probabilities: Floats, targets: Counts, labels: Sequence[str], *, seed: int = 0
+) -> dict[str, Any]:
+    """Return all figures of a scored data set.
+
+    Args:
+        probabilities: (N, C), N at least 1.
+        targets: (N,), class numbers.
+        labels: C class ids.
+        seed: of the draws for the intervals.
+
+    Returns:
+        num_examples; top1, top5, balanced_accuracy, macro_f1, nll (nats), ece (15 bins of equal
+        width) and aurc (mean risk over all coverages); intervals of these, name → [low, high], at
+        95 %; per_class; confusion (nested lists, rows true); reliability, for each bin that has
+        pictures [confidence, accuracy, count]; risk_coverage, [coverage, risk] at 20 coverages.
+
+    Source: Guo et al., 2017, equation 3 (ECE); Geifman and El-Yaniv, 2017 (risk and coverage).
+    """
+    scored = Scored.of(probabilities, targets)
+    ones = np.ones(len(targets))
+    confusion = confusion_matrix(targets, scored.predicted, num_classes=len(labels))
+    return {
+        "num_examples": len(targets),
+        "num_classes": len(labels),
+        **scored.figures(ones),
+        "intervals": _intervals(scored, seed=seed),
+        "labels": list(labels),
+        "per_class": per_class(confusion, labels),
+        "confusion": confusion.tolist(),
+        "reliability": _reliability(scored),
+        "risk_coverage": _risk_coverage(scored),
+    }
+
+
+def at_parents(
+    probabilities: Floats, targets: Counts, parents: Sequence[int], names: Sequence[str]
+) -> dict[str, Any]:
+    """Score a level of the tree: a parent's probability is the sum of its classes'.
+
+    Args:
+        probabilities: (N, C).
+        targets: (N,), class numbers.
+        parents: of each of the C classes, numbered from 0.
+        names: of the parents.
+
+    Returns:
+        As `summarize`, for the parents.
+    """
+    above = np.asarray(parents)
+    summed = probabilities @ np.eye(len(names), dtype=probabilities.dtype)[above]
+    return summarize(summed, above[targets], names)
+
+
+def paired(
+    ours: Floats, theirs: Floats, targets: Counts, *, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Compare two models on the same pictures.
+
+    Args:
+        ours: probabilities (N, C).
+        theirs: probabilities (N, C).
+        targets: (N,), class numbers.
+        seed: of the draws.
+
+    Returns:
+        For each figure ours, theirs, difference, and the 95 % interval of the difference, from
+        bootstrap draws of pictures that both are scored on.
+    """
+    a, b = Scored.of(ours, targets), Scored.of(theirs, targets)
+    ones = np.ones(len(targets))
+    first, second = a.figures(ones), b.figures(ones)
+    draws: dict[str, list[float]] = {name: [] for name in FIGURES}
+    for weights in _draws(len(targets), seed=seed):
+        one, other = a.figures(weights), b.figures(weights)
+        for name, values in draws.items():
+            values.append(one[name] - other[name])
+    return {
+        name: {
+            "a": first[name],
+            "b": second[name],
+            "difference": first[name] - second[name],
+            "interval": _percentiles(values),
+        }
+        for name, values in draws.items()
+    }
+
+
+def mcnemar(only_ours: int, only_theirs: int) -> float:
+    """Return the two-sided p of McNemar's exact test: that both are right equally often.
+
+    Args:
+        only_ours: pictures that we alone have right.
+        only_theirs: pictures that they alone have right.
+    """
+    from scipy.stats import binomtest  # slow to import, and training does not need it
+
+    total = only_ours + only_theirs
+    return float(binomtest(only_ours, total).pvalue) if total else 1.0
+
+
+def _draws(num_rows: int, *, seed: int) -> Iterator[Floats]:
+    """Yield how often each row comes in draws with replacement: fewer draws of large sets."""
+    num_draws = int(np.clip(MAX_DRAWN_ROWS // num_rows, 100, MAX_DRAWS))
+    rng = np.random.default_rng(seed)
+    for _ in range(num_draws):
+        rows = rng.integers(0, num_rows, num_rows)
+        yield np.bincount(rows, minlength=num_rows).astype(np.float64)
+
+
+def _intervals(scored: Scored, *, seed: int) -> dict[str, list[float]]:
+    draws = [scored.figures(weights) for weights in _draws(len(scored.targets), seed=seed)]
+    return {name: _percentiles([draw[name] for draw in draws]) for name in FIGURES}
+
+
+def _percentiles(values: Sequence[float]) -> list[float]:
+    tail = 100 * (1 - LEVEL) / 2
+    return [float(value) for value in np.percentile(values, [tail, 100 - tail])]
+
+
+def _reliability(scored: Scored) -> list[list[float]]:
+    rows = []
+    for number in range(NUM_BINS):
+        inside = scored.bins == number
+        if inside.any():
+            confidence, accuracy = scored.confidence[inside].mean(), scored.hit1[inside].mean()
+            rows.append([float(confidence), float(accuracy), int(inside.sum())])
+    return rows
+
+
+def _risk_coverage(scored: Scored) -> list[list[float]]:
+    wrong = (1 - scored.hit1[scored.order]).cumsum()
+    total = len(wrong)
+    ends = np.unique(np.ceil(np.linspace(0.05, 1, 20) * total).astype(np.int64))
+    return [[float(end / total), float(wrong[end - 1] / end)] for end in ends]

@@ -1,0 +1,6 @@
+from .connection import connect as connect
+from .connection import interruptible as interruptible
+from .connection import require as require
+from .connection import spread as spread
+from .connection import unwrapped as unwrapped
+from .connection import wants_gpu as wants_gpu

@@ -1,0 +1,163 @@
+"""Connecting to Ray: a running cluster by address, or one of our own on this machine.
+
+Our own listens on 127.0.0.1 alone, has no dashboard, and gets logical CPUs by hand, since a job
+that cannot be placed would wait without end. It dies with the process that started it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, TypeVar
+
+import ray
+from ray._private import auto_init_hook, ray_constants
+from ray.exceptions import RayTaskError
+
+from raypose.config import ClusterConfig
+from raypose.errors import RayposeError, ResourceError
+
+__all__ = ["connect", "interruptible", "require", "spread", "unwrapped", "wants_gpu"]
+
+T = TypeVar("T")
+
+SETTINGS = {
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a busy laptop starts slowly
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # progress is ours to show
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s are waited out several times a run
+}
+LOCAL_SETTINGS = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # stays on the loopback
+    "RAY_worker_maximum_startup_concurrency": "16",
+}
+
+
+@contextmanager
+def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
+    """Hold a connection to Ray; what was started here is stopped at the end.
+
+    Raises:
+        ResourceError: where no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    for key, value in (SETTINGS | (LOCAL_SETTINGS if address == "local" else {})).items():
+        os.environ.setdefault(key, value)
+    on_term = signal.getsignal(signal.SIGTERM)
+    level = logging.INFO if verbose else logging.ERROR
+    for name in ("ray.train", "ray.tune", "ray.serve"):
+        logging.getLogger(name).setLevel(level)
+    # it logs what it raises too
+    logging.getLogger("ray.data").setLevel(level if verbose else logging.CRITICAL)
+    auto_init_hook.enable_auto_connect = False  # no Ray but the one connected to here
+    try:
+        if address == "local":
+            # read from the environment when ray is imported, which has happened by now
+            ray_constants.ENABLE_RAY_CLUSTER = False
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus,
+                include_dashboard=False,
+                log_to_driver=verbose,
+                logging_level=level,
+            )
+        else:
+            ray.init(address=address, log_to_driver=verbose, logging_level=level)
+    except ConnectionError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ResourceError(f"{address}: no Ray cluster answers ({reason})") from None
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler prints a stack and ends the process before anything is cleaned up
+        signal.signal(signal.SIGTERM, on_term)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """Run what would take Ctrl-C for itself, in a thread of its own, so that Ctrl-C stays ours.
+
+    In the main thread Ray Train and Tune put in handlers that end the process as if all were well,
+    and Train leaves its own behind.
+    """
+    outcome: Future[T] = Future()
+
+    def fill() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # raised again where it is waited for
+            outcome.set_exception(error)
+
+    threading.Thread(target=fill, daemon=True).start()
+    return outcome.result()
+
+
+def spread(num_tasks: int) -> Callable[..., Iterator[Any]]:
+    """Return what runs independent tasks on the cluster: see `packing.serial` for its form.
+
+    Args:
+        num_tasks: at a time; each holds one CPU. A task whose process dies runs again.
+    """
+
+    def run(function: Callable[..., Any], tasks: Sequence[Any], common: Any) -> Iterator[Any]:
+        remote = ray.remote(function)
+        shared = ray.put(common)
+        waiting = iter(tasks)
+        running = [remote.remote(task, shared) for task in islice(waiting, num_tasks)]
+        while running:
+            (ready,), running = ray.wait(running)
+            running += [remote.remote(task, shared) for task in islice(waiting, 1)]
+            with unwrapped():
+                result = ray.get(ready)
+            yield result
+
+    return run
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what a task raised for the user as it was, without Ray's wrapping."""
+    try:
+        yield
+    except RayTaskError as error:
+        cause = error.cause
+        if not isinstance(cause, RayposeError):
+            raise
+        # Ray Data has written beneath it how its own retries are set
+        raise type(cause)(str(cause).splitlines()[0]) from None
+
+
+def wants_gpu(asked: bool | None, *, count: int) -> bool:
+    """Return what was asked, or else whether the cluster has as many GPUs."""
+    return bool(ray.cluster_resources().get("GPU", 0) >= count) if asked is None else asked
+
+
+def require(wanted: Mapping[str, float], *, what: str, mend: str) -> None:
+    """Check that the cluster could ever give what is asked, before anything waits for it.
+
+    Args:
+        wanted: Ray resource → amount.
+        what: who asks, for the message.
+        mend: what the user can do.
+
+    Raises:
+        ResourceError: naming the resource, the need and what there is.
+    """
+    there = ray.cluster_resources()
+    for resource, amount in wanted.items():
+        if amount > there.get(resource, 0.0):
+            raise ResourceError(
+                f"{what} needs {amount:g} {resource}s at once where the cluster has "
+                f"{there.get(resource, 0.0):g}; {mend}"
+            )

@@ -1,0 +1,94 @@
+"""An endpoint on this machine: started, waited for until it answers, ended with the block."""
+
+import json
+import socket
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from raypose.config import Config
+from raypose.console import status
+from raypose.errors import TrainError
+from raypose.releases import registry
+from raypose.releases.predictor import Predictor
+from raypose.serving.app import APP, Arguments, build
+
+__all__ = ["READY_S", "Endpoint", "running"]
+
+READY_S = 120.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running endpoint."""
+
+    url: str
+    release: str
+
+
+@contextmanager
+def running(config: Config, reference: str) -> Iterator[Endpoint]:
+    """Serve a release until the block ends; needs a connection to Ray.
+
+    Raises:
+        RegistryError: where there is no such release.
+        CheckpointError: where it does not load; nothing is deployed then.
+        TrainError: where the port is taken, or the endpoint does not answer.
+    """
+    release = registry.resolve(config.storage, reference)
+    with tempfile.TemporaryDirectory() as name:
+        Predictor.load(registry.fetch(release, Path(name)), device="cpu")
+    arguments = Arguments(storage=config.storage, release=str(release), serve=config.serve)
+    host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)
+    status(f"starting the endpoint for {release}")
+    serve.start(
+        http_options=HTTPOptions(
+            host=host, port=port, request_timeout_s=config.serve.request_timeout_s
+        )
+    )
+    try:
+        serve.run(build(arguments), name=APP, route_prefix="/", logging_config=_QUIET)
+        endpoint = Endpoint(f"http://{host}:{port}", str(release))
+        _await_ready(endpoint)
+        yield endpoint
+    finally:
+        serve.delete(APP)  # not shutdown: others may serve on the same cluster
+
+
+_QUIET = {"log_level": "ERROR", "enable_access_log": False}
+
+
+def _free_port(host: str, port: int) -> int:
+    """Return the port where it is free, or any free one for 0."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise TrainError(
+                f"{host}:{port}: cannot be bound ({error.strerror}); set serve.port=0 for any"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def _await_ready(endpoint: Endpoint) -> None:
+    """Wait for a real 200."""
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{endpoint.url}/healthz", timeout=5) as answer:
+                if json.load(answer)["release"] == endpoint.release:
+                    return
+        except (OSError, ValueError):
+            time.sleep(0.2)
+    raise TrainError(
+        f"{endpoint.url}: the endpoint did not answer in {READY_S:g} s; "
+        "a Serve that was running before keeps the address it has"
+    )

@@ -1,0 +1,5 @@
+"""Drawn figures in postures: pictures without a camera."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

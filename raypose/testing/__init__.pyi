@@ -1,0 +1,1 @@
+from .s3 import embedded_s3 as embedded_s3

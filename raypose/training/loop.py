@@ -1,0 +1,294 @@
+"""A run in one worker: epochs, checkpoints and how it goes on, in whatever context.
+
+The loop asks its context for rank, device, batches and somewhere to report to, and knows nothing
+else of where it runs. What a step computes follows from its number alone, so that a run that was
+killed ends as one that was not: bit for bit on a CPU with as many workers, since pictures are read
+in an order that the seed gives, and to rounding on another number with `data.preserve_order`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from raypose import captions, storage
+from raypose.captions import taxonomy
+from raypose.captions.nodes import Node
+from raypose.clip import lora, model, probe, tokens
+from raypose.clip.text import TextCache
+from raypose.clip.towers import Towers, wrap
+from raypose.config import Config, override
+from raypose.data import Batch
+from raypose.errors import ConfigError, DataError
+from raypose.training import checkpoint, optim, state
+from raypose.training.context import WorkerContext, collective, gather
+from raypose.training.state import EpochProgress
+from raypose.training.tracking import Tracker
+from raypose.training.trainer import Trainer
+
+__all__ = ["Prefetcher", "fit_probe", "prepare", "train_epoch", "train_worker"]
+
+PROGRESS_PERIOD_S = 0.5
+
+
+class Prefetcher:
+    """Batches, the next of which is fetched and sent to the device while a step is computed.
+
+    Attributes:
+        waited: seconds that were waited for batches.
+    """
+
+    def __init__(self, source: Iterator[Batch], device: torch.device) -> None:
+        self.waited = 0.0
+        self._source, self._device = source, device
+        self._fetched: list[Batch | None] = []
+
+    def fetch(self) -> None:
+        """Have the next batch at hand."""
+        if self._fetched:
+            return
+        asked = time.monotonic()
+        batch = next(self._source, None)
+        self.waited += time.monotonic() - asked
+        if batch and self._device.type == "cuda":
+            # only from pinned memory does a copy not wait for what the device has yet to do
+            pixels = batch.pixels.pin_memory().to(self._device, non_blocking=True)
+            batch = replace(batch, pixels=pixels)
+        self._fetched.append(batch)
+
+    def take(self) -> Batch | None:
+        """Return the next batch; None where there is no more."""
+        self.fetch()
+        return self._fetched.pop()
+
+
+def train_worker(
+    config: Config,
+    context: WorkerContext,
+    *,
+    run_url: str,
+    num_rows: int,
+    counts: tuple[int, ...] = (),
+) -> None:
+    """Train from the last checkpoint, or from the start, to the end of the last epoch.
+
+    Errors are raised on all ranks but where one alone can meet them: pictures that it cannot read,
+    a step that does not fit into its memory. The others then wait, until they are ended.
+
+    Args:
+        config: the resolved document.
+        context: where this runs.
+        run_url: of the run.
+        num_rows: pictures of an epoch.
+        counts: of training pictures by class, for logit adjustment.
+    """
+    trainer, progress = collective(
+        context,
+        lambda: prepare(config, context, run_url=run_url, num_rows=num_rows, counts=counts),
+    )
+    tracker = Tracker(storage.join(run_url, "metrics.jsonl"), resume_epoch=progress.epoch + 1)
+    if config.optim.method == "probe":
+        if progress.epoch == 0:
+            _end_epoch(trainer, tracker, {"epoch": 1, **fit_probe(trainer)}, run_url=run_url)
+        return
+    while progress.epoch < config.optim.epochs and not _stalled(tracker, config):
+        values = {"epoch": progress.epoch + 1, **train_epoch(trainer, progress, run_url=run_url)}
+        _end_epoch(trainer, tracker, values, run_url=run_url)
+        progress = EpochProgress(epoch=progress.epoch + 1)
+
+
+def train_epoch(trainer: Trainer, progress: EpochProgress, *, run_url: str = "") -> dict[str, Any]:
+    """Go through the training set once, or through what is left of an epoch.
+
+    Args:
+        trainer: the worker's state.
+        progress: where the epoch stands; moved on.
+        run_url: where to write checkpoints within the epoch, if the recipe asks for them.
+
+    Returns:
+        train_loss (nats), images_per_s over all workers, data_wait (share of the time in 0..1 that
+        this worker waited for pictures), and num_bad pictures.
+    """
+    context, config = trainer.context, trainer.config
+    trainer.set_training()
+    trainer.bad.clear()
+    trainer.bad.update(progress.bad if context.rank == 0 else {})
+    source = context.batches(
+        "train", batch_size=trainer.local_batch_size, epoch=progress.epoch, start=progress.step
+    )
+    prefetcher = Prefetcher(source, context.device)
+    began, before, shown = time.monotonic(), progress.seen, 0.0
+    while True:
+        outcome = trainer.train_step(
+            prefetcher.take(), epoch=progress.epoch, meanwhile=prefetcher.fetch
+        )
+        if outcome is None:
+            break
+        value, count = outcome
+        progress.step += 1
+        progress.loss, progress.seen = progress.loss + value * count, progress.seen + count
+        now = time.monotonic()
+        if context.rank == 0 and now - shown > PROGRESS_PERIOD_S:
+            shown, rate = now, (progress.seen - before) / (now - began)
+            event = {"kind": "step", "epoch": progress.epoch, "step": trainer.step}
+            more = {"num_steps": trainer.num_steps, "loss": value, "images_per_s": rate}
+            context.progress({**event, **more})
+        every = config.train.checkpoint_steps
+        if every and run_url and trainer.step % every == 0:
+            state.save(trainer, progress, None, {}, run_url=run_url)
+    if progress.seen == 0:
+        raise DataError(f"{config.data.train}: holds no good picture")
+    spent = time.monotonic() - began
+    return {
+        "train_loss": progress.loss / progress.seen,
+        "images_per_s": (progress.seen - before) / spent,
+        "data_wait": prefetcher.waited / spent,
+        "num_bad": sum(gather(context, len(trainer.bad))),
+    }
+
+
+def fit_probe(trainer: Trainer) -> dict[str, Any]:
+    """Fit a head to the training pictures' features; every rank fits the same.
+
+    Returns:
+        train_loss (nats), images_per_s, num_bad, and the penalty.
+    """
+    began = time.monotonic()
+    start = trainer.classifier().cpu()
+    features, targets = trainer.embedded("train")
+    if not len(features):
+        raise DataError(f"{trainer.config.data.train}: holds no good picture")
+    scale = trainer.clip.model.logit_scale.exp().item()
+    asked = trainer.config.optim.probe_penalty
+    head, penalty = probe.fit_best(features, targets, start, logit_scale=scale, penalty=asked)
+    trainer.head = head
+    logits = scale * features @ head.T
+    return {
+        "train_loss": float(F.cross_entropy(logits, targets)),
+        "images_per_s": len(features) / (time.monotonic() - began),
+        "num_bad": sum(gather(trainer.context, len(trainer.bad))),
+        "penalty": penalty,
+    }
+
+
+def prepare(
+    config: Config,
+    context: WorkerContext,
+    *,
+    run_url: str,
+    num_rows: int,
+    counts: tuple[int, ...] = (),
+) -> tuple[Trainer, EpochProgress]:
+    """Build or restore one worker's state; return it and where the run stands."""
+    classes = taxonomy.load(config.data.taxonomy)
+    grammar = captions.load(config.captions)
+    last = checkpoint.latest(run_url)
+    clip, saved = checkpoint.restore(run_url, last) if last else (None, {})
+    settings = config.optim
+    if clip is None or settings.method == "lora":  # its checkpoints hold merged weights
+        clip = model.build(config.model, seed=config.seed)
+    _check(config, clip, grammar, classes)
+    if captions.sides(grammar, classes):
+        config = override(config, {"augment.flip": False})
+    initial_scale = saved.get("initial_scale", clip.model.logit_scale.item())
+    handle = None
+    if settings.method == "lora":
+        text = not settings.text_locked
+        handle = lora.adapt(clip.model, rank=settings.lora_rank, text=text, seed=config.seed)
+    clip.model.to(context.device)
+    if config.model.channels_last:
+        clip.model.to(memory_format=torch.channels_last)
+    towers = Towers(clip.model)
+    biased = config.loss.name == "siglip"
+    # what learns is settled before it is wrapped: DDP and FSDP look at it
+    optim.build(clip.model, settings, logit_bias=biased)
+    texts = None
+    if settings.text_locked:
+        texts = TextCache(clip.model, lambda tokens: towers(None, tokens)[1])
+    world_size = context.world_size
+    forward = wrap(towers, config.train, device=context.device, world_size=world_size)
+    trainer = Trainer(
+        config=config,
+        context=context,
+        clip=clip,
+        towers=towers,
+        classes=classes,
+        grammar=grammar,
+        texts=texts,
+        forward=forward,
+        optimizer=optim.build(clip.model, settings, logit_bias=biased),
+        ema=None,
+        lora=handle,
+        num_rows=num_rows,
+        adjustment=_adjustment(config, counts, device=context.device),
+        initial_scale=initial_scale,
+        step=last.step if last else 0,
+    )
+    if settings.ema_decay and settings.method != "probe":
+        decay, num_steps = settings.ema_decay, trainer.num_steps
+        trainer.ema = optim.Ema(clip.model, decay=decay, num_steps=num_steps)
+    if last is None:
+        return trainer, EpochProgress()
+    state.restore(trainer, saved)
+    return trainer, state.progress_of(trainer, last)
+
+
+def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Taxonomy) -> None:
+    """Prove that captions fit the text tower, and the objective the model."""
+    captions.check(
+        grammar,
+        classes,
+        tokenize=lambda texts: tokens.token_lists(clip, texts),
+        context_length=clip.context_length,
+    )
+    if config.loss.name == "siglip" and getattr(clip.model, "logit_bias", None) is None:
+        raise ConfigError(
+            f"loss.name=siglip: {config.model.backbone} has no logit_bias; use a SigLIP backbone, "
+            "or set init_logit_bias in its architecture"
+        )
+
+
+def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], *, run_url: str) -> None:
+    """Score, write what an epoch leaves behind, and last the checkpoint; then report."""
+    if trainer.config.data.val:
+        with trainer.averaged():
+            values |= trainer.validate()
+    values["step"] = trainer.step
+    found = trainer.all_bad()
+    tracker.add(values)
+
+    def write() -> None:
+        if trainer.context.rank == 0:
+            tracker.write()
+            if found:
+                storage.write_json(storage.join(run_url, "quarantine.json"), found)
+
+    collective(trainer.context, write)
+    score = values.get("val_balanced_accuracy")
+    state.save(trainer, EpochProgress(epoch=values["epoch"]), score, values, run_url=run_url)
+    trainer.context.report(values)
+
+
+def _stalled(tracker: Tracker, config: Config) -> bool:
+    """Return whether the score has not risen for as long as a run may wait."""
+    scores = [line.get("val_balanced_accuracy", 0.0) for line in tracker.lines]
+    patience = config.train.patience
+    if not patience or not config.data.val or not scores:
+        return False
+    return len(scores) - 1 - scores.index(max(scores)) >= patience
+
+
+def _adjustment(
+    config: Config, counts: tuple[int, ...], *, device: torch.device
+) -> torch.Tensor | None:
+    """Return what is added to the logits in training; classes without a picture count as one."""
+    if not config.loss.logit_adjustment or not counts:
+        return None
+    logs = [math.log(max(count, 1) / sum(counts)) for count in counts]
+    return config.loss.logit_adjustment * torch.tensor(logs, device=device)

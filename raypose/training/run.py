@@ -1,0 +1,99 @@
+"""A run from recipe to best checkpoint, on any number of workers.
+
+The same document again resumes where the last checkpoint stands, or says that it is done.
+Checkpoints are raypose's own, alike for a Ray Train worker and a process of one's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from raypose import captions, data, storage
+from raypose.clip import model
+from raypose.config import Config, dump
+from raypose.console import status
+from raypose.data import inputs
+from raypose.training import checkpoint, finish, provenance, runs, workers
+from raypose.training.context import LocalContext, Report
+
+__all__ = ["train"]
+
+
+def train(
+    config: Config, *, in_process: bool = False, report: Report = lambda values: None
+) -> runs.TrainResult:
+    """Train a recipe to its end, from its last checkpoint where there is one.
+
+    Args:
+        config: the document.
+        in_process: train in this process, with one worker, for a trial.
+        report: given the metrics of each epoch, where `in_process`.
+
+    Raises:
+        RayposeError: for what the user can mend; the run stays as it was.
+    """
+    run_id, url = runs.locate(config)
+    done = runs.finished(config)
+    if done:
+        status(f"{run_id} is finished already: nothing to train; see {url}")
+        return done
+    readers, counts = _readers(config)
+    _note_origin(config, run_id, url)
+    storage.write_json(storage.join(url, "config.json"), dump(config))
+    last = checkpoint.latest(url)
+    if last:
+        within = f", step {last.epoch_step} of the next" if last.epoch_step else ""
+        done_of = f"{last.epoch} of {config.optim.epochs}"
+        status(f"resuming {run_id} after epoch {done_of}{within}")
+    if in_process:
+        workers.run_worker(config, LocalContext(config, readers, report), readers, counts, url=url)
+    else:
+        workers.run_group(config, readers, counts, url=url)
+    final = finish.url_of(url)
+    outcome = storage.read_json(storage.join(final, finish.FINAL))
+    result = runs.TrainResult(run_id, url, final, outcome["metrics"])
+    storage.write_json(storage.join(url, runs.RESULT), asdict(result))
+    return result
+
+
+def _note_origin(config: Config, run_id: str, url: str) -> None:
+    """Write down what a run is made of when it begins; later say what has changed since."""
+    record, now = storage.join(url, provenance.PROVENANCE), provenance.gather(config)
+    if not storage.exists(record):
+        storage.write_json(record, now)
+        return
+    found = provenance.changed(storage.read_json(record), now)
+    if found:
+        status(f"changed since {run_id} began: {', '.join(found)}")
+
+
+def _readers(config: Config) -> tuple[dict[str, data.Reader], tuple[int, ...]]:
+    """Check everything that can be checked before workers start.
+
+    Returns:
+        Readers of train, and val if set; and how many training pictures each class has.
+    """
+    found = inputs.load(config)
+    classes = found.classes
+    if not config.data.val:
+        status("data.val is not set: the last epoch counts as the best")
+    if config.augment.flip and captions.sides(captions.load(config.captions), classes):
+        status("captions or classes tell left from right: pictures are not mirrored")
+    unseen = sorted(set(classes.ids) - set(found.manifests["train"].labels))
+    if unseen:
+        status(f"{len(unseen)} of {len(classes)} classes have no training picture: {unseen[0]}, …")
+    size = model.image_size(config.model)
+    labels = found.manifests["train"].labels
+    readers: dict[str, data.Reader] = {
+        split: data.load(
+            getattr(config.data, split),
+            classes.index(),
+            config.data,
+            size=size,
+            resize=config.model.resize,
+            synthetic=config.data.synthetic if split == "train" else "",
+        )
+        for split in ("train", "val")
+        if split in found.manifests
+    }
+    return readers, tuple(labels.get(label, 0) for label in classes.ids)

@@ -1,0 +1,126 @@
+"""A worker's state: what a checkpoint holds of it, and how it is restored from one.
+
+Every rank takes part, since each may hold a part of the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from raypose.clip import lora
+from raypose.clip.towers import assign, full, load_optimizer, optimizer_state
+from raypose.training import checkpoint, optim
+from raypose.training.context import collective
+from raypose.training.trainer import Trainer
+
+__all__ = ["EpochProgress", "progress_of", "restore", "save"]
+
+
+@dataclass
+class EpochProgress:
+    """How far an epoch has come: steps taken, good pictures in them, their summed loss."""
+
+    epoch: int = 0
+    step: int = 0
+    seen: int = 0
+    loss: float = 0.0
+    bad: dict[str, str] = field(default_factory=dict)
+
+
+def save(
+    trainer: Trainer,
+    progress: EpochProgress,
+    score: float | None,
+    values: dict[str, Any],
+    *,
+    run_url: str,
+) -> None:
+    """Write a checkpoint; called on every rank.
+
+    Args:
+        trainer: the worker.
+        progress: how far the epoch that has begun has come.
+        score: validation balanced accuracy, of the end of an epoch.
+        values: metrics of the last epoch.
+        run_url: of the run.
+    """
+    context, clip = trainer.context, trainer.clip
+    training: dict[str, Any] = {"initial_scale": trainer.initial_scale}
+    if trainer.head is not None:
+        training["head"] = trainer.head
+    else:
+        training["optimizer"] = optimizer_state(trainer.forward, trainer.optimizer)
+    if trainer.lora is not None:  # peft adds to frozen weights and takes away: they drift
+        training["weights"] = full(clip.model.state_dict())
+    elif trainer.ema is not None:
+        training["weights"] = full(optim.learned(clip.model))
+    with trainer.averaged():
+        if trainer.lora is not None:
+            training["ema"] = full(optim.learned(clip.model))
+            weights = full(lora.merged(trainer.lora).state_dict())
+        else:
+            weights = full(clip.model.state_dict())
+    record = checkpoint.Checkpoint(
+        epoch=progress.epoch,
+        step=trainer.step,
+        score=score,
+        metrics=values,
+        num_workers=context.world_size,
+        batch_size=trainer.local_batch_size * context.world_size,
+        epoch_step=progress.step,
+        seen=progress.seen,
+        loss=progress.loss,
+        bad=trainer.all_bad() if progress.step else {},
+    )
+
+    def write() -> None:
+        if context.rank == 0:
+            checkpoint.save(run_url, record, clip, weights, training)
+            checkpoint.prune(run_url)
+
+    collective(context, write)
+
+
+def restore(trainer: Trainer, saved: dict[str, Any]) -> None:
+    """Restore what a checkpoint holds beside the model.
+
+    Args:
+        trainer: of the same recipe.
+        saved: as `checkpoint.restore` returns it.
+    """
+    if trainer.ema is not None and "ema" in saved:
+        assign(trainer.ema.mean, saved["ema"])
+    if "weights" in saved:
+        tensors = trainer.clip.model.state_dict()
+        assign({name: tensors[name] for name in saved["weights"]}, saved["weights"])
+    if "optimizer" in saved:
+        load_optimizer(trainer.forward, trainer.optimizer, saved["optimizer"])
+    trainer.head = saved.get("head")
+
+
+def progress_of(trainer: Trainer, last: checkpoint.Checkpoint) -> EpochProgress:
+    """Return where a run stands, counted in steps of as many pictures as now; say what changed."""
+    context = trainer.context
+    now = trainer.local_batch_size * context.world_size
+    changed = last.num_workers != context.world_size
+    step = last.epoch_step
+    if changed or now != last.batch_size:
+        step = round(last.epoch_step * last.batch_size / now)
+        if context.rank == 0:
+            text = _what_changed(trainer, last, batch_size=now)
+            context.progress({"kind": "note", "text": text})
+    return EpochProgress(last.epoch, step, last.seen, last.loss, dict(last.bad))
+
+
+def _what_changed(trainer: Trainer, last: checkpoint.Checkpoint, *, batch_size: int) -> str:
+    resumes = f"resumes on {trainer.context.world_size} workers where it was {last.num_workers}"
+    if batch_size != last.batch_size:
+        return f"{resumes}: {batch_size} pictures a step where it was {last.batch_size}"
+    if not trainer.config.data.preserve_order:
+        part = "some of this epoch's pictures may come twice, and " if last.epoch_step else ""
+        return (
+            f"{resumes}: {part}pictures meet in other steps; "
+            "data.preserve_order=true would keep them the same"
+        )
+    return f"{resumes}: the same pictures a step, sums rounded otherwise"

@@ -1,0 +1,293 @@
+"""One worker's training step: what is computed, not how long or where from.
+
+Ranks agree at every step on how many pictures there are, so that unequal shares, bad pictures and
+errors never leave one rank waiting for another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raypose import captions
+from raypose.captions import taxonomy
+from raypose.clip import loss, model
+from raypose.clip.augment import augment
+from raypose.clip.towers import clip_gradients
+from raypose.data import Batch
+from raypose.errors import DataError, TrainError
+from raypose.training import optim
+from raypose.training.scorer import Scorer
+
+__all__ = ["Trainer"]
+
+FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@dataclass
+class Trainer(Scorer):
+    """Takes steps.
+
+    Attributes:
+        forward: the towers as called in training, wrapped where there are several workers.
+        optimizer: over the parameters that learn.
+        ema: the running mean of the weights; None where the last weights count.
+        lora: peft's handle, where the method is lora.
+        num_rows: pictures in the training set.
+        adjustment: (C,), added to logits in training.
+        initial_scale: logarithm of the logit scale at the start.
+        step: optimiser steps done.
+    """
+
+    forward: nn.Module = field(kw_only=True)
+    optimizer: torch.optim.Optimizer = field(kw_only=True)
+    ema: optim.Ema | None = field(kw_only=True)
+    lora: Any = None
+    num_rows: int = 0
+    adjustment: torch.Tensor | None = None
+    initial_scale: float = field(kw_only=True)
+    step: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run; at least one an epoch, however small the set."""
+        per_step = self.local_batch_size * self.context.world_size
+        return self.config.optim.epochs * math.ceil(self.num_rows / per_step)
+
+    def set_training(self) -> None:
+        """Put the towers into training, less what stays as it is."""
+        self.clip.model.train()
+        if self.config.model.freeze_batch_norm or self.lora is not None:
+            model.freeze_batch_norm(self.clip.model)
+
+    def averaged(self) -> Any:
+        """Return a context in which the model carries the mean of its weights."""
+        return self.ema.swapped() if self.ema is not None else nullcontext()
+
+    def train_step(
+        self,
+        batch: Batch | None,
+        *,
+        epoch: int,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> tuple[float, int] | None:
+        """Take one optimiser step over all ranks' batches.
+
+        Args:
+            batch: of this rank; None where it has run out.
+            epoch: counted from 0.
+            meanwhile: done while a device computes; not called where nothing is computed.
+
+        Returns:
+            Mean loss over all good pictures, and their number; None when all ranks have run out.
+
+        Raises:
+            DataError: on all ranks, where too many pictures are bad.
+            TrainError: on all ranks, where the loss is not finite, and nothing is updated; where a
+                step does not fit into memory.
+        """
+        self.bad.update(batch.bad if batch else {})
+        good = len(batch) - len(batch.bad) if batch else 0
+        ranks, total, num_bad = self._sum(float(batch is not None), good, len(self.bad))
+        if not ranks:
+            return None
+        self._check_bad(int(num_bad))
+        if not total:
+            return 0.0, 0
+        self.optimizer.zero_grad(set_to_none=True)
+        # dropout follows from the step, so that a resumed run draws what it would have drawn
+        torch.manual_seed(((self.config.seed << 32) + self.step) * 1009 + self.context.rank)
+        with self._fitting():
+            value = self._accumulate(batch, total=int(total), epoch=epoch)
+        meanwhile()
+        mean = self._sum(value.item())[0] / self.context.world_size
+        if not math.isfinite(mean):  # alike on all ranks, and before anything is updated
+            ids = ", ".join(batch.ids[:4]) if batch else "of another worker"
+            raise TrainError(
+                f"loss is not finite at step {self.step} of epoch {epoch + 1} (examples {ids}); "
+                "nothing was updated; lower optim.learning_rate or set train.precision=fp32"
+            )
+        self._update()
+        return mean, int(total)
+
+    def loss(self, batch: Batch | None, *, total: int, epoch: int) -> torch.Tensor:
+        """Return this rank's share of the loss: the mean over ranks is the mean over pictures.
+
+        Args:
+            batch: of this rank; None where it has run out.
+            total: good pictures of the step, over all ranks.
+            epoch: counted from 0.
+        """
+        batch = batch or self.empty_batch()
+        settings, world_size = self.config.loss, self.context.world_size
+        if settings.name == "class_ce":
+            sampled = [self._caption(card) for card in self.classes.cards]
+            image_features, text_features, scale, _ = self._features(
+                self._changed(batch, epoch=epoch), sampled
+            )
+            targets, weights = self._labels(batch)
+            summed = loss.class_ce(
+                image_features,
+                text_features,
+                scale,
+                targets,
+                weights=weights,
+                label_smoothing=settings.label_smoothing,
+                adjustment=self.adjustment,
+                parents=self._parents() if settings.parents_weight else (),
+                parents_weight=settings.parents_weight,
+            )
+            return summed * world_size / total
+        cards = [self.classes.cards[number] for number in batch.targets.tolist()]
+        sampled = [self._caption(card, key) for card, key in zip(cards, batch.ids, strict=True)]
+        image_features, text_features, scale, bias = self._features(
+            self._changed(batch, epoch=epoch), sampled
+        )
+        rows = int(self._reduce([len(batch)], dist.ReduceOp.MAX)[0])
+        image_features, text_features, targets, weights = (
+            _padded(x, rows) for x in (image_features, text_features, *self._labels(batch))
+        )
+        if settings.name == "siglip":
+            assert bias is not None
+            more: dict[str, Any] = {"weights": weights, "world_size": world_size}
+            summed = loss.siglip(image_features, text_features, scale, bias, targets, **more)
+        else:
+            groups = targets
+            if settings.name == "clip":  # each picture for itself
+                groups = torch.arange(rows, device=image_features.device) + rows * self.context.rank
+            summed = loss.contrastive(
+                image_features,
+                text_features,
+                scale,
+                groups,
+                weights=weights,
+                label_smoothing=settings.label_smoothing,
+                world_size=world_size,
+            )
+        return summed * world_size / total
+
+    def _accumulate(self, batch: Batch | None, *, total: int, epoch: int) -> torch.Tensor:
+        """Add up the gradients of a step, part by part; return this rank's share of the loss.
+
+        A device may still be computing when this returns.
+        """
+        count = self.config.optim.accumulate
+        size = math.ceil(len(batch) / count) if batch else 0
+        value = torch.zeros((), dtype=torch.float64, device=self.context.device)
+        for number in range(count):
+            part = batch and batch.rows(number * size, (number + 1) * size)
+            last = number == count - 1
+            waits = isinstance(self.forward, DistributedDataParallel) and not last
+            with self.forward.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                share = self.loss(part, total=total, epoch=epoch)
+                share.backward()  # type: ignore[no-untyped-call]
+            value += share.detach()
+        return value
+
+    def _update(self) -> None:
+        settings = self.config.optim
+        world_size = self.context.world_size
+        clip_gradients(self.clip.model.parameters(), settings.clip_norm, world_size=world_size)
+        factor = optim.schedule(
+            self.step, num_steps=self.num_steps, warmup_fraction=settings.warmup_fraction
+        )
+        optim.set_learning_rate(self.optimizer, settings.learning_rate * factor)
+        self.optimizer.step()
+        optim.clamp_scale(self.clip.model, initial=self.initial_scale)
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.step)
+
+    def _caption(self, card: taxonomy.Card, key: str = "") -> str:
+        return captions.sample(self.grammar, card, seed=self.config.seed, step=self.step, key=key)
+
+    def _features(
+        self, images: torch.Tensor, sampled: Sequence[str]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return features of pictures and of captions, each different caption encoded once."""
+        unique = list(dict.fromkeys(sampled))
+        tokens = self.clip.tokenize(unique)
+        with self.autocast():
+            if self.texts is not None:
+                image_features, _, scale, bias = self.forward(images, None)
+                text_features = self.texts.encode(tokens)
+            else:
+                image_features, text_features, scale, bias = self.forward(images, tokens)
+        if len(unique) < len(sampled):
+            places = {caption: number for number, caption in enumerate(unique)}
+            text_features = text_features[[places[caption] for caption in sampled]]
+        return image_features, text_features, scale, bias
+
+    def _changed(self, batch: Batch, *, epoch: int) -> torch.Tensor:
+        """Return a batch's pictures as the tower takes them, changed at random."""
+        images = self.prepared(batch)
+        if not self.config.augment.enabled:
+            return images
+        seed = self.config.seed
+        images = augment(images, batch.ids, self.config.augment, seed=seed, epoch=epoch)
+        if self.config.model.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def _labels(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.context.device
+        weights = torch.tensor([float(not error) for error in batch.errors], device=device)
+        return batch.targets.to(device), weights
+
+    def _parents(self) -> list[torch.Tensor]:
+        device = self.context.device
+        levels = range(len(self.classes.levels))
+        return [torch.tensor(self.classes.parents(k), device=device) for k in levels]
+
+    def _check_bad(self, num_bad: int) -> None:
+        """Stop on all ranks at once when more pictures are bad than is tolerated."""
+        allowed = self.config.data.max_bad_fraction
+        if num_bad <= allowed * self.num_rows:
+            return
+        first, error = next(iter(self.all_bad().items()))
+        raise DataError(
+            f"{self.config.data.train}: {num_bad} of {self.num_rows} pictures are bad, more than "
+            f"data.max_bad_fraction={allowed:g} allows; first {first}: {error}; "
+            "build the shards again, or raise it"
+        )
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Say what to set where a step does not fit into memory."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(sign in str(error).lower() for sign in FULL_MEMORY):
+                raise
+            settings = self.config.optim
+            raise TrainError(
+                f"optim.batch_size={settings.batch_size}: a step of {self.local_batch_size} "
+                f"pictures does not fit into the memory of {self.context.device}; set "
+                f"optim.accumulate={2 * settings.accumulate} or "
+                "train.activation_checkpointing=true, or lower it"
+            ) from error
+
+    def _sum(self, *values: float) -> list[float]:
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def _reduce(self, values: Sequence[float], how: Any) -> list[float]:
+        if self.context.world_size == 1:
+            return list(values)
+        vector = torch.tensor(values, dtype=torch.float64, device=self.context.device)
+        dist.all_reduce(vector, op=how)
+        reduced: list[float] = vector.tolist()
+        return reduced
+
+
+def _padded(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """Return rows with zeros after them, `size` in all."""
+    missing = size - len(rows)
+    return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows

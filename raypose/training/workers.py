@@ -1,0 +1,237 @@
+"""A group of Ray Train workers, started, watched, and replaced where killed; `ray.train` is here.
+
+What the user can mend comes back as a worker's result, so that it is not tried again.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.exceptions import RayError
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.util.queue import Empty, Queue
+
+from raypose import data, errors, runtime, storage
+from raypose.config import Config, dump, parse_config
+from raypose.console import bar, status
+from raypose.data.order import Part
+from raypose.errors import DataError, RayposeError, TrainError
+from raypose.training import finish, loop
+from raypose.training.context import WorkerContext, read_batches
+
+__all__ = ["RayTrainContext", "run_group", "run_worker"]
+
+FAILING_TOGETHER = timedelta(seconds=5)
+"""How long a worker that has failed waits for the others to fail too."""
+
+
+SLOW_DATA = 0.03
+"""Share of the time that workers may wait for pictures before it is shown."""
+
+
+class RayTrainContext:
+    """The context of a Ray Train worker."""
+
+    def __init__(self, config: Config, readers: dict[str, data.Reader], events: Queue) -> None:
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        self.device: torch.device = get_device()
+        self.config = config
+        self.readers = readers
+        self.events = events
+
+    def batches(
+        self, split: str, *, batch_size: int, epoch: int, start: int = 0
+    ) -> Iterator[data.Batch]:
+        """Return this rank's share of a split, less its first batches."""
+        part = Part(self.rank, self.world_size, batch_size)
+        return read_batches(self.readers[split], split, self.config, part, epoch=epoch, start=start)
+
+    def progress(self, event: dict[str, Any]) -> None:
+        """Send an event to the driver."""
+        self.events.put(event)
+
+    def report(self, values: dict[str, Any]) -> None:
+        """Report to Ray Train, and once to the driver."""
+        if self.rank == 0:
+            self.events.put({"kind": "epoch", **values})
+        ray.train.report(values)
+
+
+def run_group(
+    config: Config, readers: dict[str, data.Reader], counts: tuple[int, ...], *, url: str
+) -> None:
+    """Train on a group of Ray Train workers; a killed one is replaced."""
+    num_workers, settings = config.train.num_workers, config.train
+    use_gpu = runtime.wants_gpu(settings.use_gpu, count=num_workers)
+    wanted = {"CPU": num_workers * settings.cpus_per_worker + 1}  # one decodes
+    if use_gpu:
+        wanted["GPU"] = num_workers
+    runtime.require(
+        wanted,
+        what=f"train.num_workers={num_workers}",
+        mend="lower it, or raise cluster.num_cpus where Ray is started here",
+    )
+    num_rows = readers["train"].num_rows
+    if num_rows < num_workers:
+        raise DataError(
+            f"{config.data.train}: {num_rows} pictures cannot prefetcher {num_workers} workers; "
+            "lower train.num_workers"
+        )
+    fs, path = storage.filesystem(url)
+    run_id = url.rpartition("/")[2]
+    status(f"starting {num_workers} worker{'s' if num_workers > 1 else ''} for {run_id}")
+    with _shown(config.optim.epochs) as events:
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={
+                "config": dump(config),
+                "readers": readers,
+                "counts": counts,
+                "events": events,
+                "run_url": url,
+            },
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": settings.cpus_per_worker}
+                | ({"GPU": 1} if use_gpu else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                # a name of its own each time: what Ray left of an interrupted run is not read
+                name=f"ray-{uuid.uuid4().hex[:8]}",
+                storage_path=path,
+                storage_filesystem=fs,
+                failure_config=ray.train.FailureConfig(
+                    max_failures=settings.max_failures, controller_failure_limit=2
+                ),
+            ),
+        )
+        try:
+            failure = runtime.interruptible(trainer.fit).return_value
+        except (TrainingFailedError, RayError) as error:
+            raise _explained(error, run_id) from error
+    if failure:
+        raise getattr(errors, failure["error"])(failure["message"])
+
+
+def _work(arguments: dict[str, Any]) -> dict[str, str] | None:
+    """Run in each Ray Train worker. What the user can mend is returned: it is not to be retried.
+
+    A worker that fails alone raises instead, since Ray has to end the others, which wait for it.
+    """
+    config = parse_config(arguments["config"])
+    readers: dict[str, data.Reader] = arguments["readers"]
+    context = RayTrainContext(config, readers, arguments["events"])
+    try:
+        counts, url = arguments["counts"], arguments["run_url"]
+        run_worker(config, context, readers, counts, url=url)
+    except RayposeError as error:
+        if not _all_failed(context):
+            raise
+        return {"error": type(error).__name__, "message": str(error)}
+    return None
+
+
+def _all_failed(context: RayTrainContext) -> bool:
+    """Return whether all ranks come here within a while."""
+    if context.world_size == 1:
+        return True
+    store = dist.distributed_c10d._get_default_store()
+    store.set(f"failed/{context.rank}", "")
+    ranks = range(context.world_size)
+    try:
+        store.wait([f"failed/{rank}" for rank in ranks], FAILING_TOGETHER)
+    except dist.DistStoreError:
+        return False
+    return True
+
+
+def _explained(error: Exception, run_id: str) -> RayposeError:
+    """Put a failure of the group into one line."""
+    cause: BaseException = error
+    if isinstance(error, WorkerGroupError):
+        # an error within a worker is wrapped, with its traceback for a text
+        failures = [getattr(e, "_base_exc", e) for e in error.worker_failures.values()]
+        expected = [failure for failure in failures if isinstance(failure, RayposeError)]
+        if expected:
+            return expected[0]
+        cause = next(iter(failures), error)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [repr(cause)]
+    return TrainError(
+        f"{run_id}: training failed: {lines[-1][:200]}; its checkpoints stay, run it again to "
+        "resume; --verbose shows everything"
+    )
+
+
+@contextmanager
+def _shown(num_epochs: int) -> Iterator[Queue]:
+    """Yield a queue whose events are shown while the block runs."""
+    events = Queue()
+    over = threading.Event()
+
+    def drain() -> None:
+        with bar("training") as update:
+            while not over.is_set():
+                try:
+                    _show(events.get(timeout=0.5), num_epochs, update)
+                except Empty:
+                    continue
+                except RayError:  # the cluster is going down; the main thread says why
+                    return
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    try:
+        yield events
+    finally:
+        while thread.is_alive() and not events.empty():
+            thread.join(timeout=0.1)
+        over.set()
+        thread.join(timeout=5)
+        events.shutdown()
+
+
+def _show(event: dict[str, Any], num_epochs: int, update: Callable[..., None]) -> None:
+    if event["kind"] == "note":
+        status(event["text"])
+        return
+    if event["kind"] == "step":
+        note = f"loss {event['loss']:.3f}  {event['images_per_s']:.0f} images/s"
+        update(event["step"], event["num_steps"], note)
+        return
+    parts = [f"loss {event['train_loss']:.3f}"]
+    if "val_top1" in event:
+        parts.append(f"val top-1 {event['val_top1']:.3f}")
+        parts.append(f"balanced {event['val_balanced_accuracy']:.3f}")
+    parts.append(f"{event['images_per_s']:.0f} images/s")
+    if event.get("data_wait", 0) > SLOW_DATA:
+        parts.append(f"{event['data_wait']:.0%} of the time waiting for pictures")
+    if event["num_bad"]:
+        parts.append(f"{event['num_bad']} bad pictures quarantined")
+    status(f"epoch {event['epoch']}/{num_epochs}  {'  '.join(parts)}")
+
+
+def run_worker(
+    config: Config,
+    context: WorkerContext,
+    readers: dict[str, data.Reader],
+    counts: tuple[int, ...],
+    *,
+    url: str,
+) -> None:
+    """Train and finish in one worker."""
+    num_rows = readers["train"].num_rows
+    loop.train_worker(config, context, run_url=url, num_rows=num_rows, counts=counts)
+    finish.finish(config, context, run_url=url)

@@ -1,0 +1,5 @@
+"""Searches over recipes: `ray.tune` and Optuna are here alone."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,0 @@
-"""The endpoint: a CPU ingress before autoscaling classifier replicas."""

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raypose.captions import taxonomy
+from raypose.errors import TaxonomyError
+from raypose.synthesis.poses import POSES
+
+
+def card(**changes: Any) -> dict[str, Any]:
+    return {"id": "a", "names": ["a"]} | changes
+
+
+@pytest.mark.parametrize("name", taxonomy.shipped())
+def test_shipped_taxonomies_load_and_travel(name: str) -> None:
+    loaded = taxonomy.load(name)
+    assert taxonomy.parse(loaded.to_dict(), where=name) == loaded
+    assert all(level for level in loaded.levels)
+
+
+def test_yoga82_is_in_official_order() -> None:
+    ids = taxonomy.load("yoga82").ids
+    assert len(ids) == 82
+    assert list(ids) == sorted(ids)
+    index = taxonomy.load("yoga82").index()
+    assert index["Warrior_III_Pose_or_Virabhadrasana_III_"] == 73
+    assert index["Warrior_II_Pose_or_Virabhadrasana_II_"] == 74
+    assert index["Warrior_I_Pose_or_Virabhadrasana_I_"] == 75
+
+
+def test_yoga82_is_complete() -> None:
+    yoga = taxonomy.load("yoga82")
+    assert [len(level) for level in yoga.levels] == [20, 6]
+    descriptions = {card.facets for card in yoga.cards}
+    assert len(descriptions) == 82  # no two poses are described alike
+    for card in yoga.cards:
+        assert all(vars(card.facets).values()), card.id
+
+
+def test_every_word_of_the_vocabulary_is_used_once_at_least() -> None:
+    cards = [card for name in ("yoga66", "yoga82", "work") for card in taxonomy.load(name).cards]
+    for facet, words in taxonomy.FACETS.items():
+        if facet not in ("base", "support"):  # points of contact are one list for both
+            assert set(words) == {getattr(card.facets, facet) for card in cards} - {None}
+
+
+def test_yoga82_agrees_with_the_class_tree(shared: Path) -> None:
+    cards = taxonomy.load("yoga82").cards
+    with (shared / "data/yoga82.csv").open() as file:
+        for row in csv.DictReader(file):
+            found = cards[int(row["class_82_id"])]
+            assert found.id == row["class_82_name"]
+            assert found.parents == (row["level20_name"], row["level6_name"])
+
+
+def test_yoga66_covers_the_photographs(shared: Path) -> None:
+    folders = sorted(path.name for path in (shared / "data/yoga66/train").iterdir())
+    assert sorted(taxonomy.load("yoga66").ids) == folders
+
+
+def test_every_class_can_be_drawn() -> None:
+    assert taxonomy.load("yoga82").ids == tuple(POSES)
+    assert set(taxonomy.load("synthetic12").ids) <= set(POSES)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([card()], "has 1 classes; at least 2 are needed"),
+        ([card(), card()], 'label "a" belongs to "a" and to "a"'),
+        ([card(), card(id="b")], 'name "a" belongs to "a" and to "b"'),
+        ([card(), card(id="b", names=["A"])], 'name "a" belongs to "a" and to "b"'),
+        ([card(), card(id="b", names=["b"], aliases=["a"])], 'label "a" belongs to'),
+        ([card(), card(id="b", names=[])], "classes.1: names: list should have at least 1 item"),
+        ([card(), {"id": "b", "nmes": ["b"]}], "classes.1: names: field required"),
+        ([card(parents=["p"]), card(id="b", names=["b"])], '"b" has 0 parents where others have 1'),
+        (
+            [card(parents=["p", "q"]), card(id="b", names=["b"], parents=["p", "r"])],
+            '"p" of "b" lies under two parents',
+        ),
+        ([card(facets={"torzo": "straight"}), card()], "facets: no facet 'torzo'; did you mean"),
+        (
+            [card(facets={"torso": "strait"}), card()],
+            "classes.0: facets.torso: 'strait' is not a word for it; did you mean \"straight\"?",
+        ),
+        (
+            [card(facets={"legs": ["bent", "apart"]}), card()],
+            "facets.legs: takes one word, found 2",
+        ),
+        (
+            [card(sanskrit=["x"]), card(id="b", names=["b"], sanskrit=["X"])],
+            'name "x" belongs to "a" and to "b"',
+        ),
+        (["Tree_Pos", card()], '"Tree_Pos" is no card of the base'),
+    ],
+)
+def test_faults_are_named(classes: list[Any], message: str) -> None:
+    with pytest.raises(TaxonomyError) as caught:
+        taxonomy.parse({"name": "t", "classes": classes}, where="t.yaml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("t.yaml: ")
+
+
+def test_missing_taxonomy_suggests() -> None:
+    with pytest.raises(TaxonomyError, match='yoga83: no such taxonomy; did you mean "yoga82"'):
+        taxonomy.load("yoga83")
+
+
+def test_absent_labels_are_named() -> None:
+    with pytest.raises(TaxonomyError) as caught:
+        taxonomy.load("synthetic12").require(["Boat_Pose"], where="s3://b/data")
+    message = str(caught.value)
+    assert message.startswith('s3://b/data: "Boat_Pose" not in taxonomy "synthetic12"')
+    assert message.endswith('; did you mean "Boat_Pose_or_Paripurna_Navasana_"?')
+    with pytest.raises(TaxonomyError, match='"Boat_Pose", "x", "y" and 1 more not in taxonomy'):
+        taxonomy.load("synthetic12").require(["x", "Boat_Pose", "z", "y"], where="s3://b/data")
+
+
+def test_init_from_folders(tmp_path: Path) -> None:
+    for name in ("Side_Plank_(left)", "Dog's pose"):
+        (tmp_path / name).mkdir()
+    made = taxonomy.from_folders(str(tmp_path))
+    assert made.ids == ("Dog's pose", "Side_Plank_(left)")
+    assert made.cards[1].name == "Side Plank (left)"
+    path = tmp_path / "mine.yaml"
+    path.write_text(taxonomy.format_taxonomy(made))
+    assert taxonomy.load(str(path)) == made
+    with pytest.raises(TaxonomyError, match="not a folder"):
+        taxonomy.from_folders(str(path))

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from raypose.clip.augment import augment, normalize
+from raypose.config import AugmentConfig
+
+STILL = AugmentConfig(
+    min_area=1, max_stretch=1, max_rotation=0, flip=False, brightness=0, contrast=0, erase=0
+)
+
+
+def images(count: int = 4) -> torch.Tensor:
+    return torch.randn(count, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+
+
+def test_normalize_gives_zero_mean_and_unit_deviation() -> None:
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    plain = pixels.float() / 255
+    mean, std = plain.mean(dim=(0, 2, 3)).tolist(), plain.std(dim=(0, 2, 3)).tolist()
+    made = normalize(pixels, mean, std)
+    torch.testing.assert_close(made.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(made.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_nothing_asked_changes_nothing() -> None:
+    plain = images()
+    changed = augment(plain, list("abcd"), STILL, seed=0, epoch=0)
+    torch.testing.assert_close(changed, plain, atol=1e-4, rtol=0)
+
+
+def test_draws_follow_from_seed_epoch_and_id_alone() -> None:
+    plain, config = images(), AugmentConfig()
+    all_four = augment(plain, list("abcd"), config, seed=1, epoch=2)
+    shuffled = augment(plain[[2, 0]], ["c", "a"], config, seed=1, epoch=2)
+    torch.testing.assert_close(shuffled, all_four[[2, 0]])
+    for seed, epoch in ((2, 2), (1, 3)):
+        other = augment(plain, list("abcd"), config, seed=seed, epoch=epoch)
+        assert not torch.allclose(other, all_four)
+
+
+def test_flip_mirrors_left_and_right_only() -> None:
+    config = STILL.model_copy(update={"flip": True})
+    plain = images(16)
+    changed = augment(plain, [str(k) for k in range(16)], config, seed=0, epoch=0)
+    kept = [torch.allclose(a, b, atol=1e-4) for a, b in zip(changed, plain, strict=True)]
+    mirrored = [
+        torch.allclose(a, b.flip(-1), atol=1e-4) for a, b in zip(changed, plain, strict=True)
+    ]
+    assert all(k != m for k, m in zip(kept, mirrored, strict=True))
+    assert 0 < sum(mirrored) < 16
+
+
+@pytest.mark.parametrize("key", ["brightness", "contrast", "erase"])
+def test_each_change_does_something(key: str) -> None:
+    config = STILL.model_copy(update={key: 1.0})
+    changed = augment(images(), list("abcd"), config, seed=0, epoch=0)
+    assert not torch.allclose(changed, images(), atol=1e-3)
+    if key == "erase":
+        assert (changed == 0).all(dim=1).flatten(1).sum(1).min() >= 4

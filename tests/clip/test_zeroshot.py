@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import open_clip
+import torch
+from support.models import TINY
+
+from raypose.captions import taxonomy
+from raypose.captions.grammar import parse
+from raypose.clip import model, zeroshot
+from raypose.config import ModelConfig
+
+
+def test_classifier_agrees_with_open_clip() -> None:
+    clip = model.build(ModelConfig(backbone="tiny", architectures={"tiny": TINY}))
+    clip.model.eval()
+    classes = taxonomy.load("synthetic12")
+    grammar = parse("{ensemble:a photo of <name>|<name>, a pose|someone in <name>}")
+    ours = zeroshot.build_classifier(clip, grammar, classes)
+    theirs = open_clip.build_zero_shot_classifier(
+        clip.model,
+        clip.tokenizer,
+        classnames=[card.name for card in classes.cards],
+        templates=["a photo of {}", "{}, a pose", "someone in {}"],
+        use_tqdm=False,
+    )
+    torch.testing.assert_close(ours, theirs.T, atol=1e-6, rtol=0)
+
+
+def test_probabilities_are_a_softmax() -> None:
+    features, classifier = torch.eye(2, 4), torch.eye(3, 4)
+    odds = zeroshot.probabilities(features, classifier, 2.0)
+    torch.testing.assert_close(odds.sum(1), torch.ones(2))
+    torch.testing.assert_close(odds[0], torch.tensor([2.0, 0, 0]).softmax(0))

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from support.pictures import pack
+
+from raypose import config, evaluation
+from raypose.captions import taxonomy
+from raypose.config import Config
+from raypose.data import inspection
+from raypose.errors import DataError, TrainError
+from raypose.inference import embedding
+from raypose.releases import registry
+from raypose.releases.predictor import Predictor
+
+
+def test_figures_are_those_of_the_predictor(
+    trained: Config, dataset: str, pictures: Path, tmp_path: Path
+) -> None:
+    told: list[tuple[int, int]] = []
+    made = evaluation.evaluate(
+        trained.storage, "tiny", f"{dataset}/val", progress=lambda *counts: told.append(counts)
+    )
+    folder = registry.fetch(registry.resolve(trained.storage, "tiny"), tmp_path / "release")
+    predictor = Predictor.load(folder)
+    paths = sorted((pictures / "val").glob("*/*.jpg"))
+    ranked = predictor.predict([path.read_bytes() for path in paths])
+    right = [r[0].label == path.parent.name for r, path in zip(ranked, paths, strict=True)]
+    assert made["num_examples"] == len(paths) == 36
+    assert (36, 36) in told  # the training set may follow, for the probe beside
+    assert made["top1"] == pytest.approx(np.mean(right))
+    assert made["release"].startswith("tiny:v1-")
+    assert np.sum(made["confusion"]) == 36
+    buffer = io.StringIO()
+    Console(file=buffer, width=120).print(evaluation.table(made))
+    assert "Warrior_II_Pose_or_Virabhadrasana_II_" in buffer.getvalue()
+    assert f"top-1 {made['top1']:.3f}" in buffer.getvalue()
+    levels = [len(level) for level in taxonomy.load("synthetic12").levels]
+    assert [level["num_classes"] for level in made["parents"]] == levels
+
+
+def test_bad_pictures_are_counted_and_named(
+    trained: Config, cluster: None, bucket: str, tmp_path: Path
+) -> None:
+    label = taxonomy.load("synthetic12").cards[0].id
+    from support.pictures import encoded, photo
+
+    bad = {f"{label}/bad.jpg": b"<html>"}
+    pack(bad | {f"{label}/good.jpg": encoded(photo())}, f"{bucket}/some", tmp_path / "some")
+    made = evaluation.evaluate(trained.storage, "tiny", f"{bucket}/some")
+    assert made["num_examples"] == made["num_bad"] == 1
+    assert "not a picture" in made["bad"][f"{label}/bad.jpg"]
+    pack(bad, f"{bucket}/none", tmp_path / "none")
+    with pytest.raises(DataError, match="holds no good picture"):
+        evaluation.evaluate(trained.storage, "tiny", f"{bucket}/none")
+
+
+def test_features_of_a_data_set_find_its_copies(
+    trained: Config, cluster: None, dataset: str
+) -> None:
+    features = embedding.embed(f"{dataset}/val", trained.model)
+    assert features.shape == (36, 16)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-4)
+    rows = inspection.inspect([f"{dataset}/val", f"{dataset}/val"])
+    both = np.concatenate([features, features])
+    groups = inspection.cluster(rows, max_distance=0, features=both, min_cosine=0.99999)
+    assert all(any({k, k + 36} <= set(group) for group in groups) for k in range(36))
+
+
+def test_only_finished_runs_are_published(trained: Config) -> None:
+    with pytest.raises(TrainError, match="not finished; run: raypose train"):
+        evaluation.publish(config.override(trained, {"seed": 77}))
+    assert str(evaluation.publish(trained)) == str(registry.resolve(trained.storage, "tiny"))

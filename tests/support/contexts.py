@@ -1,0 +1,99 @@
+"""A third form of the loop's context: batches from memory, ranks by torch.distributed."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from raypose import config, synthesis
+from raypose.captions import taxonomy
+from raypose.data import Batch
+from raypose.data.transforms import to_square
+from support.models import TINY
+
+CLASSES = taxonomy.load("synthetic12")
+
+
+def recipe(**overrides: Any) -> config.Config:
+    base = {
+        "data": {"train": "memory", "taxonomy": "synthetic12"},
+        "model": {"backbone": "tiny", "architectures": {"tiny": TINY}},
+        "optim": {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8},
+    }
+    return config.override(config.parse_config(base), overrides)
+
+
+def batch(rows: list[int], *, bad: tuple[int, ...] = ()) -> Batch:
+    """Drawn pictures number `rows`, some of them marked bad."""
+    cards = [CLASSES.cards[row % len(CLASSES)] for row in rows]
+    pictures = [
+        to_square(np.array(synthesis.render(card.id, seed=row, size=48)), 32, resize="squash")
+        for row, card in zip(rows, cards, strict=True)
+    ]
+    pixels = torch.from_numpy(np.stack(pictures))
+    errors = ["damaged" if row in bad else "" for row in rows]
+    for k, error in enumerate(errors):
+        if error:
+            pixels[k] = 0
+    return Batch(
+        pixels=pixels,
+        targets=torch.tensor([row % len(CLASSES) for row in rows]),
+        ids=[f"picture-{row}" for row in rows],
+        errors=errors,
+    )
+
+
+class InMemory:
+    """Hands out given batches; rank and world size are the process group's."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, batches: list[Batch]) -> None:
+        together = dist.is_initialized()
+        self.rank = dist.get_rank() if together else 0
+        self.world_size = dist.get_world_size() if together else 1
+        self.given = batches
+        self.reports: list[dict[str, Any]] = []
+
+    def batches(
+        self, split: str, *, batch_size: int, epoch: int, start: int = 0
+    ) -> Iterator[Batch]:
+        yield from self.given[start:]
+
+    def progress(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "note":
+            sys.stderr.write(f"{event['text']}\n")
+
+    def report(self, values: dict[str, Any]) -> None:
+        self.reports.append(values)
+
+
+def in_group(rank: int, world_size: int, work: Any, folder: str, *arguments: Any) -> None:
+    """Run ``work(*arguments)`` as one rank and save what it returns."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size
+    )
+    try:
+        torch.save(work(*arguments), f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def spread(work: Any, *arguments: Any, world_size: int = 2) -> list[Any]:
+    """Run ``work(*arguments)`` on every rank of a new group; return what each returned."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(
+            in_group, args=(world_size, work, folder, *arguments), nprocs=world_size
+        )
+        return [
+            torch.load(Path(folder) / f"{rank}.pt", weights_only=False)
+            for rank in range(world_size)
+        ]

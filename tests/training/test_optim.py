@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from support.models import TINY
+
+from raypose.clip import model
+from raypose.config import ModelConfig, OptimConfig
+from raypose.training import optim
+
+
+def tiny() -> torch.nn.Module:
+    built = model.build(ModelConfig(backbone="tiny", architectures={"tiny": TINY}))
+    made: torch.nn.Module = built.model
+    return made
+
+
+def test_matrices_decay_and_the_rest_does_not() -> None:
+    clip = tiny()
+    optimizer = optim.build(clip, OptimConfig(weight_decay=0.3, text_scale=0.5))
+    names = {id(parameter): name for name, parameter in clip.named_parameters()}
+    seen = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            seen[names[id(parameter)]] = (group["weight_decay"], group["scale"])
+    assert len(seen) == len(names)
+    assert seen["visual.conv1.weight"] == (0.3, 1.0)
+    assert seen["visual.proj"] == (0.3, 1.0)
+    assert seen["logit_scale"] == (0.0, 1.0)
+    assert seen["visual.ln_pre.weight"] == (0.0, 1.0)
+    assert seen["visual.class_embedding"] == (0.0, 1.0)
+    assert seen["token_embedding.weight"] == (0.0, 0.5)
+    assert seen["text_projection"] == (0.3, 0.5)
+
+
+def test_a_locked_text_tower_does_not_move() -> None:
+    clip = tiny()
+    optimizer = optim.build(clip, OptimConfig(text_scale=0))
+    assert not clip.get_parameter("token_embedding.weight").requires_grad
+    assert clip.get_parameter("logit_scale").requires_grad
+    assert sum(len(group["params"]) for group in optimizer.param_groups) < len(
+        list(clip.parameters())
+    )
+
+
+def test_schedule_rises_and_falls() -> None:
+    factors = [optim.schedule(k, num_steps=100, warmup_fraction=0.1) for k in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == 1.0
+    assert factors[55] == pytest.approx(0.5)
+    assert all(a > b for a, b in pairwise(factors[10:]))
+    assert 0 < factors[-1] < 0.01
+    assert optim.schedule(0, num_steps=1, warmup_fraction=0.06) == 1.0
+
+
+def test_rates_and_scale() -> None:
+    clip = tiny()
+    optimizer = optim.build(clip, OptimConfig(text_scale=0.1))
+    optim.set_learning_rate(optimizer, 2.0)
+    assert {group["lr"] for group in optimizer.param_groups} == {2.0, 0.2}
+    scale = clip.get_parameter("logit_scale")
+    with torch.no_grad():
+        scale.fill_(9.0)
+    optim.clamp_scale(clip, initial=1.0)
+    assert scale.item() == pytest.approx(math.log(100))
+    with torch.no_grad():
+        scale.fill_(9.0)
+    optim.clamp_scale(clip, initial=5.0)
+    assert scale.item() == pytest.approx(5.0)
+
+
+def deep() -> torch.nn.Module:
+    """Three blocks a tower."""
+    towers = {key: {**TINY[key], "layers": 3} for key in ("vision_cfg", "text_cfg")}
+    built = model.build(ModelConfig(backbone="deep", architectures={"deep": {**TINY, **towers}}))
+    made: torch.nn.Module = built.model
+    return made
+
+
+def test_blocks_are_counted_from_the_output() -> None:
+    found = optim.distances(deep())
+    assert found["visual.proj"] == found["visual.ln_post.weight"] == 0
+    blocks = [f"visual.transformer.resblocks.{k}.mlp.c_fc.weight" for k in range(3)]
+    assert [found[name] for name in blocks] == [3, 2, 1]
+    assert found["visual.conv1.weight"] == found["visual.class_embedding"] == 4
+    assert found["transformer.resblocks.2.mlp.c_fc.weight"] == 1
+    assert found["token_embedding.weight"] == found["positional_embedding"] == 4
+    assert found["text_projection"] == found["ln_final.weight"] == found["logit_scale"] == 0
+
+
+def test_blocks_of_timms_towers_are_timms() -> None:
+    vision = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear"}
+    architecture = {**TINY, "vision_cfg": {**vision, "image_size": 160}}
+    clip = model.build(ModelConfig(backbone="t", architectures={"t": architecture})).model
+    found = optim.distances(clip)
+    first, last = (f"visual.trunk.blocks.{k}.mlp.fc1.weight" for k in (0, 5))
+    assert found[first] == found[last] + 5
+    assert found["visual.trunk.patch_embed.proj.weight"] > found[first]
+    assert found["visual.head.proj.weight"] == 0 < found[last]
+
+
+def test_deeper_blocks_learn_slower() -> None:
+    clip = deep()
+    optimizer = optim.build(clip, OptimConfig(layer_decay=0.5, text_scale=0.1))
+    names = {id(parameter): name for name, parameter in clip.named_parameters()}
+    scales = {
+        names[id(p)]: group["scale"] for group in optimizer.param_groups for p in group["params"]
+    }
+    assert scales["visual.proj"] == 1.0
+    assert scales["visual.transformer.resblocks.2.mlp.c_fc.weight"] == 0.5
+    assert scales["visual.conv1.weight"] == 0.5**4
+    assert scales["transformer.resblocks.0.mlp.c_fc.weight"] == pytest.approx(0.1 * 0.5**3)
+
+
+def test_the_mean_of_weights_is_the_textbook_one() -> None:
+    layer = torch.nn.Linear(2, 1, bias=False)
+    ema = optim.Ema(layer, decay=0.9, num_steps=300)
+    assert ema.period == 1
+    mean = layer.weight.detach().clone()
+    for step in range(1, 200):
+        with torch.no_grad():
+            layer.weight.add_(
+                0.1 * torch.randn(1, 2, generator=torch.Generator().manual_seed(step))
+            )
+        ema.update(step)
+        past = min(0.9, (1 + step) / (10 + step))
+        mean = past * mean + (1 - past) * layer.weight.detach()
+    torch.testing.assert_close(ema.mean["weight"], mean)
+    last = layer.weight.detach().clone()
+    with ema.swapped():
+        torch.testing.assert_close(layer.weight.detach(), mean)
+    assert torch.equal(layer.weight, last)
+    torch.testing.assert_close(ema.mean["weight"], mean)
+
+
+def test_long_runs_take_every_eighth_step_into_the_mean() -> None:
+    means = []
+    for num_steps, period in ((256, 1), (100_000, 8)):
+        layer = torch.nn.Linear(1, 1, bias=False)
+        ema = optim.Ema(layer, decay=0.99, num_steps=num_steps)
+        assert ema.period == period
+        for step in range(1, 2001):
+            with torch.no_grad():
+                layer.weight.fill_(step / 2000)
+            ema.update(step)
+        means.append(float(ema.mean["weight"]))
+    assert means[0] == pytest.approx(1 - 100 / 2000, abs=0.003)  # 1 / (1 - decay) steps behind
+    assert means[1] == pytest.approx(means[0], abs=0.003)

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.pictures import encoded, pack, photo
+from support.processes import descendants
+
+from raypose import config, storage, training
+from raypose.captions import taxonomy
+from raypose.config import Config
+from raypose.data import packing
+from raypose.errors import ConfigError, DataError, ResourceError
+from raypose.releases import registry
+from raypose.training import tracking
+
+
+@pytest.fixture(scope="module")
+def two_workers(document: dict[str, Any], cluster: None) -> tuple[Config, training.TrainResult]:
+    """A finished run of two workers that streamed from S3."""
+    storage.make_bucket("s3://test-two")
+    made = config.parse_config(
+        {**document, "name": "two", "storage": "s3://test-two", "train": {"num_workers": 2}}
+    )
+    return made, training.train(made)
+
+
+def test_two_workers_train_from_s3(two_workers: tuple[Config, training.TrainResult]) -> None:
+    recipe, result = two_workers
+    lines = tracking.read(f"{result.url}/metrics.jsonl")
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert {"train_loss", "val_top1", "val_top5", "val_balanced_accuracy", "val_nll",
+            "images_per_s", "num_bad", "step"} <= lines[0].keys()  # fmt: skip
+    assert lines[1]["step"] == 6  # 96 pictures, 32 a step, 2 epochs
+    files = storage.list_files(result.checkpoint)
+    assert {"open_clip_config.json", "open_clip_model.safetensors", "final.json"} <= set(files)
+    assert config.parse_config(storage.read_json(f"{result.url}/config.json")) == recipe
+
+
+def test_a_finished_run_is_not_run_again(
+    two_workers: tuple[Config, training.TrainResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, result = two_workers
+    assert training.train(recipe) == result
+    assert f"{recipe.run_id} is finished already: nothing to train" in capsys.readouterr().err
+
+
+def test_alone_trains_the_same_way(recipe: Config, cluster: None) -> None:
+    seen: list[dict[str, Any]] = []
+    result = training.train(recipe, in_process=True, report=seen.append)
+    assert [values["epoch"] for values in seen] == [1, 2]
+    end = storage.read_json(f"{result.checkpoint}/final.json")
+    (at,) = [values for values in seen if values["epoch"] == end["epoch"]]
+    assert result.metrics["train_loss"] == at["train_loss"]
+    assert result.metrics["val_top1"] == pytest.approx(at["val_top1"])
+    assert end["uncalibrated_val_nll"] == pytest.approx(at["val_nll"], abs=1e-4)
+    assert result.metrics["val_nll"] <= at["val_nll"] + 1e-6
+
+
+def test_a_run_goes_on_with_more_workers(
+    recipe: Config, cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(values: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(recipe, in_process=True, report=interrupt)
+    result = training.train(config.override(recipe, {"train.num_workers": 2}))
+    assert result.run_id == recipe.run_id
+    told = capsys.readouterr().err
+    assert f"resuming {recipe.run_id} after epoch 1 of 2" in told
+    assert "resumes on 2 workers where it was 1: pictures meet in other steps" in told
+    assert "kept epoch" in told
+    lines = tracking.read(f"{result.url}/metrics.jsonl")
+    assert [line["epoch"] for line in lines] == [1, 2]
+
+
+def test_a_killed_worker_is_replaced(recipe: Config, cluster: None, campaign_round: int) -> None:
+    changed = config.override(recipe, {"optim.epochs": 12, "train.num_workers": 2})
+    url = training.locate(changed).url
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if tracking.read(f"{url}/metrics.jsonl"):  # the first checkpoint is being written
+                killed.extend(descendants("ray::RayTrainWorker")[:1])
+                os.kill(killed[0], signal.SIGKILL)
+                return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    result = training.train(changed)
+    thread.join()
+    assert killed
+    lines = tracking.read(f"{result.url}/metrics.jsonl")
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+
+
+def test_bad_pictures_stop_a_run_with_one_line(
+    recipe: Config, cluster: None, bucket: str, tmp_path: Path
+) -> None:
+    classes = taxonomy.load("synthetic12").cards
+    contents = {"good": encoded(photo()), "bad": b"<html>gone</html>", "more": encoded(photo())}
+    label = classes[0].id
+    pack({f"{label}/{k}.jpg": v for k, v in contents.items()}, f"{bucket}/bad", tmp_path)
+    changed = config.override(
+        recipe, {"data.train": f"{bucket}/bad", "train.num_workers": 2, "optim.epochs": 1}
+    )
+    with pytest.raises(DataError) as caught:
+        training.train(changed)
+    message = str(caught.value)
+    assert "1 of 3 pictures are bad, more than data.max_bad_fraction=0 allows" in message
+    assert f"{classes[0].id}/bad.jpg: not a picture" in message
+    assert "\n" not in message
+
+
+def test_a_worker_that_fails_alone_does_not_leave_the_others_waiting(
+    recipe: Config, cluster: None, pictures: Path, tmp_path: Path
+) -> None:
+    packing.build(
+        str(pictures / "train"), str(tmp_path / "train"), packing.Packing(rows_per_shard=8)
+    )
+    (tmp_path / "train" / "shard-00004.parquet").unlink()  # of one worker's share alone
+    changed = config.override(
+        recipe,
+        {"data.train": str(tmp_path / "train"), "data.cache_bytes": 0, "train.num_workers": 2,
+         "train.max_failures": 0},
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"^\S*/shard-00004.parquet: not found; check the path$"):
+        training.train(changed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data.train": "s3://test-data/none"}, DataError, "data.train: .*no data set here"),
+        ({"data.val": "/none"}, DataError, "data.val: /none: no data set here"),
+        (
+            {"train.num_workers": 64},
+            ResourceError,
+            "train.num_workers=64 needs 65 CPUs at once where the cluster has 8; lower it",
+        ),
+        (
+            {"train.use_gpu": True, "train.num_workers": 7},
+            ResourceError,
+            "needs 7 GPUs at once where the cluster has",
+        ),
+        (
+            {"train.num_workers": 6, "data.train": "{bucket}/few"},
+            DataError,
+            "/few: 2 pictures cannot prefetcher 6 workers; lower train.num_workers",
+        ),
+        ({"model.backbone": "tinny"}, ConfigError, 'did you mean "tiny"'),
+    ],
+)
+def test_what_cannot_run_says_so_at_once(
+    recipe: Config,
+    cluster: None,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    if changes.get("data.train") == "{bucket}/few":
+        label = taxonomy.load("synthetic12").cards[0].id
+        few = {f"{label}/{k}.jpg": encoded(photo()) for k in range(2)}
+        pack(few, f"{recipe.storage}/few", tmp_path)
+        changes = {**changes, "data.train": f"{recipe.storage}/few"}
+    with pytest.raises(error, match=message):
+        training.train(config.override(recipe, changes))
+    assert registry.names(recipe.storage) == []
