@@ -1,37 +1,77 @@
 """What a person sees while work goes on: lines and bars on stderr; results go to stdout elsewhere.
 
-On a terminal a count is a bar; otherwise it is a plain line now and then, fit for a log.
+On a terminal a count is a bar, and what is waited for a line with its seconds; otherwise both are
+plain lines now and then, fit for a log. RAYPOSE_QUIET=1 in the environment silences them all.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-__all__ = ["bar", "status"]
+__all__ = ["Update", "bar", "plural", "status", "waiting"]
 
 Update = Callable[[int, int], None]
-"""Told (done, in all) as work goes on."""
+"""Called with (done, in all) as work goes on."""
 
 PLAIN_PERIOD_S = 10.0
+SHORT_S = 0.4
+"""A wait that is over before this is not shown."""
+WORTH_TELLING_S = 2.0
+"""A wait that was longer than this ends with a line that says how long it was."""
 
 
 def status(message: str) -> None:
     """Print one line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    if not _quiet():
+        print(message, file=sys.stderr, flush=True)
+
+
+def plural(count: int, noun: str, more: str = "") -> str:
+    """Return ``1 class``, ``2 classes``: a count with its noun, whose plural may be given."""
+    ending = "es" if noun.endswith(("s", "sh", "ch", "x")) else "s"
+    return f"{count} {noun if count == 1 else more or noun + ending}"
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say within a second what is being waited for, and how long it has been."""
+    if _quiet():
+        yield
+        return
+    began, over = time.monotonic(), threading.Event()
+    show = _spinning if sys.stderr.isatty() else _reminding
+    thread = threading.Thread(target=show, args=(what, began, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        spent = time.monotonic() - began
+        if spent > WORTH_TELLING_S:
+            status(f"{what}: {spent:.1f} s")
 
 
 @contextmanager
 def bar(label: str) -> Iterator[Callable[..., None]]:
     """Show a count: yields ``update(done, total, note="")``."""
-    if not sys.stderr.isatty():
+    if _quiet() or not sys.stderr.isatty():
         yield _plain(label)
         return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -48,15 +88,49 @@ def bar(label: str) -> Iterator[Callable[..., None]]:
         yield update
 
 
+def _quiet() -> bool:
+    return os.environ.get("RAYPOSE_QUIET", "") not in ("", "0")
+
+
+def _spinning(what: str, began: float, over: threading.Event) -> None:
+    """Keep a line on a terminal up to date."""
+    from rich.console import Console
+
+    if over.wait(SHORT_S):
+        return
+    with Console(stderr=True).status(f"{what} …") as line:
+        while not over.wait(0.5):
+            line.update(f"{what} …  {time.monotonic() - began:.0f} s")
+
+
+def _reminding(what: str, began: float, over: threading.Event) -> None:
+    """Print a line where it takes a while, and one every ten seconds."""
+    if over.wait(SHORT_S):
+        return
+    status(f"{what} …")
+    while not over.wait(PLAIN_PERIOD_S):
+        status(f"still {what} …  {time.monotonic() - began:.0f} s")
+
+
 def _plain(label: str) -> Callable[..., None]:
     """Return an update that prints the first and last counts, and one every ten seconds."""
-    last = 0.0
+    last, began, first = 0.0, time.monotonic(), -1
 
     def update(done: int, total: int, note: str = "") -> None:
-        nonlocal last
+        nonlocal last, first
         now = time.monotonic()
+        first = done if first < 0 else first
         if done >= total or now - last >= PLAIN_PERIOD_S:
             last = now
-            status(f"{label} {done}/{total}{f'  {note}' if note else ''}")
+            rate = (done - first) / max(now - began, 1e-6)
+            left = f"  {_short((total - done) / rate)} left" if rate and done < total else ""
+            status(f"{label} {done}/{total}{f'  {note}' if note else ''}{left}")
 
     return update
+
+
+def _short(seconds: float) -> str:
+    """Return a length of time in its largest unit that is not 0."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -22,6 +22,7 @@ import pyarrow.fs as pafs
 from raypose.errors import DataError, NotFoundError
 
 __all__ = [
+    "default_root",
     "delete_file",
     "delete_folder",
     "download_folder",
@@ -43,9 +44,25 @@ __all__ = [
 ]
 
 
+DEFAULT_ROOT = "raypose-data"
+
+
 def is_s3(url: str) -> bool:
     """Tell whether a location is on S3."""
     return url.startswith("s3://")
+
+
+def default_root() -> str:
+    """Return the storage root where none is named: RAYPOSE_STORAGE, or raypose-data.
+
+    A folder of that name is looked for from here upwards; where there is none, it will be here.
+    """
+    named = os.environ.get("RAYPOSE_STORAGE")
+    if named:
+        return named
+    here = Path.cwd()
+    found = (folder / DEFAULT_ROOT for folder in (here, *here.parents))
+    return str(next((folder for folder in found if folder.is_dir()), here / DEFAULT_ROOT))
 
 
 def filesystem(url: str) -> tuple[pafs.FileSystem, str]:

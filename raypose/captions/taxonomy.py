@@ -1,22 +1,24 @@
 """Class cards: the one source of which classes there are, in which order, under which names.
 
 A taxonomy is a YAML file of cards, or of the ids of cards in another taxonomy (``base``). Those
-shipped lie in ``raypose/taxonomies``; anything else is given by path. Labels in a data set are
-card ids, or aliases of them. Facets say what a body does in a posture, in a closed vocabulary, so
-that captions can be made of them.
+shipped lie in ``raypose/captions/taxonomies``; anything else is given by path. Labels in a data set
+are card ids, or aliases of them. What a card says of a body is in `facets`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from raypose.config import read_yaml
+from raypose import storage
+from raypose.captions import facets, folders
+from raypose.config import read_yaml, typed
+from raypose.console import plural
 from raypose.errors import ConfigError, TaxonomyError, did_you_mean
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "format_taxonomy",
     "from_folders",
     "load",
+    "matching",
     "parse",
     "shipped",
 ]
@@ -34,36 +37,8 @@ __all__ = [
 SHIPPED = Path(__file__).parent / "taxonomies"
 
 
-POINTS = (
-    "back", "belly", "chair", "feet", "forearms", "hands", "hands and feet", "hands and knees",
-    "head", "knees", "nothing", "one foot", "one hand", "one knee", "seat", "shoulders", "side",
-    "wall",
-)  # fmt: skip
-
-FACETS: Mapping[str, tuple[str, ...]] = {
-    "base": POINTS,
-    "orientation": ("inverted", "prone", "side", "supine", "upright"),
-    "support": POINTS,
-    "torso": (
-        "arched back", "bent sideways", "folded forward", "leaning forward", "leaning sideways",
-        "rounded", "straight", "twisted",
-    ),
-    "legs": (
-        "apart", "behind the head", "bent", "crossed", "folded to one side", "folded under",
-        "kneeling", "lunging", "one before the other", "one behind the head", "one bent",
-        "one raised", "over the head", "raised", "raised and bent", "slightly apart",
-        "soles together", "split", "squatting", "straddling the arms", "together", "tucked",
-        "wrapped",
-    ),
-    "arms": (
-        "around the legs", "at the sides", "behind the back", "bent, supporting", "forward",
-        "holding a foot", "holding the feet", "on the legs", "one behind the back", "one up",
-        "out to the sides", "overhead", "palms together", "reaching down", "supporting",
-        "through the legs", "under the legs", "wrapped",
-    ),
-}  # fmt: skip
-"""Facet → the words it may take: what the body rests on above all, which way the trunk points,
-every point of support, and what torso, legs and arms do."""
+FACETS = facets.FACETS
+Facets = facets.Facets
 
 
 class _CardModel(BaseModel):
@@ -79,18 +54,6 @@ class _CardModel(BaseModel):
 
 
 @dataclass(frozen=True)
-class Facets:
-    """What a body does in a posture, in the words of `FACETS`; None or empty where not said."""
-
-    base: str | None = None
-    orientation: str | None = None
-    support: tuple[str, ...] = ()
-    torso: str | None = None
-    legs: str | None = None
-    arms: str | None = None
-
-
-@dataclass(frozen=True)
 class Card:
     """One class: its id (the label in data sets), names in order of preference, parents, facets.
 
@@ -102,7 +65,7 @@ class Card:
     sanskrit: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
-    facets: Facets = Facets()
+    facets: Facets = field(default_factory=Facets)
 
     @property
     def name(self) -> str:
@@ -181,7 +144,7 @@ def load(source: str) -> Taxonomy:
             f"{', '.join(shipped())}; or give the path of a YAML file"
         )
     try:
-        document = read_yaml(str(path))
+        document = typed(read_yaml(str(path)), str)
     except ConfigError as error:
         raise TaxonomyError(str(error)) from None
     return parse(document, where=source)
@@ -205,17 +168,42 @@ def parse(document: Any, *, where: str) -> Taxonomy:
     return Taxonomy(name=str(document.get("name", Path(where).stem)), cards=cards)
 
 
+def matching(labels: Iterable[str]) -> list[tuple[str, int]]:
+    """Return the shipped taxonomies that know some labels, best first, and how many each knows.
+
+    Labels are compared as `Taxonomy.index` does, so that one that knows all of them can stand in
+    ``data.taxonomy`` as it is. Of those that know as many the smallest comes first.
+    """
+    asked = set(labels)
+    found = [(len(asked & set(one.index())), one) for one in map(load, shipped())]
+    best = sorted(found, key=lambda pair: (-pair[0], len(pair[1]), pair[1].name))
+    return [(one.name, count) for count, one in best if count]
+
+
 def from_folders(folder: str) -> Taxonomy:
-    """Make a taxonomy from the folder names of an ImageFolder; names are the folders', tidied."""
-    root = Path(folder)
-    if not root.is_dir():
+    """Make a taxonomy of the class folders in a folder: see `folders`.
+
+    Ids are the folder names. Where folders are classes of a shipped taxonomy, by label or by name,
+    their cards say what its cards say; parents only where all are, for a tree has no gaps.
+
+    Raises:
+        TaxonomyError: where it is no folder, holds none, or two of its folders are one class.
+    """
+    if not storage.is_s3(folder) and not Path(folder).is_dir():
         raise TaxonomyError(f"{folder}: not a folder; give one that holds a folder for each class")
-    ids = sorted(path.name for path in root.iterdir() if path.is_dir())
+    ids = folders.class_folders(folder)
     if not ids:
         raise TaxonomyError(f"{folder}: holds no folders; expected one for each class")
-    cards = tuple(Card(id=name, names=(" ".join(name.replace("_", " ").split()),)) for name in ids)
+    known = _known(ids)
+    names = folders.names(ids, {name: card.names for name, card in known.items()})
+    complete = len(known) == len(ids)
+    cards = []
+    for name in ids:
+        card = known.get(name, Card(id=name, names=names[name]))
+        parents = card.parents if complete else ()
+        cards.append(Card(name, names[name], card.sanskrit, parents, facets=card.facets))
     _check(cards, where=folder)
-    return Taxonomy(name=root.resolve().name, cards=cards)
+    return Taxonomy(name=folders.title(folder), cards=tuple(cards))
 
 
 def format_taxonomy(taxonomy: Taxonomy) -> str:
@@ -223,15 +211,40 @@ def format_taxonomy(taxonomy: Taxonomy) -> str:
     return yaml.safe_dump(taxonomy.to_dict(), sort_keys=False, allow_unicode=True, width=100)
 
 
+def _known(ids: Sequence[str]) -> dict[str, Card]:
+    """Return folder name → card, in the shipped taxonomy that knows most of them."""
+    read = folders.names(ids)
+    return max((_cards_of(read, classes) for classes in map(load, shipped())), key=len)
+
+
+def _cards_of(read: Mapping[str, tuple[str, ...]], classes: Taxonomy) -> dict[str, Card]:
+    """Return folder name → card, by labels, then by the names read; no card twice."""
+    index = classes.index()
+    by_name = {
+        folders.tidy(name).casefold(): number
+        for number, card in enumerate(classes.cards)
+        for name in (*card.sanskrit, *card.names)
+    }
+    folder_of: dict[int, str] = {}
+    for name in read:
+        if name in index:
+            folder_of.setdefault(index[name], name)
+    for name, words in read.items():
+        numbers = [by_name[word.casefold()] for word in words if word.casefold() in by_name]
+        if numbers and name not in index:
+            folder_of.setdefault(numbers[0], name)
+    return {name: classes.cards[number] for number, name in folder_of.items()}
+
+
 def _sparse(card: Card | Facets) -> dict[str, Any]:
     """Return a document without what is empty."""
     document = {}
-    for field in fields(card):
-        value = getattr(card, field.name)
+    for each in fields(card):
+        value = getattr(card, each.name)
         if isinstance(value, Facets):
             value = _sparse(value)
         if value:
-            document[field.name] = list(value) if isinstance(value, tuple) else value
+            document[each.name] = list(value) if isinstance(value, tuple) else value
     return document
 
 
@@ -254,34 +267,14 @@ def _card(entry: Any, *, base: Mapping[str, Card], where: str) -> Card:
         sanskrit=tuple(model.sanskrit),
         parents=tuple(model.parents),
         aliases=tuple(model.aliases),
-        facets=_facets(model.facets, where=f"{where}: facets"),
+        facets=facets.parse(model.facets, where=f"{where}: facets"),
     )
-
-
-def _facets(entry: Mapping[str, str | list[str]], *, where: str) -> Facets:
-    """Hold facets to the vocabulary."""
-    values: dict[str, Any] = {}
-    for key, value in entry.items():
-        if key not in FACETS:
-            near = did_you_mean(key, FACETS)
-            raise TaxonomyError(f"{where}: no facet {key!r}{near}; known: {', '.join(FACETS)}")
-        words = [value] if isinstance(value, str) else value
-        for word in words:
-            if word not in FACETS[key]:
-                raise TaxonomyError(
-                    f"{where}.{key}: {word!r} is not a word for it"
-                    f"{did_you_mean(word, FACETS[key])}; known: {', '.join(FACETS[key])}"
-                )
-        if key != "support" and len(words) != 1:
-            raise TaxonomyError(f"{where}.{key}: takes one word, found {len(words)}")
-        values[key] = tuple(words) if key == "support" else words[0]
-    return Facets(**values)
 
 
 def _check(cards: Sequence[Card], *, where: str) -> None:
     """Refuse what would make two classes one, or a tree crooked."""
     if len(cards) < 2:
-        raise TaxonomyError(f"{where}: has {len(cards)} classes; at least 2 are needed")
+        raise TaxonomyError(f"{where}: has {plural(len(cards), 'class')}; at least 2 are needed")
     _unique(((label, card) for card in cards for label in (card.id, *card.aliases)), where, "label")
     for spelling in ("names", "sanskrit"):
         names = ((name.casefold(), card) for card in cards for name in getattr(card, spelling))

@@ -4,37 +4,89 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-from raypose.cli.request import PAIRS, Command, Request, options_of, show
-from raypose.errors import UsageError, did_you_mean
+from pydantic import Field
 
-__all__ = ["COMMANDS"]
+from raypose.cli.verbs import Call, Keys, Verb, Word
+from raypose.console import plural
+
+__all__ = ["VERBS"]
+
+GRAMMAR = Word("GRAMMAR", "a preset, a file (.txt, .json), or the text of a grammar")
+TAXONOMY = Word("TAXONOMY", "a shipped taxonomy, or a YAML file")
 
 
-def taxonomy_init(request: Request) -> None:
+class CardKeys(Keys):
+    """Which class cards."""
+
+    taxonomy: str = "yoga82"
+    """Name of a shipped taxonomy, or path of a YAML file."""
+
+
+class ShowKeys(CardKeys):
+    """How to show a grammar."""
+
+    form: Literal["text", "json", "templates", "controls"] = "text"
+    """The form to print it in."""
+
+
+class CheckKeys(CardKeys):
+    """By what to prove a grammar."""
+
+    tokenizer: str = ""
+    """An open_clip model whose tokenizer tells captions apart; by default their letters do."""
+
+
+class SampleKeys(CardKeys):
+    """Which captions to draw."""
+
+    num: int = Field(1, ge=1)
+    """Captions of each class."""
+    seed: int = Field(0, ge=0)
+    """Of the draws."""
+
+
+def taxonomy_init(call: Call) -> None:
     """Make class cards from folder names."""
     from raypose.captions import taxonomy
+    from raypose.console import status
 
-    made = taxonomy.from_folders(request.words[0])
-    show(request, made.to_dict(), taxonomy.format_taxonomy(made).rstrip())
+    made = taxonomy.from_folders(call.words[0])
+    known = taxonomy.matching(made.ids)
+    if known and known[0][1] == len(made):
+        name, count = known[0]
+        classes = plural(count, "folder is a class", "folders are classes")
+        status(f"all {classes} of {name}: taxonomy={name} knows them too")
+    call.show(made.to_dict(), taxonomy.format_taxonomy(made).rstrip())
 
 
-def taxonomy_show(request: Request) -> None:
+def taxonomy_list(call: Call) -> None:
+    """List the taxonomies that come with raypose."""
+    from raypose.captions import taxonomy
+
+    sizes = {name: len(taxonomy.load(name)) for name in taxonomy.shipped()}
+    width = max(map(len, sizes))
+    lines = [f"{name:<{width}}  {plural(size, 'class')}" for name, size in sizes.items()]
+    call.show({"taxonomies": sizes}, "\n".join(lines))
+
+
+def taxonomy_show(call: Call) -> None:
     """Check a taxonomy and list its classes."""
     from raypose.captions import taxonomy
 
-    loaded = taxonomy.load(request.words[0])
+    loaded = taxonomy.load(call.words[0])
     rows = [f"{k:3}  {c.name}  ({' > '.join(reversed(c.parents))})  {c.id}" for k, c in
             enumerate(loaded.cards)]  # fmt: skip
-    show(request, loaded.to_dict(), "\n".join([f"{loaded.name}: {len(loaded)} classes", *rows]))
+    head = f"{loaded.name}: {plural(len(loaded), 'class')}"
+    call.show(loaded.to_dict(), "\n".join([head, *rows]))
 
 
-def taxonomy_check(request: Request) -> None:
+def taxonomy_check(call: Call) -> None:
     """Check a taxonomy, in one line."""
     from raypose.captions import taxonomy
 
-    loaded = taxonomy.load(request.words[0])
+    loaded = taxonomy.load(call.words[0])
     with_facets = sum(card.facets != taxonomy.Facets() for card in loaded.cards)
     counts = [len(level) for level in loaded.levels]
     above = " and ".join(map(str, counts))
@@ -44,29 +96,38 @@ def taxonomy_check(request: Request) -> None:
         "parents": counts,
         "facets": with_facets,
     }
-    text = f"{loaded.name}: {len(loaded)} classes{f' under {above} parents' if above else ''}"
-    show(request, document, f"{text}; facets on {with_facets}")
+    text = (
+        f"{loaded.name}: {plural(len(loaded), 'class')}{f' under {above} parents' if above else ''}"
+    )
+    call.show(document, f"{text}; facets on {with_facets}")
 
 
-def _grammar_and_cards(request: Request, **more: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """Return the grammar, the class cards and the options of a captions command."""
+def captions_list(call: Call) -> None:
+    """List the grammars that come with raypose."""
+    from raypose.captions import PRESETS
+
+    width = max(map(len, PRESETS))
+    lines = [f"{name:<{width}}  {text}" for name, text in PRESETS.items()]
+    call.show({"presets": PRESETS}, "\n".join(lines))
+
+
+def _grammar_and_cards(call: Call) -> tuple[Any, Any]:
+    """Return the grammar and the class cards of a captions command."""
     from raypose import captions
     from raypose.captions import taxonomy
 
-    options = options_of(request, taxonomy="yoga82", **more)
-    return captions.read(request.words[0]), taxonomy.load(options["taxonomy"]), options
+    return captions.read(call.words[0]), taxonomy.load(call.keys.taxonomy)
 
 
-def captions_show(request: Request) -> None:
+def captions_show(call: Call) -> None:
     """Print a grammar in one of its forms."""
     from raypose import captions
     from raypose.captions import grammar, taxonomy
 
-    options = options_of(request, form="text", taxonomy="yoga82")
-    node = captions.read(request.words[0])
+    node = captions.read(call.words[0])
 
     def controls() -> str:
-        found = captions.controls(node, taxonomy.load(options["taxonomy"]))
+        found = captions.controls(node, taxonomy.load(call.keys.taxonomy))
         return "\n".join(f"{name}: {grammar.format_grammar(g)}" for name, g in found.items())
 
     forms: dict[str, Callable[[], str]] = {
@@ -75,30 +136,29 @@ def captions_show(request: Request) -> None:
         "templates": lambda: "\n".join(captions.templates(node)),
         "controls": controls,
     }
-    if options["form"] not in forms:
-        near = did_you_mean(options["form"], forms)
-        raise UsageError(f"form: {options['form']!r} is none{near}; known: {', '.join(forms)}")
-    text = forms[options["form"]]()
-    show(request, {"hash": grammar.grammar_hash(node), "grammar": grammar.to_json(node)}, text)
+    text = forms[call.keys.form]()
+    call.show({"hash": grammar.grammar_hash(node), "grammar": grammar.to_json(node)}, text)
 
 
-def captions_check(request: Request) -> None:
+def captions_check(call: Call) -> None:
     """Prove a grammar on class cards."""
     from raypose import captions
     from raypose.captions import grammar
+    from raypose.console import waiting
 
-    node, classes, options = _grammar_and_cards(request, tokenizer="")
+    node, classes = _grammar_and_cards(call)
     tokenize, context_length = None, None
-    if options["tokenizer"]:
-        from raypose.clip import tokens
+    if call.keys.tokenizer:
+        with waiting("loading torch and open_clip"):
+            from raypose.clip import tokens
 
-        tokenize, context_length = tokens.build_tokenizer(options["tokenizer"])
+            tokenize, context_length = tokens.build_tokenizer(call.keys.tokenizer)
     captions.check(node, classes, tokenize=tokenize, context_length=context_length)
     pruned = captions.prune(node, classes, tokenize=tokenize)
     document = {
         "taxonomy": classes.name,
         "classes": len(classes),
-        "tokenizer": options["tokenizer"] or None,
+        "tokenizer": call.keys.tokenizer or None,
         "captions": sum(captions.count(node, card) for card in classes.cards),
         "sides": captions.sides(node, classes),
         "partial": {
@@ -108,51 +168,69 @@ def captions_check(request: Request) -> None:
         },
         "pruned": None if pruned == node else grammar.format_grammar(pruned),
     }
-    lines = [f"holds for {len(classes)} classes of {classes.name}: {document['captions']} captions"]
+    held = f"holds for {plural(len(classes), 'class')} of {classes.name}"
+    lines = [f"{held}: {plural(document['captions'], 'caption')}"]
     if document["sides"]:
         lines.append("tells left from right: pictures are not mirrored in training")
     for branch, number in document["partial"].items():
         lines.append(f"covers {number} of {len(classes)} classes only: {branch}")
     if document["pruned"]:
         lines.append(f"says the same as the shorter: {document['pruned']}")
-    show(request, document, "\n".join(lines))
+    call.show(document, "\n".join(lines))
 
 
-def captions_count(request: Request) -> None:
+def captions_count(call: Call) -> None:
     """Count the captions of a grammar."""
     from raypose import captions
 
-    node, classes, _ = _grammar_and_cards(request)
+    node, classes = _grammar_and_cards(call)
     counts = {card.id: captions.count(node, card) for card in classes.cards}
     document = {"total": sum(counts.values()), "classes": counts}
     low, high = min(counts.values()), max(counts.values())
-    text = f"{document['total']} captions of {len(classes)} classes, {low} to {high} each"
-    show(request, document, text)
+    total = plural(sum(counts.values()), "caption")
+    call.show(document, f"{total} of {plural(len(classes), 'class')}, {low} to {high} each")
 
 
-def captions_sample(request: Request) -> None:
+def captions_sample(call: Call) -> None:
     """Draw captions as training does."""
     from raypose import captions
 
-    node, classes, options = _grammar_and_cards(request, num=1, seed=0)
-    for step in range(options["num"]):
-        for card in classes.cards:
-            text = captions.sample(node, card, seed=options["seed"], step=step)
-            show(request, {"step": step, "class": card.id, "caption": text}, text)
+    node, classes = _grammar_and_cards(call)
+    drawn = [
+        {
+            "step": step,
+            "class": card.id,
+            "caption": captions.sample(node, card, seed=call.keys.seed, step=step),
+        }
+        for step in range(call.keys.num)
+        for card in classes.cards
+    ]
+    call.show({"captions": drawn}, "\n".join(str(row["caption"]) for row in drawn))
 
 
-COMMANDS = {
-    "taxonomy init": Command("FOLDER", "make class cards from folder names", taxonomy_init),
-    "taxonomy show": Command("TAXONOMY", "check a taxonomy and list its classes", taxonomy_show),
-    "taxonomy check": Command("TAXONOMY", "check a taxonomy, in one line", taxonomy_check),
-    "captions show": Command(
-        f"GRAMMAR {PAIRS}", "print a grammar as text, json or templates", captions_show
+VERBS = (
+    Verb(
+        "taxonomy init",
+        (Word("FOLDER", "one that holds a folder of pictures for each class"),),
+        "make class cards from folder names",
+        taxonomy_init,
+        ("raypose taxonomy init pictures/train > postures.yaml",),
     ),
-    "captions check": Command(f"GRAMMAR {PAIRS}", "prove a grammar on class cards", captions_check),
-    "captions count": Command(
-        f"GRAMMAR {PAIRS}", "count the captions of a grammar", captions_count
-    ),
-    "captions sample": Command(
-        f"GRAMMAR {PAIRS}", "draw captions as training does", captions_sample
-    ),
-}
+    Verb("taxonomy list", (), "list the taxonomies that ship", taxonomy_list,
+         ("raypose taxonomy list",)),
+    Verb("taxonomy show", (TAXONOMY,), "check a taxonomy and list its classes", taxonomy_show,
+         ("raypose taxonomy show yoga82",)),
+    Verb("taxonomy check", (TAXONOMY,), "check a taxonomy, in one line", taxonomy_check,
+         ("raypose taxonomy check postures.yaml",)),
+    Verb("captions list", (), "list the grammars that ship", captions_list,
+         ("raypose captions list",)),
+    Verb("captions show", (GRAMMAR,), "print a grammar as text, json, templates or its controls",
+         captions_show, ("raypose captions show words form=json",), ShowKeys),
+    Verb("captions check", (GRAMMAR,), "prove a grammar on class cards", captions_check,
+         ('raypose captions check "<name>[, legs <legs>]" taxonomy=work tokenizer=ViT-B-32',),
+         CheckKeys),
+    Verb("captions count", (GRAMMAR,), "count the captions of a grammar", captions_count,
+         ("raypose captions count words",), CardKeys),
+    Verb("captions sample", (GRAMMAR,), "draw captions as training does", captions_sample,
+         ("raypose captions sample words num=3 seed=1",), SampleKeys),
+)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import tempfile
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from raypose import config, evaluation, runtime, serving, storage, synthesis, training, tuning
 from raypose.captions import taxonomy
+from raypose.cli.verbs import Call
 from raypose.console import bar, status
 from raypose.data import packing
 from raypose.errors import TrainError
@@ -80,27 +82,27 @@ RECIPE: dict[str, Any] = {
 
 def run(
     folder: Path,
+    call: Call,
     *,
     per_class: int = 450,
     epochs: int = 20,
     trials: int = 4,
     keep: bool = False,
-    verbose: bool = False,
 ) -> None:
     """Run the chain and print what came of it; the last line on stdout is one JSON object.
 
     Args:
         folder: for pictures, figures and the release; what an earlier demo left is replaced.
+        call: how to answer.
         per_class: training pictures of each posture.
         epochs: of the winner's training.
         trials: of the search.
         keep: leave the endpoint up until interrupted.
-        verbose: show everything.
     """
     started = time.monotonic()
     changes = {"optim.epochs": epochs, "search.num_trials": trials}
     recipe = config.override(config.parse_config(RECIPE, where="demo"), changes)
-    with embedded_s3() as endpoint, runtime.connect(recipe.cluster, verbose=verbose):
+    with embedded_s3() as endpoint, runtime.connect(recipe.cluster, verbose=call.verbose):
         status(f"embedded S3 at {endpoint}")
         storage.make_bucket(BUCKET)
         _draw(folder, per_class)
@@ -112,13 +114,9 @@ def run(
             figures = evaluation.evaluate(
                 BUCKET, str(release), f"{BUCKET}/data/test", progress=update
             )
-        Console(soft_wrap=True).print(evaluation.table(figures))
         with serving.running(winner, f"{release.name}@{registry.PRODUCTION}") as served:
             truth, picture = _example(folder)
             answer = _ask(served.url, picture)
-            print(f"picture   {picture}")
-            print(f"truth     {truth}")
-            print(f"answer    {answer['label']}  {answer['probability']:.3f}  {answer['ms']} ms")
             outcome = {
                 "top1": round(figures["top1"], 4),
                 "release": answer["release"],
@@ -128,10 +126,22 @@ def run(
                 "truth": truth,
             }
             _keep_copy(folder, release, figures)
-            _show_places(folder, found, release, served.url)
-            if keep:
+            if not call.json:
+                Console(soft_wrap=True).print(evaluation.table(figures))
+                print(f"picture   {picture}")
+                print(f"truth     {truth}")
+                print(
+                    f"answer    {answer['label']}  {answer['probability']:.3f}  {answer['ms']} ms"
+                )
+                _show_places(folder, found, release, served.url)
+            if keep and not call.json:
                 _show_usage(served.url, picture)
             print(json.dumps(outcome), flush=True)
+            copy, example = shlex.quote(f"{folder}/release"), shlex.quote(str(picture))
+            call.next(
+                f"raypose classify {copy} {example}",
+                f"raypose serve {copy} serve.port=8000",
+            )
             if keep:
                 signal.pause()
 

@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from raypose.cli.request import PAIRS, Command, Request, options_of
+from pydantic import Field
 
-__all__ = ["COMMANDS"]
+from raypose.cli.verbs import Call, Keys, Verb
+from raypose.config.section import Count
+from raypose.console import waiting
 
-
-def _demo(request: Request) -> None:
-    from raypose.cli import chain
-
-    options = options_of(request, folder="raypose-demo", per_class=450, epochs=20, trials=4)
-    folder = Path(options.pop("folder"))
-    chain.run(folder, **options, keep="--keep" in request.flags, verbose=request.verbose)
+__all__ = ["VERBS"]
 
 
-COMMANDS = {
-    "demo": Command(
-        f"[--keep] {PAIRS}", "run the whole chain here, on pictures it draws", _demo, ("--keep",)
-    )
-}
+class DemoKeys(Keys):
+    """How long the demo is."""
+
+    folder: str = "raypose-demo"
+    """For pictures, figures and the release."""
+    per_class: Annotated[int, Field(ge=2)] = 450
+    """Training pictures of each posture."""
+    epochs: Count = 20
+    """Of the winner's training."""
+    trials: Count = 4
+    """Of the search."""
+    keep: bool = False
+    """Leave the endpoint up until interrupted."""
+
+
+def demo(call: Call) -> None:
+    """Run the whole chain here, on pictures it draws."""
+    with waiting("loading torch and Ray"):
+        from raypose.cli import chain
+    chain.run(Path(call.keys.folder), call, **call.keys.model_dump(exclude={"folder"}))
+
+
+VERBS = (
+    Verb(
+        "demo",
+        (),
+        "run the whole chain here, on pictures it draws",
+        demo,
+        ("raypose demo", "raypose demo per_class=50 epochs=3 trials=1", "raypose demo --keep"),
+        DemoKeys,
+    ),
+)

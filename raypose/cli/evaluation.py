@@ -2,79 +2,129 @@
 
 from __future__ import annotations
 
-from raypose.cli.request import PAIRS, Command, Request, recipe, show
+from typing import Annotated
 
-__all__ = ["COMMANDS"]
+from pydantic import Field
+
+from raypose.cli.shards import DATA
+from raypose.cli.verbs import Call, Keys, Verb, Word
+from raypose.console import bar, waiting
+
+__all__ = ["RELEASE", "VERBS"]
+
+RELEASE = Word("RELEASE", "NAME, NAME@ALIAS, NAME:VERSION, a folder, or an s3:// place")
+SECTIONS = ("storage", "cluster")
 
 
-def _evaluate(request: Request) -> None:
-    config = recipe(request, None)
-    from raypose import evaluation, runtime
-    from raypose.console import bar
+class EvaluateKeys(Keys):
+    """What is scored beside the release."""
+
+    baselines: bool = True
+    """Score the model it came from too, by its captions and by a probe."""
+
+
+class ReportKeys(EvaluateKeys):
+    """What the page holds."""
+
+    out: str = "report.html"
+    """Where to write it."""
+    mistakes: Annotated[int, Field(ge=0)] = 24
+    """Pictures that were taken for something else."""
+
+
+def evaluate(call: Call) -> None:
+    """Score a release on shards."""
+    config = call.config()
+    from raypose.data import shards
     from raypose.releases import registry
 
-    reference, url = request.words
+    reference, url = call.words
     registry.resolve(config.storage, reference)  # before Ray starts
-    with runtime.connect(config.cluster, verbose=request.verbose), bar("evaluating") as update:
-        figures = evaluation.evaluate(
-            config.storage,
-            reference,
-            url,
-            with_baselines=request.options["baselines"],
-            progress=update,
+    shards.read_manifest(url)
+    with waiting("loading torch and Ray"):
+        from raypose import runtime
+        from raypose.evaluation import summary, tables
+
+    with runtime.connect(config.cluster, verbose=call.verbose), bar("evaluating") as update:
+        figures = summary.evaluate(
+            config.storage, reference, url, with_baselines=call.keys.baselines, progress=update
         )
-    show(request, figures, evaluation.table(figures))
+    call.show(figures, tables.table(figures))
+    call.next(f"raypose report {reference} {url}")
 
 
-def _compare(request: Request) -> None:
-    config = recipe(request, None)
-    from raypose import evaluation, runtime
-    from raypose.console import bar
+def compare(call: Call) -> None:
+    """Hold two releases against each other."""
+    config = call.config()
+    from raypose.data import shards
     from raypose.releases import registry
 
-    a, b, url = request.words
+    a, b, url = call.words
     for reference in (a, b):
         registry.resolve(config.storage, reference)  # before Ray starts
-    with runtime.connect(config.cluster, verbose=request.verbose), bar("scoring") as update:
-        found = evaluation.compare(
-            *(evaluation.score(config.storage, each, url, progress=update) for each in (a, b))
+    shards.read_manifest(url)
+    with waiting("loading torch and Ray"):
+        from raypose import runtime
+        from raypose.evaluation import scoring, summary, tables
+
+    with runtime.connect(config.cluster, verbose=call.verbose), bar("scoring") as update:
+        found = summary.compare(
+            *(scoring.score(config.storage, each, url, progress=update) for each in (a, b))
         )
-    show(request, found, evaluation.comparison_table(found))
+    call.show(found, tables.comparison_table(found))
 
 
-def _report(request: Request) -> None:
-    config, options = recipe(request, None), request.options
-    from raypose import evaluation, runtime, storage, training
-    from raypose.console import bar
-    from raypose.evaluation import report
+def report(call: Call) -> None:
+    """Make a page of an evaluation."""
+    config, keys = call.config(), call.keys
+    from raypose.data import shards
     from raypose.releases import registry
-    from raypose.training import tracking
 
-    reference, url = request.words
+    reference, url = call.words
     registry.resolve(config.storage, reference)  # before Ray starts
-    with runtime.connect(config.cluster, verbose=request.verbose), bar("evaluating") as update:
-        scored = evaluation.score(
-            config.storage, reference, url, num_mistakes=options["mistakes"], progress=update
+    shards.read_manifest(url)
+    with waiting("loading torch and Ray"):
+        from raypose import runtime, storage
+        from raypose.evaluation import report as pages
+        from raypose.evaluation import scoring, summary
+        from raypose.training import runs, tracking
+
+    with runtime.connect(config.cluster, verbose=call.verbose), bar("evaluating") as update:
+        scored = scoring.score(
+            config.storage, reference, url, num_mistakes=keys.mistakes, progress=update
         )
-        figures = evaluation.figures(scored, with_baselines=options["baselines"], progress=update)
-    run = storage.join(training.locate(scored.config, root=config.storage).url, "metrics.jsonl")
-    page = report.evaluation_page(figures, scored, tracking.read(run))
-    storage.write_bytes(options["out"], page.encode())
-    show(request, {"page": options["out"], **figures}, options["out"])
+        figures = summary.figures(scored, with_baselines=keys.baselines, progress=update)
+    run = storage.join(runs.locate(scored.config, root=config.storage).url, "metrics.jsonl")
+    page = pages.evaluation_page(figures, scored, tracking.read(run))
+    storage.write_bytes(keys.out, page.encode())
+    call.show({"page": keys.out, **figures}, keys.out)
 
 
-COMMANDS = {
-    "evaluate": Command(
-        f"RELEASE DATA {PAIRS}",
+VERBS = (
+    Verb(
+        "evaluate",
+        (RELEASE, DATA),
         "score a release on shards",
-        _evaluate,
-        options={"baselines": True},
+        evaluate,
+        ("raypose evaluate postures shards/val", "raypose evaluate ./release shards/val"),
+        EvaluateKeys,
+        SECTIONS,
     ),
-    "compare": Command(f"A B DATA {PAIRS}", "hold two releases against each other", _compare),
-    "report": Command(
-        f"RELEASE DATA {PAIRS}",
+    Verb(
+        "compare",
+        (Word("A", "a release"), Word("B", "another"), DATA),
+        "hold two releases against each other",
+        compare,
+        ("raypose compare postures:v2 postures:v1 shards/val",),
+        sections=SECTIONS,
+    ),
+    Verb(
+        "report",
+        (RELEASE, DATA),
         "make a page of an evaluation",
-        _report,
-        options={"out": "report.html", "mistakes": 24, "baselines": True},
+        report,
+        ("raypose report postures shards/val out=report.html",),
+        ReportKeys,
+        SECTIONS,
     ),
-}
+)

@@ -1,25 +1,57 @@
 """The command line: ``raypose VERB … key=value``. It parses first and imports heavy things later.
 
+Typer gives the tree of verbs and the completion of shells; the keys of a verb are a pydantic model.
 Progress and errors go to stderr, results to stdout; ``--json`` prints them for machines. A user's
 mistake is one line and an exit code, never a traceback unless ``--verbose`` asks for it.
+
+Annotations are kept as objects in this module: Typer reads those of functions made here.
 """
 
-from __future__ import annotations
-
-import json
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated, Any
 
-from raypose.cli import captions, demo, evaluation, releases, shards, training
-from raypose.cli.request import parse
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from raypose.cli import (
+    captions,
+    completion,
+    demo,
+    evaluation,
+    prediction,
+    releases,
+    serving,
+    shards,
+    training,
+    usage,
+)
+from raypose.cli.verbs import Verb, arrange
 from raypose.errors import RayposeError, UsageError, did_you_mean
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["PANELS", "VERBS", "main"]
 
+PANELS = {
+    "start here": demo.VERBS,
+    "pictures and classes": (*shards.VERBS, *captions.VERBS),
+    "training": training.VERBS,
+    "releases": (*releases.VERBS, *evaluation.VERBS, *prediction.VERBS, *serving.VERBS),
+}
+"""What verbs are about → the verbs, in the order of the help."""
+VERBS = {verb.name: verb for verbs in PANELS.values() for verb in verbs}
+BARE = {"releases": "list"}
+"""Group → the verb that is meant where none is named."""
+GO_ON = (("train",), ("search",), ("shards", "build"), ("shards", "split"), ("synthesize",))
+"""Verbs that go on where they were cut off, when they are given again."""
+FLAGS = ("--json", "--quiet", "--verbose")
 MISSING = {
-    **dict.fromkeys(("matplotlib", "open_clip", "optuna", "ray", "torch"), "train"),
+    **dict.fromkeys(("matplotlib", "open_clip", "optuna", "ray", "safetensors", "torch"), "train"),
     "peft": "lora",
     "fastapi": "serve",
     "moto": "demo",
@@ -29,88 +61,162 @@ MISSING = {
 """Module → the extra that brings it."""
 
 
-COMMANDS = {
-    **demo.COMMANDS,
-    **captions.COMMANDS,
-    **shards.COMMANDS,
-    **training.COMMANDS,
-    **releases.COMMANDS,
-    **evaluation.COMMANDS,
-}
-"""Verb → what it takes and does, in the order of the help."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in arguments
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     try:
-        _dispatch(arguments)
+        _run(arguments)
     except RayposeError as error:
-        if verbose:
+        if verbose and not isinstance(error, UsageError):
             raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(f"{type(error).__name__}: {error}", error.exit_code)
+    except typer.TyperException as error:
+        return _failed(f"UsageError: {error}", UsageError.exit_code)
     except ModuleNotFoundError as error:
         extra = MISSING.get((error.name or "").split(".")[0])
         if verbose or extra is None:
             raise
-        print(f"{error.name} is not installed: pip install 'raypose[{extra}]'", file=sys.stderr)
-        return 1
+        return _failed(f"{error.name} is not installed: pip install 'raypose[{extra}]'", 1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+        _failed(_interrupted(arguments), 130)
         if argv is None:  # a thread within Ray, left behind, may crash an interpreter that ends
             os._exit(130)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:  # the reader of our output has all it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return 0
 
 
-def _dispatch(arguments: list[str]) -> None:
-    flags = frozenset(word for word in arguments if word.startswith("-"))
-    words = [word for word in arguments if not word.startswith("-")]
-    if not words:
-        if flags & {"--version"}:
-            from raypose import __version__
+def _run(arguments: Sequence[str]) -> None:
+    flags = [flag for flag in FLAGS if flag in arguments]
+    words = [word for word in arguments if word not in FLAGS]
+    command = typer.main.get_command(_app())
+    if words == ["--version"]:
+        from raypose import __version__
 
-            print(__version__)
-            return
-        print(_help())
-        if not flags & {"-h", "--help"}:
-            raise UsageError("no command given")
+        print(__version__)
         return
-    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
-    if name not in COMMANDS:
-        known = [key for key in COMMANDS if key.startswith(f"{name} ")]
-        wanted = " ".join(words[:2]) if known else name
-        choices = f"; there are: {', '.join(known)}" if known else "; see raypose --help"
-        raise UsageError(f"{wanted}: no such command{did_you_mean(wanted, COMMANDS)}{choices}")
-    command = COMMANDS[name]
-    usage = f"usage: raypose {name} {command.usage}"
-    if flags & {"-h", "--help"}:
-        own = "".join(f"\n  {key}={json.dumps(value)}" for key, value in command.options.items())
-        print(f"{usage}\n\n{command.summary}")
-        if own:
-            print(f"\nits own keys, beside those of a recipe:{own}")
+    if not words and "_RAYPOSE_COMPLETE" not in os.environ:
+        print(usage.root_help(PANELS))
+        raise UsageError("no command given")
+    with _quiet("--quiet" in flags):
+        # Typer parses; what it would make of an interrupt or a closed pipe is not ours
+        work = command.main(args=[*words, *flags], prog_name="raypose", standalone_mode=False)
+        if callable(work):
+            work()
+        sys.stdout.flush()
+
+
+@contextmanager
+def _quiet(asked: bool) -> Iterator[None]:
+    """Silence progress, in the processes that are started too."""
+    before = os.environ.get("RAYPOSE_QUIET")
+    if asked:
+        os.environ["RAYPOSE_QUIET"] = "1"
+    try:
+        yield
+    finally:
+        if asked and before is None:
+            del os.environ["RAYPOSE_QUIET"]
+
+
+class _Root(TyperGroup):
+    """The command itself."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print verbs by what they are about."""
+        formatter.write(f"{usage.root_help(PANELS)}\n")
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Answer a verb that there is not with the nearest."""
+        _refuse_unknown(self, "", args)
+        return super().resolve_command(ctx, args)
+
+
+class _Group(TyperGroup):
+    """Verbs about one thing; alone it lists them, or does what is meant by it alone."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the verbs."""
+        formatter.write(f"{usage.group_help(ctx.info_name or '', list(VERBS.values()))}\n")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put in the verb that is meant where none is named."""
+        group = ctx.info_name or ""
+        bare = not args or "=" in args[0] or args[0] in FLAGS
+        if bare and group in BARE:
+            args = [BARE[group], *args]
+        elif bare and not ctx.resilient_parsing:
+            args = ["--help"]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Answer a verb that there is not with the nearest."""
+        _refuse_unknown(self, f"{ctx.info_name} ", args)
+        return super().resolve_command(ctx, args)
+
+
+class _Command(TyperCommand):
+    """A verb."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print words, keys and examples."""
+        verb = VERBS[ctx.command_path.partition(" ")[2]]
+        formatter.write(f"{usage.verb_help(verb)}\n")
+
+
+def _refuse_unknown(group: TyperGroup, above: str, args: Sequence[str]) -> None:
+    if args[0] in group.commands:
         return
-    unknown = flags - {"--json", "--verbose", *command.flags}
-    if unknown:
-        raise UsageError(f"{name}: unknown option {min(unknown)}; {usage}")
-    command.run(parse(name, command, words[len(name.split()) :], flags))
+    wanted = f"{above}{args[0]}"
+    near = did_you_mean(wanted, [*VERBS, *(name.partition(" ")[0] for name in VERBS)])
+    there = f"; there are: {', '.join(group.commands)}" if above else "; see raypose --help"
+    raise UsageError(f"{wanted}: no such command{near}{there}")
 
 
-def _help() -> str:
-    width = max(len(f"{name} {command.usage}") for name, command in COMMANDS.items())
-    width = min(width, 44)
-    lines = ["raypose: recognise human postures with CLIP, at any scale", ""]
-    for name, command in COMMANDS.items():
-        lines.append(f"  {f'{name} {command.usage}':<{width}}  {command.summary}")
-    lines += [
-        "",
-        "key=value overrides any setting of a recipe: optim.learning_rate=3e-5",
-        "--json prints results for machines, --verbose everything, --version the version",
-    ]
-    return "\n".join(lines)
+def _app() -> typer.Typer:
+    """Put the tree of verbs together."""
+    root = typer.Typer(cls=_Root, rich_markup_mode=None, pretty_exceptions_enable=False)
+    root.callback()(lambda: None)
+    groups: dict[str, typer.Typer] = {"": root}
+    for verb in VERBS.values():
+        group, _, name = verb.name.rpartition(" ")
+        if group not in groups:
+            groups[group] = typer.Typer(cls=_Group, rich_markup_mode=None)
+            root.add_typer(groups[group], name=group, help=f"verbs about {group}")
+        settings = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
+        groups[group].command(name, cls=_Command, help=verb.summary, context_settings=settings)(
+            _function(verb)
+        )
+    return root
+
+
+def _function(verb: Verb) -> Callable[..., Callable[[], None]]:
+    """Return what Typer calls for a verb: it returns the work to be done."""
+
+    def suggest(ctx: typer.Context, incomplete: str) -> list[str]:
+        return completion.complete(verb, ctx.params.get("words") or (), incomplete)
+
+    def command(
+        words: Annotated[list[str] | None, typer.Argument(autocompletion=suggest)] = None,
+        json: Annotated[bool, typer.Option("--json")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet")] = False,
+        verbose: Annotated[bool, typer.Option("--verbose")] = False,
+    ) -> Callable[[], None]:
+        return partial(verb.run, arrange(verb, words or (), json=json, verbose=verbose))
+
+    return command
+
+
+def _interrupted(arguments: Sequence[str]) -> str:
+    """Say how to go on, where the same command goes on."""
+    name = next((name for name in GO_ON if list(arguments[: len(name)]) == list(name)), None)
+    return f"interrupted; to go on: raypose {shlex.join(arguments)}" if name else "interrupted"
+
+
+def _failed(message: str, code: int) -> int:
+    print(message, file=sys.stderr, flush=True)
+    return code

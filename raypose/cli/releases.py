@@ -1,99 +1,159 @@
-"""Releases: `publish`, `promote`, `rollback`, `releases`, `classify`, `serve`."""
+"""Releases: `publish`, `releases`, `promote`, `rollback`."""
 
 from __future__ import annotations
 
-import signal
-import sys
-from dataclasses import asdict
-from pathlib import Path
+from raypose.cli.evaluation import RELEASE
+from raypose.cli.training import RECIPE
+from raypose.cli.verbs import ANY, Call, Verb, Word
+from raypose.console import status, waiting
 
-from raypose.cli.request import PAIRS, Command, Request, recipe, show
+__all__ = ["VERBS"]
 
-__all__ = ["COMMANDS"]
-
-
-def _publish(request: Request) -> None:
-    config = recipe(request, request.words[0])
-    from raypose import evaluation
-
-    release = evaluation.publish(config)
-    show(request, {"release": str(release), "url": release.url}, f"{release}\n{release.url}")
+SECTIONS = ("storage",)
 
 
-def _promote(request: Request) -> None:
+def publish(call: Call) -> None:
+    """Make a release of a finished run."""
+    config = call.config(call.words[0])
+    from raypose.errors import TrainError
+    from raypose.releases import registry
+    from raypose.training import runs
+
+    result = runs.finished(config)
+    if result is None:
+        run_id = runs.locate(config).id
+        raise TrainError(f"{run_id}: not finished; run: raypose train {call.words[0]}")
+    with waiting("loading torch"):
+        from raypose.evaluation.publishing import publish as run
+    known = {row["release"] for row in registry.overview(config.storage)}
+    release = run(config)
+    text = f"{release}\n{release.url}"
+    alike = registry.with_same_weights(config.storage, release)
+    if str(release) in known:
+        status(f"{release} is published already: nothing is new")
+    elif alike:
+        status(f"{release} holds the same weights as {alike[-1]}")
+    verdict = runs.baselines(result).get("verdict", "")
+    if verdict:
+        text = f"{text}\n{verdict}"
+    document = {
+        "release": str(release),
+        "url": release.url,
+        "again": str(release) in known,
+        "same_weights": [str(other) for other in alike],
+        "verdict": verdict,
+    }
+    call.show(document, text)
+    at = "" if config.storage == _default() else f" storage={config.storage}"
+    call.next(f"raypose promote {release}{at}", f"raypose classify {release} PICTURE…{at}")
+
+
+def _default() -> str:
+    from raypose import storage
+
+    return storage.default_root()
+
+
+def list_releases(call: Call) -> None:
+    """List releases and their aliases."""
     from raypose.releases import registry
 
-    root = recipe(request, None).storage
-    release = registry.promote(root, request.words[0])
-    text = f"{release.name}@{registry.PRODUCTION} is {release.version}"
-    show(request, {"release": str(release), "alias": registry.PRODUCTION}, text)
-
-
-def _rollback(request: Request) -> None:
-    from raypose.releases import registry
-
-    release = registry.rollback(recipe(request, None).storage, request.words[0])
-    text = f"{release.name}@{registry.PRODUCTION} is {release.version} again"
-    show(request, {"release": str(release), "alias": registry.PRODUCTION}, text)
-
-
-def _releases(request: Request) -> None:
-    from raypose.releases import registry
-
-    found = registry.overview(recipe(request, None).storage)
+    root = call.config().storage
+    found = registry.overview(root)
     lines = [
         f"{row['release']}{'  ← ' + ', '.join(row['aliases']) if row['aliases'] else ''}"
         for row in found
     ]
-    show(request, {"releases": found}, "\n".join(lines) or "nothing is published")
+    status(f"releases in {root}")
+    document = {"storage": root, "releases": found}
+    call.show(document, "\n".join(lines) or f"nothing is published in {root}")
 
 
-def _classify(request: Request) -> None:
-    import tempfile
-
+def show_release(call: Call) -> None:
+    """Show where a release lies, what it is made of, and its figures."""
     from raypose import storage
     from raypose.releases import registry
 
-    root = recipe(request, None).storage
-    reference, *pictures = request.words
-    release = registry.resolve(root, reference)
-    from raypose.errors import DataError
-    from raypose.releases.predictor import Predictor
+    release = registry.resolve(call.config().storage, call.words[0])
 
-    with tempfile.TemporaryDirectory() as name:
-        predictor = Predictor.load(registry.fetch(release, Path(name)))
-    for picture in pictures:
-        try:
-            (ranked,) = predictor.predict([storage.read_bytes(picture)])
-        except DataError as error:
-            raise DataError(
-                str(error) if picture in str(error) else f"{picture}: {error}"
-            ) from None
-        document = {"picture": picture, "release": str(release), "top": [asdict(p) for p in ranked]}
-        show(request, document, f"{picture}  {ranked[0].name}  {ranked[0].probability:.3f}")
+    def read(name: str) -> dict[str, object]:
+        url = storage.join(release.url, name)
+        return dict(storage.read_json(url)) if storage.exists(url) else {}
+
+    metrics, recipe = read("metrics.json"), read("config.json")
+    document = {
+        "release": str(release),
+        "url": release.url,
+        "metrics": metrics,
+        "config": recipe,
+        "provenance": read("provenance.json"),
+    }
+    model, data = recipe.get("model"), recipe.get("data")
+    lines = [str(release), release.url]
+    lines += [f"backbone {model.get('backbone')}"] if isinstance(model, dict) else []
+    lines += [f"trained on {data.get('train')}"] if isinstance(data, dict) else []
+    lines += [f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float)]
+    call.show(document, "\n".join(lines))
 
 
-def _serve(request: Request) -> None:
-    config = recipe(request, None)
+def promote(call: Call) -> None:
+    """Point production at a release."""
     from raypose.releases import registry
 
-    registry.resolve(config.storage, request.words[0])  # before anything starts
-    from raypose import runtime, serving
-
-    with runtime.connect(config.cluster, verbose=request.verbose):
-        with serving.running(config, request.words[0]) as endpoint:
-            document = {"url": endpoint.url, "release": endpoint.release}
-            text = f"serving {endpoint.release} at {endpoint.url}/v1/classify; Ctrl-C stops it"
-            show(request, document, text)
-            sys.stdout.flush()
-            signal.pause()
+    release = registry.promote(call.config().storage, call.words[0])
+    text = f"{release.name}@{registry.PRODUCTION} is {release.version}"
+    call.show({"release": str(release), "alias": registry.PRODUCTION}, text)
+    call.next(f"raypose serve {release.name}")
 
 
-COMMANDS = {
-    "publish": Command(f"RECIPE {PAIRS}", "make a release of a finished run", _publish),
-    "releases": Command(PAIRS, "list releases and their aliases", _releases),
-    "promote": Command(f"RELEASE {PAIRS}", "point production at a release", _promote),
-    "rollback": Command(f"NAME {PAIRS}", "point production back", _rollback),
-    "classify": Command(f"RELEASE PICTURE… {PAIRS}", "classify pictures here", _classify),
-    "serve": Command(f"RELEASE {PAIRS}", "serve a release over HTTP", _serve),
-}
+def rollback(call: Call) -> None:
+    """Point production back."""
+    from raypose.releases import registry
+
+    release = registry.rollback(call.config().storage, call.words[0])
+    text = f"{release.name}@{registry.PRODUCTION} is {release.version} again"
+    call.show({"release": str(release), "alias": registry.PRODUCTION}, text)
+
+
+VERBS = (
+    Verb(
+        "publish",
+        (RECIPE,),
+        "make a release of a finished run",
+        publish,
+        ("raypose publish postures-recipe.yaml",),
+        sections=(ANY,),
+    ),
+    Verb(
+        "promote",
+        (RELEASE,),
+        "point production at a release",
+        promote,
+        ("raypose promote postures:v1",),
+        sections=SECTIONS,
+    ),
+    Verb(
+        "rollback",
+        (Word("NAME", "of the release"),),
+        "point production back",
+        rollback,
+        ("raypose rollback postures",),
+        sections=SECTIONS,
+    ),
+    Verb(
+        "releases list",
+        (),
+        "list releases and their aliases",
+        list_releases,
+        ("raypose releases list", "raypose releases list storage=s3://my-bucket"),
+        sections=SECTIONS,
+    ),
+    Verb(
+        "releases show",
+        (RELEASE,),
+        "show where a release lies, its recipe and its figures",
+        show_release,
+        ("raypose releases show postures",),
+        sections=SECTIONS,
+    ),
+)

@@ -5,124 +5,193 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from raypose.cli.request import PAIRS, Command, Request, options_of, show
-from raypose.errors import UsageError
+from pydantic import Field
 
-__all__ = ["COMMANDS"]
+from raypose.cli.verbs import Call, Keys, Verb, Word
+from raypose.config.packing import Packing
+from raypose.config.section import Count, Fraction
+from raypose.console import bar, plural, status, waiting
+
+__all__ = ["VERBS"]
+
+Tasks = Annotated[int, Field(ge=0)]
+DATA = Word("DATA", "a folder of shards, local or s3://")
+DEST = Word("DEST", "a folder to write to, local or s3://")
+SHOWN_REJECTS = 20
+"""Pictures left out that are named one by one; the manifest names them all."""
+
+
+class BuildKeys(Packing, Keys):
+    """What is packed, and how."""
+
+    kind: Literal["auto", "imagefolder", "webdataset", "parquet", "csv", "yoga82"] = "auto"
+    """What the source is; by default told from names."""
+    pictures: str = ""
+    """Folder that the paths of a list are relative to; by default the list's own."""
+    taxonomy: str = ""
+    """Class cards that labels must be in: a shipped taxonomy, or a YAML file."""
+    overwrite: bool = False
+    """Replace a data set that is there."""
+    num_workers: Tasks = 0
+    """Ray tasks that pack side by side; 0 packs in this process."""
+
+
+class TwinKeys(Keys):
+    """What counts as a near-duplicate."""
+
+    max_distance: Annotated[int, Field(ge=0, le=64)] = 6
+    """Bits in which the perceptual hashes of twins may differ."""
+    min_cosine: Fraction = 0.96
+    """Cosine of the features of twins, where a model is named."""
+    model: str = ""
+    """An open_clip NAME/TAG whose features tell twins too."""
+    num_workers: Tasks = 0
+    """Ray tasks side by side; 0 works in this process."""
+
+
+class SplitKeys(TwinKeys):
+    """How a data set is divided."""
+
+    val: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the validation set."""
+    test: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the test set."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the draw."""
+    rows_per_shard: Count = 256
+    """Pictures in one file."""
+    overwrite: bool = False
+    """Replace parts that are there."""
+
+
+class PageKeys(TwinKeys):
+    """What the page shows."""
+
+    out: str = "shards.html"
+    """Where to write it; a name in .png makes a picture."""
+    per_class: Count = 6
+    """Pictures of each class."""
+
+
+class DrawKeys(Keys):
+    """What is drawn."""
+
+    taxonomy: str = "yoga82"
+    """The postures: a shipped taxonomy, or a YAML file."""
+    per_class: Count = 100
+    """Pictures of each posture."""
+    size: Annotated[int, Field(ge=8, le=2048)] = 128
+    """Pixels of a side."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Number of the first picture of each posture."""
+    fill: str = ""
+    """Shards of which to draw only what they lack of each class."""
+    form: Literal["folder", "shards"] = "folder"
+    """An ImageFolder, or shards."""
+    overwrite: bool = False
+    """Replace a data set that is there."""
+    num_workers: Tasks = 0
+    """Ray tasks side by side; 0 draws in this process."""
 
 
 @contextmanager
-def _spread(num_workers: int, *, verbose: bool) -> Iterator[Any]:
+def _tasks(num_workers: int, *, verbose: bool) -> Iterator[Any]:
     """Yield what runs tasks: Ray where a cluster is named or workers are asked for, else here."""
     from raypose.data import packing
 
     if not num_workers and not os.environ.get("RAY_ADDRESS"):
         yield packing.serial
         return
-    import ray
+    with waiting("loading Ray"):
+        import ray
 
-    from raypose import config, runtime
+        from raypose import config, runtime
 
     with runtime.connect(config.ClusterConfig(num_cpus=max(2, num_workers)), verbose=verbose):
         yield runtime.spread(num_workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
 
 
-def shards_build(request: Request) -> None:
+def shards_build(call: Call) -> None:
     """Pack pictures of any source into shards."""
     from raypose.captions import taxonomy
-    from raypose.console import bar
     from raypose.data import packing, sources
 
-    keys = asdict(packing.Packing())
-    defaults = {"kind": "auto", "pictures": "", "taxonomy": "", "overwrite": False}
-    options = options_of(request, **defaults, **keys, num_workers=0)
-    source, dest = request.words
-    classes = taxonomy.load(options["taxonomy"]) if options["taxonomy"] else None
-    listing = sources.find(
-        source, kind=options["kind"], pictures=options["pictures"], classes=classes
-    )
-    how = packing.Packing(**{key: options[key] for key in keys})
-    with _spread(options["num_workers"], verbose=request.verbose) as run, bar("packing") as update:
+    keys = call.keys
+    source, dest = call.words
+    classes = taxonomy.load(keys.taxonomy) if keys.taxonomy else None
+    with waiting(f"listing {source}"):
+        listing = sources.find(source, kind=keys.kind, pictures=keys.pictures, classes=classes)
+    how = Packing(**{name: getattr(keys, name) for name in Packing.model_fields})
+    with _tasks(keys.num_workers, verbose=call.verbose) as run, bar("packing") as update:
         manifest = packing.pack(
-            listing, dest, how, overwrite=options["overwrite"], progress=update, run=run
+            listing, dest, how, overwrite=keys.overwrite, progress=update, run=run
         )
-    _show_packed(request, dest, manifest)
+    _show_packed(call, dest, manifest)
 
 
-def _show_packed(request: Request, dest: str, manifest: Any) -> None:
+def _show_packed(call: Call, dest: str, manifest: Any) -> None:
     """Show what was packed; what was left out goes to stderr, a line each."""
-    from raypose.console import status
-
-    for rejected in manifest.rejected:
+    for rejected in manifest.rejected[:SHOWN_REJECTS]:
         status(f"left out {rejected.id}: {rejected.reason}")
+    if len(manifest.rejected) > SHOWN_REJECTS:
+        status(f"left out {len(manifest.rejected) - SHOWN_REJECTS} more: see {dest}/MANIFEST.json")
     for label, listed in (manifest.listed or {}).items():
         status(f"{label}: {manifest.labels.get(label, 0)} of {listed} downloaded")
+    pictures = plural(manifest.num_rows, "picture")
     text = (
-        f"packed {manifest.num_rows} pictures of {len(manifest.labels)} classes into "
-        f"{len(manifest.shards)} shards at {dest}; left out {len(manifest.rejected)}"
+        f"packed {pictures} of {plural(len(manifest.labels), 'class')} into "
+        f"{plural(len(manifest.shards), 'shard')} at {dest}; left out {len(manifest.rejected)}"
     )
     if manifest.listed:
         text += f"; downloaded {manifest.num_rows} of {sum(manifest.listed.values())} listed"
-    show(request, {"data": dest, **manifest.to_dict()}, text)
+    call.show({"data": dest, **manifest.to_dict()}, text)
+    call.next(f"raypose shards show {dest}")
 
 
-def shards_verify(request: Request) -> None:
+def shards_verify(call: Call) -> None:
     """Compare shards with their manifest."""
-    from raypose.console import bar
     from raypose.data import shards
 
-    options_of(request)
+    (url,) = call.words
     with bar("verifying") as update:
-        manifest = shards.verify(request.words[0], progress=update)
-    text = (
-        f"{request.words[0]}: whole; {manifest.num_rows} pictures, {len(manifest.labels)} classes"
-    )
-    show(request, {"data": request.words[0], "num_rows": manifest.num_rows, "whole": True}, text)
+        manifest = shards.verify(url, progress=update)
+    held = f"{plural(manifest.num_rows, 'picture')}, {plural(len(manifest.labels), 'class')}"
+    document = {"data": url, "num_rows": manifest.num_rows, "whole": True}
+    call.show(document, f"{url}: whole; {held}")
 
 
-TWINS = {"max_distance": 6, "min_cosine": 0.96, "model": "", "num_workers": 0}
-
-
-def _inspected(request: Request, urls: Sequence[str], options: dict[str, Any]) -> Any:
+def _inspected(call: Call, urls: Sequence[str]) -> Any:
     """Return the pictures of data sets and their groups of near-duplicates."""
     import numpy as np
 
-    from raypose.console import bar
     from raypose.data import inspection, shards
 
+    keys = call.keys
     for url in urls:
         shards.read_manifest(url)  # before anything starts
-    with _spread(options["num_workers"], verbose=request.verbose) as run:
-        with bar("looking") as update:
-            rows = inspection.inspect(urls, progress=update, run=run)
+    with _tasks(keys.num_workers, verbose=call.verbose) as run, bar("looking") as update:
+        rows = inspection.inspect(urls, progress=update, run=run)
     features = None
-    if options["model"]:
-        from raypose import config, runtime
-        from raypose.inference import embedding
+    if keys.model:
+        with waiting("loading torch and Ray"):
+            from raypose import config, runtime
+            from raypose.inference.embedding import embed
 
-        settings = config.ModelConfig(backbone=options["model"])
-        with runtime.connect(config.ClusterConfig(), verbose=request.verbose):
+        settings = config.ModelConfig(backbone=keys.model)
+        with runtime.connect(config.ClusterConfig(), verbose=call.verbose):
             with bar("embedding") as update:
-                features = np.concatenate(
-                    [embedding.embed(url, settings, progress=update) for url in urls]
-                )
-    groups = inspection.cluster(
-        rows,
-        max_distance=options["max_distance"],
-        features=features,
-        min_cosine=options["min_cosine"],
-    )
-    return rows, groups
+                features = np.concatenate([embed(url, settings, progress=update) for url in urls])
+    limits = {"max_distance": keys.max_distance, "min_cosine": keys.min_cosine}
+    return rows, inspection.cluster(rows, features=features, **limits)
 
 
-def shards_dedupe(request: Request) -> None:
+def shards_dedupe(call: Call) -> None:
     """List near-duplicates within shards and between."""
-    first, *others = request.words
-    rows, groups = _inspected(request, request.words, options_of(request, **TWINS))
+    first, *others = call.words
+    rows, groups = _inspected(call, call.words)
     twinned = {
         number
         for group in groups
@@ -137,109 +206,138 @@ def shards_dedupe(request: Request) -> None:
         for group in groups
     ]
     lines.append(
-        f"{sum(map(len, groups))} of {len(rows)} pictures in {len(groups)} groups of twins"
+        f"{sum(map(len, groups))} of {plural(len(rows), 'picture')} in "
+        f"{plural(len(groups), 'group')} of twins"
     )
     lines += [
-        f"{leaks[url]} of {sizes[url]} pictures of {url} have a twin in {first}" for url in others
+        f"{leaks[url]} of {plural(sizes[url], 'picture')} of {url} have a twin in {first}"
+        for url in others
     ]
     document = {
         "groups": [[{"data": rows[k].data, "id": rows[k].id} for k in group] for group in groups],
         "num_rows": len(rows),
         "twins_in_first": leaks,
     }
-    show(request, document, "\n".join(lines))
+    call.show(document, "\n".join(lines))
 
 
-def shards_split(request: Request) -> None:
+def shards_split(call: Call) -> None:
     """Divide shards, near-duplicates on one side."""
-    from raypose.console import bar
-    from raypose.data import packing, splits
+    from raypose.data import splits
 
-    defaults = {"val": 0.1, "test": 0.0, "seed": 0, "rows_per_shard": 256, "overwrite": False}
-    options = options_of(request, **defaults, **TWINS)
-    source, dest = request.words
-    rows, groups = _inspected(request, [source], options)
-    shares = {part: options[part] for part in ("val", "test") if options[part]}
-    split = splits.assign(rows, groups, shares=shares, seed=options["seed"])
-    how = packing.Packing(
-        rows_per_shard=options["rows_per_shard"], seed=options["seed"], check=False
-    )
-    with _spread(options["num_workers"], verbose=request.verbose) as run:
-        with bar("splitting") as update:
-            written = splits.write(
-                source, dest, split, how,
-                overwrite=options["overwrite"], progress=update, run=run,
-            )  # fmt: skip
+    keys = call.keys
+    source, dest = call.words
+    rows, groups = _inspected(call, [source])
+    shares = {part: getattr(keys, part) for part in ("val", "test") if getattr(keys, part)}
+    split = splits.assign(rows, groups, shares=shares, seed=keys.seed)
+    how = Packing(rows_per_shard=keys.rows_per_shard, seed=keys.seed, check=False)
+    with _tasks(keys.num_workers, verbose=call.verbose) as run, bar("splitting") as update:
+        written = splits.write(
+            source, dest, split, how, overwrite=keys.overwrite, progress=update, run=run
+        )
     counts = {part: manifest.num_rows for part, manifest in written.items()}
     sizes = ", ".join(f"{part} {count}" for part, count in counts.items())
     text = (
-        f"{sizes} at {dest}; {sum(map(len, groups))} pictures in {len(groups)} groups of "
-        "near-duplicates, each on one side"
+        f"{sizes} at {dest}; {plural(sum(map(len, groups)), 'picture')} in "
+        f"{plural(len(groups), 'group')} of near-duplicates, each on one side"
     )
-    show(request, {"data": dest, "parts": counts, "groups": len(groups)}, text)
+    call.show({"data": dest, "parts": counts, "groups": len(groups)}, text)
+    call.next(f"raypose train RECIPE data.train={dest}/train data.val={dest}/val")
 
 
-def shards_show(request: Request) -> None:
+def shards_show(call: Call) -> None:
     """Make a page to look shards over."""
     from raypose.data import sheet
 
-    options = options_of(request, out="shards.html", per_class=6, **TWINS)
-    (url,) = request.words
-    rows, groups = _inspected(request, [url], options)
-    made = sheet.gather(url, rows, groups, per_class=options["per_class"])
-    sheet.save(made, options["out"])
+    (url,), out = call.words, call.keys.out
+    rows, groups = _inspected(call, [url])
+    made = sheet.gather(url, rows, groups, per_class=call.keys.per_class)
+    sheet.save(made, out)
     doubtful = [{"id": rows[number].id, "reason": why} for number, why in made.doubtful]
-    document = {"data": url, "page": options["out"], "num_rows": len(rows), "doubtful": doubtful}
-    show(request, document, f"{sheet.summary(made)}\n{options['out']}")
+    document = {"data": url, "page": out, "num_rows": len(rows), "doubtful": doubtful}
+    call.show(document, f"{sheet.summary(made)}\n{out}")
 
 
-def synthesize(request: Request) -> None:
+def synthesize(call: Call) -> None:
     """Draw pictures of postures."""
     from raypose import synthesis
     from raypose.captions import taxonomy
-    from raypose.console import bar
     from raypose.data import packing, shards, sources
 
-    defaults = {"taxonomy": "yoga82", "per_class": 100, "size": 128, "seed": 0, "fill": ""}
-    options = options_of(request, form="folder", overwrite=False, num_workers=0, **defaults)
-    (dest,), size, seed = request.words, options["size"], options["seed"]
-    counts = dict.fromkeys(taxonomy.load(options["taxonomy"]).ids, options["per_class"])
+    keys, (dest,) = call.keys, call.words
+    counts = dict.fromkeys(taxonomy.load(keys.taxonomy).ids, keys.per_class)
     synthesis.drawn(counts)
-    if options["fill"]:
-        there = shards.read_manifest(options["fill"]).labels
+    if keys.fill:
+        there = shards.read_manifest(keys.fill).labels
         counts = {label: max(0, count - there.get(label, 0)) for label, count in counts.items()}
     counts = {label: count for label, count in counts.items() if count}
-    if options["form"] == "shards":
-        with _spread(options["num_workers"], verbose=request.verbose) as run:
-            with bar("drawing") as update:
-                packing.pack(
-                    sources.drawings(counts, size=size, seed=seed), dest,
-                    packing.Packing(check=False), overwrite=options["overwrite"],
-                    progress=update, run=run,
-                )  # fmt: skip
-    elif options["form"] == "folder":
-        with bar("drawing") as update:
-            synthesis.synthesize(Path(dest), counts, size=size, seed=seed, progress=update)
+    if keys.form == "shards":
+        listing = sources.drawings(counts, size=keys.size, seed=keys.seed)
+        with _tasks(keys.num_workers, verbose=call.verbose) as run, bar("drawing") as update:
+            how = Packing(check=False)
+            packing.pack(listing, dest, how, overwrite=keys.overwrite, progress=update, run=run)
     else:
-        raise UsageError(f"form: {options['form']!r} is none; known: folder, shards")
+        with bar("drawing") as update:
+            synthesis.synthesize(
+                Path(dest), counts, size=keys.size, seed=keys.seed, progress=update
+            )
     total = sum(counts.values())
-    text = f"drew {total} pictures of {len(counts)} postures in {dest}"
-    show(request, {options["form"]: dest, "num_pictures": total}, text)
+    text = f"drew {plural(total, 'picture')} of {plural(len(counts), 'posture')} in {dest}"
+    call.show({keys.form: dest, "num_pictures": total}, text)
 
 
-COMMANDS = {
-    "synthesize": Command(f"DEST {PAIRS}", "draw pictures of postures", synthesize),
-    "shards build": Command(
-        f"SOURCE DEST {PAIRS}", "pack pictures of any source into shards", shards_build
+VERBS = (
+    Verb(
+        "shards build",
+        (Word("SOURCE", "pictures: a folder, tar, table or list, local or s3://"), DEST),
+        "pack pictures of any source into shards",
+        shards_build,
+        (
+            "raypose shards build pictures/train shards/train max_side=320",
+            "raypose shards build yoga_train.txt s3://my-bucket/train pictures=downloads",
+        ),
+        BuildKeys,
     ),
-    "shards split": Command(
-        f"DATA DEST {PAIRS}", "divide shards, near-duplicates on one side", shards_split
+    Verb(
+        "shards split",
+        (DATA, DEST),
+        "divide shards, near-duplicates on one side",
+        shards_split,
+        ("raypose shards split shards/all shards val=0.1 test=0.1",),
+        SplitKeys,
     ),
-    "shards dedupe": Command(
-        f"DATA… {PAIRS}",
+    Verb(
+        "shards dedupe",
+        (Word("DATA", "folders of shards, the training set first", many=True),),
         "list near-duplicates within shards and between",
         shards_dedupe,
+        ("raypose shards dedupe shards/train shards/val",),
+        TwinKeys,
     ),
-    "shards show": Command(f"DATA {PAIRS}", "make a page to look shards over", shards_show),
-    "shards verify": Command("DATA", "compare shards with their manifest", shards_verify),
-}
+    Verb(
+        "shards show",
+        (DATA,),
+        "make a page to look shards over",
+        shards_show,
+        ("raypose shards show shards/train out=look.html",),
+        PageKeys,
+    ),
+    Verb(
+        "shards verify",
+        (DATA,),
+        "compare shards with their manifest",
+        shards_verify,
+        ("raypose shards verify shards/train",),
+    ),
+    Verb(
+        "synthesize",
+        (DEST,),
+        "draw pictures of postures",
+        synthesize,
+        (
+            "raypose synthesize drawn per_class=100 size=128",
+            "raypose synthesize more form=shards per_class=50 fill=shards/train",
+        ),
+        DrawKeys,
+    ),
+)

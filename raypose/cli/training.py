@@ -1,56 +1,139 @@
-"""From a recipe to a run: `check`, `train`, `search`, `few-shot`."""
+"""From a recipe to a run: `check`, `config`, `train`, `search`, `few-shot`."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import Field
 
-from raypose.cli.request import PAIRS, Command, Request, recipe, show
+from raypose.cli.verbs import ANY, Call, Keys, Verb, Word, section_rows
+from raypose.config.section import Count
+from raypose.console import bar, status, waiting
 
-__all__ = ["COMMANDS"]
+__all__ = ["RECIPE", "VERBS"]
+
+RECIPE = Word("RECIPE", "a YAML file that says what differs from the defaults")
 
 
-def _check(request: Request) -> None:
-    from raypose import captions, config
-    from raypose.captions import taxonomy
+class TrainKeys(Keys):
+    """What is done after training."""
 
-    resolved = recipe(request, request.words[0])
-    captions.check(captions.load(resolved.captions), taxonomy.load(resolved.data.taxonomy))
+    baselines: bool = True
+    """Hold the result against the model it came from, on data.val."""
+
+
+class FewShotKeys(Keys):
+    """Which points of the curve."""
+
+    per_class: tuple[Count, ...] = (5, 10, 20, 50)
+    """Pictures of each class, for each point."""
+    draws: Annotated[int, Field(ge=2)] = 5
+    """Supports for each point."""
+    steps: Count = 100
+    """Of each training, about; a probe takes none."""
+    methods: tuple[Literal["probe", "lora", "full"], ...] = ("probe",)
+    """Ways to train."""
+    classes: tuple[str, ...] = ()
+    """Ids of the classes to tell apart; by default all."""
+    out: str = ""
+    """Where to write; by default few-shot/ under the storage root."""
+
+
+def check(call: Call) -> None:
+    """Print the resolved document of a recipe."""
+    import yaml
+
+    from raypose import config
+    from raypose.data import inputs
+
+    resolved = call.config(call.words[0])
+    inputs.check_names(resolved)
     document = config.dump(resolved)
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    show(request, document, f"# {resolved.run_id}\n{text}".rstrip())
+    call.show(document, f"# {resolved.run_id}\n{text}".rstrip())
+
+
+def show_config(call: Call) -> None:
+    """Print every key of a recipe with its default and what it does."""
+    wanted = [word.lower() for word in call.words]
+    rows = [row for row in section_rows() if all(word in " ".join(row).lower() for word in wanted)]
+    by_name = [row for row in rows if all(word in row[0].lower() for word in wanted)]
+    rows = by_name or rows
+    from raypose.errors import UsageError
+
+    if not rows:
+        raise UsageError(f"config: no key speaks of {' '.join(wanted)!r}; see raypose config")
+    document = [dict(zip(("key", "default", "help"), row, strict=True)) for row in rows]
+    from raypose.cli.usage import laid_out
+
+    call.show(document, "\n".join(laid_out(rows)))
 
 
 def _ready(config: Any) -> None:
     """Answer mistakes in what a recipe names before anything heavy is loaded."""
     from raypose.data import inputs
 
-    inputs.load(config)
+    with waiting("reading manifests"):
+        inputs.load(config)
 
 
-def _train(request: Request) -> None:
-    config = recipe(request, request.words[0])
-    _ready(config)
-    from raypose import runtime, training
+def _given(call: Call) -> str:
+    """Return the recipe and its pairs as they were given, to be given to another verb."""
+    words = shlex.split(call.command)[2:]
+    own = tuple(f"{name}=" for name in type(call.keys).model_fields)
+    return shlex.join(word for word in words if not word.startswith((*own, "-")))
 
-    with runtime.connect(config.cluster, verbose=request.verbose):
-        result = training.train(config)
+
+def train(call: Call) -> None:
+    """Train, from the last checkpoint on."""
+    config = call.config(call.words[0])
+    from raypose.training import runs
+
+    result = runs.finished(config)
+    again = result is not None
+    if result is None:
+        _ready(config)
+        with waiting("loading torch and Ray"):
+            from raypose import runtime
+            from raypose.evaluation.verdict import hold_up
+            from raypose.training.run import train as run
+
+        with runtime.connect(config.cluster, verbose=call.verbose):
+            result = run(config)
+            if call.keys.baselines and config.data.val:
+                with waiting("holding it against its baselines"):
+                    hold_up(config, result)
+    held = runs.baselines(result)
+    if again:
+        status(f"{result.run_id} is finished already: nothing to train; see {result.url}")
     figures = "  ".join(
         f"{key} {value:.4f}" for key, value in result.metrics.items() if isinstance(value, float)
     )
     text = f"{result.run_id}  best epoch {result.metrics['epoch']}  {figures}\n{result.checkpoint}"
-    show(request, asdict(result), text)
+    if held.get("verdict"):
+        text = f"{text}\n{held['verdict']}"
+    call.show({**asdict(result), "baselines": held}, text)
+    call.next(f"raypose publish {_given(call)}")
 
 
-def _search(request: Request) -> None:
-    config = recipe(request, request.words[0])
-    _ready(config)
-    from raypose import runtime, tuning
+def search(call: Call) -> None:
+    """Try recipes and write down the best."""
+    config = call.config(call.words[0])
+    from raypose.tuning import records
 
-    with runtime.connect(config.cluster, verbose=request.verbose):
-        result = tuning.search(config)
+    result = records.finished(config)
+    if result is None:
+        _ready(config)
+        with waiting("loading torch and Ray"):
+            from raypose import runtime
+            from raypose.tuning.study import search as run
+
+        with runtime.connect(config.cluster, verbose=call.verbose):
+            result = run(config)
+    else:
+        status(f"{config.search_id} is finished already: see {result.url}")
     values = "  ".join(f"{key}={value}" for key, value in result.values.items())
     document = {
         "url": result.url,
@@ -59,30 +142,30 @@ def _search(request: Request) -> None:
         "score": result.score,
         "trials": result.trials,
     }
-    text = f"best of {len(result.trials)}: {tuning.METRIC} {result.score:.4f}  {values}"
-    show(request, document, f"{text}\n{result.recipe}")
+    text = f"best of {len(result.trials)}: {records.METRIC} {result.score:.4f}  {values}"
+    call.show(document, f"{text}\n{result.recipe}")
+    call.next(f"raypose train {result.recipe}")
 
 
-def _few_shot(request: Request) -> None:
-    config, options = recipe(request, request.words[0]), request.options
+def few_shot(call: Call) -> None:
+    """See how far few pictures a class go."""
+    config, keys = call.config(call.words[0]), call.keys
     _ready(config)
-    from raypose import runtime, storage
-    from raypose.console import bar
-    from raypose.evaluation import fewshot
+    with waiting("loading torch and Ray"):
+        from raypose import runtime, storage
+        from raypose.evaluation import fewshot, report
 
-    with runtime.connect(config.cluster, verbose=request.verbose), bar("few-shot") as update:
+    with runtime.connect(config.cluster, verbose=call.verbose), bar("few-shot") as update:
         found = fewshot.run(
             config,
-            per_class=options["per_class"],
-            num_draws=options["draws"],
-            num_steps=options["steps"],
-            methods=options["methods"],
-            classes=options["classes"],
+            per_class=keys.per_class,
+            num_draws=keys.draws,
+            num_steps=keys.steps,
+            methods=keys.methods,
+            classes=keys.classes,
             progress=update,
         )
-    url = options["out"] or storage.join(config.storage, "few-shot", config.run_id)
-    from raypose.evaluation import report
-
+    url = keys.out or storage.join(config.storage, "few-shot", config.run_id)
     storage.write_json(storage.join(url, "draws.json"), found)
     storage.write_bytes(storage.join(url, "report.html"), report.few_shot_page(found).encode())
     lines = [
@@ -92,24 +175,52 @@ def _few_shot(request: Request) -> None:
         for point in points
     ]
     lines.append(f"zero-shot          top-1 {found['zero_shot']:.3f}  {found['note']}".rstrip())
-    show(request, {"url": url, **found}, "\n".join([*lines, url]))
+    call.show({"url": url, **found}, "\n".join([*lines, url]))
 
 
-COMMANDS = {
-    "check": Command(f"RECIPE {PAIRS}", "print the resolved document of a recipe", _check),
-    "train": Command(f"RECIPE {PAIRS}", "train, from the last checkpoint on", _train),
-    "search": Command(f"RECIPE {PAIRS}", "try recipes and write down the best", _search),
-    "few-shot": Command(
-        f"RECIPE {PAIRS}",
-        "see how far few pictures a class go",
-        _few_shot,
-        options={
-            "per_class": [5, 10, 20, 50],
-            "draws": 5,
-            "steps": 100,
-            "methods": ["probe"],
-            "classes": [],
-            "out": "",
-        },
+VERBS = (
+    Verb(
+        "check",
+        (RECIPE,),
+        "prove a recipe, and print the whole document",
+        check,
+        ("raypose check postures-recipe.yaml optim.epochs=5",),
+        sections=(ANY,),
     ),
-}
+    Verb(
+        "config",
+        (Word("WORD", "words to filter by, such as optim", many=True, least=0),),
+        "print every key with its default and what it does",
+        show_config,
+        ("raypose config", "raypose config optim", "raypose config learning rate"),
+    ),
+    Verb(
+        "train",
+        (RECIPE,),
+        "train, from the last checkpoint on",
+        train,
+        (
+            "raypose train postures-recipe.yaml",
+            "raypose train postures-recipe.yaml optim.learning_rate=3e-5 train.num_workers=2",
+        ),
+        TrainKeys,
+        (ANY,),
+    ),
+    Verb(
+        "search",
+        (RECIPE,),
+        "try recipes and write down the best",
+        search,
+        ("raypose search postures-recipe.yaml search.num_trials=20",),
+        sections=(ANY,),
+    ),
+    Verb(
+        "few-shot",
+        (RECIPE,),
+        "see how far few pictures a class go",
+        few_shot,
+        ("raypose few-shot postures-recipe.yaml per_class=5,10,20 methods=probe,lora,full",),
+        FewShotKeys,
+        (ANY,),
+    ),
+)

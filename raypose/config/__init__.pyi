@@ -1,5 +1,6 @@
 from .document import absolute as absolute
 from .document import dump as dump
+from .document import explain as explain
 from .document import load as load
 from .document import override as override
 from .document import parse_assignments as parse_assignments
@@ -20,5 +21,7 @@ from .operation import Distribution as Distribution
 from .operation import SearchConfig as SearchConfig
 from .operation import ServeConfig as ServeConfig
 from .operation import TrainConfig as TrainConfig
+from .packing import Packing as Packing
+from .reading import typed as typed
 from .section import NAME_PATTERN as NAME_PATTERN
 from .settings import Config as Config

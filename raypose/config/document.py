@@ -11,21 +11,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from raypose import storage
+from raypose.config import reading
 from raypose.config.settings import Config
 from raypose.errors import ConfigError, DataError, UsageError, did_you_mean
 
 __all__ = [
     "absolute",
     "dump",
+    "explain",
     "load",
     "override",
     "parse_assignments",
     "parse_config",
     "read_yaml",
+    "shipped",
     "sparse",
 ]
 
@@ -39,17 +41,42 @@ def parse_config(document: Mapping[str, Any], *, where: str = "config") -> Confi
     try:
         config = Config.model_validate(dict(document))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(error)}") from None
+        raise ConfigError(f"{where}: {explain(error)}") from None
     _check_space(config, where=where)
     return config
 
 
 def load(path: str, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a recipe and apply overrides to it."""
-    document = read_yaml(path)
+    """Read a recipe and apply overrides to it.
+
+    Args:
+        path: of a YAML file, local or on S3, or the name of a recipe that ships.
+        overrides: dotted key → value.
+    """
+    document = read_yaml(_shipped(path))
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
-    return parse_config(_assign(document, overrides or {}), where=path)
+    return parse_config(_assign(_typed(document), overrides or {}), where=path)
+
+
+def shipped() -> dict[str, Path]:
+    """Return the recipes that come with raypose, by name."""
+    package = Path(__file__).parents[1]
+    folders = (package / "recipes", package.parent / "jobs/recipes")  # installed, or a checkout
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def _shipped(path: str) -> str:
+    """Return where the recipe of a name lies; what is a file, or looks like one, is that file."""
+    if storage.is_s3(path) or Path(path).suffix or Path(path).exists() or "/" in path:
+        return path
+    known = shipped()
+    if path not in known:
+        raise ConfigError(
+            f"{path}: no such recipe{did_you_mean(path, known)}; shipped are "
+            f"{', '.join(known)}; or give the path of a YAML file"
+        )
+    return str(known[path])
 
 
 def override(config: Config, overrides: Mapping[str, Any]) -> Config:
@@ -58,17 +85,29 @@ def override(config: Config, overrides: Mapping[str, Any]) -> Config:
     return parse_config(_assign(document, overrides), where="override")
 
 
-def parse_assignments(words: Sequence[str]) -> dict[str, Any]:
-    """Turn ``key=value`` words into overrides; values are read as YAML."""
+def parse_assignments(words: Sequence[str], model: type[BaseModel] = Config) -> dict[str, Any]:
+    """Turn ``key=value`` words into overrides, each value as its key wants it: see `reading`.
+
+    Args:
+        words: the pairs.
+        model: whose keys they are.
+
+    Raises:
+        UsageError: for a word that is no pair, or a key that stands twice.
+    """
     overrides: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise UsageError(f'{word}: expected key=value, such as "optim.epochs=5"')
-        try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            overrides[key] = value
+        if key in overrides:
+            raise UsageError(f"{word}: {key} is given twice; keep one")
+        if value.strip()[:1] == "{" and not reading.is_text(reading.annotation_of(model, key)):
+            nested = _typed(_assign({}, {key: reading.parse_yaml(value, where=key)}))
+            overrides[key] = _lookup(nested, key)
+        else:
+            wanted = reading.annotation_of(model, key)
+            overrides[key] = reading.parse_value(value, wanted, where=key)
     return overrides
 
 
@@ -106,14 +145,37 @@ def sparse(config: Config) -> dict[str, Any]:
 
 
 def read_yaml(url: str) -> Any:
-    """Read a YAML file, local or on S3; an empty one is an empty mapping."""
+    """Read a YAML file, local or on S3, scalars as text; an empty one is an empty mapping.
+
+    Raises:
+        ConfigError: where it cannot be read, is not YAML, or a key stands twice.
+    """
     try:
-        document = yaml.safe_load(storage.read_bytes(url).decode())
+        text = storage.read_bytes(url).decode("utf-8-sig")
     except DataError as error:
         raise ConfigError(str(error)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{url}: not YAML ({' '.join(str(error).split())[:160]})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{url}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+    document = reading.parse_yaml(text, where=url)
     return {} if document is None else document
+
+
+def _typed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe with scalars as their keys want them, and choices as the searched keys do."""
+    search = document.get("search")
+    space = search.get("space") if isinstance(search, Mapping) else None
+    for key, distribution in space.items() if isinstance(space, Mapping) else ():
+        if isinstance(distribution, dict) and isinstance(distribution.get("choice"), list):
+            wanted = reading.annotation_of(Config, key)
+            distribution["choice"] = [reading.typed(v, wanted) for v in distribution["choice"]]
+    found: dict[str, Any] = reading.typed(document, Config)
+    return found
+
+
+def _lookup(document: Mapping[str, Any], dotted: str) -> Any:
+    for part in dotted.split("."):
+        document = document[part]
+    return document
 
 
 def _assign(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,25 +201,25 @@ def _check_space(config: Config, *, where: str) -> None:
             try:
                 Config.model_validate(_assign(document, {key: value}))
             except ValidationError as error:
-                raise ConfigError(f"{where}: search.space: {_explain(error)}") from None
+                raise ConfigError(f"{where}: search.space: {explain(error)}") from None
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
     """Put pydantic's first complaint into one line with the dotted key."""
     first = error.errors()[0]
     loc = [part for part in first["loc"] if isinstance(part, str)]
     dotted = ".".join(str(part) for part in first["loc"]) or "document"
     if first["type"] == "extra_forbidden":
-        return f"{dotted}: unknown key{_suggest(loc)}"
+        return f"{dotted}: unknown key{_suggest(loc, root)}"
     message = first["msg"].removeprefix("Value error, ")
     if not loc:
         return message
     return f"{dotted}: {message[0].lower()}{message[1:]}, found {_short(first['input'])}"
 
 
-def _suggest(loc: Sequence[str]) -> str:
+def _suggest(loc: Sequence[str], root: type[BaseModel]) -> str:
     """Name the nearest key of the section, or the section in which the key lives."""
-    section: type[BaseModel] = Config
+    section = root
     for part in loc[:-1]:
         field = section.model_fields.get(part)
         inner = field.annotation if field else None
@@ -168,7 +230,7 @@ def _suggest(loc: Sequence[str]) -> str:
         return near
     homes = {
         leaf: f"{name}.{leaf}"
-        for name, field in Config.model_fields.items()
+        for name, field in root.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         for leaf in field.annotation.model_fields
     }

@@ -19,11 +19,13 @@ from PIL import Image, UnidentifiedImageError
 
 from raypose.errors import DataError
 
-__all__ = ["Pixels", "decode", "encode", "shrink"]
+__all__ = ["Pixels", "convert", "decode", "encode", "shrink"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 Pixels = npt.NDArray[np.uint8]
 _ORIENTATION = 0x0112
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError)
+"""What Pillow raises over files that are cut off or wrong."""
 
 
 def decode(content: bytes, *, max_pixels: int, min_side: int = 0) -> Pixels:
@@ -43,6 +45,28 @@ def decode(content: bytes, *, max_pixels: int, min_side: int = 0) -> Pixels:
     """
     pixels = _decode_jpeg(content, max_pixels, min_side) if content[:2] == b"\xff\xd8" else None
     return _decode_any(content, max_pixels) if pixels is None else pixels
+
+
+def convert(image: Image.Image, *, max_pixels: int) -> Pixels:
+    """Return the pixels of a picture that Pillow has opened, upright, in RGB.
+
+    Args:
+        image: what Pillow has not read yet is read now.
+        max_pixels: more are refused.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        DataError: as `decode`.
+    """
+    if image.width * image.height > max_pixels:
+        raise DataError(_too_many(image.width * image.height, max_pixels))
+    try:
+        orientation = int(image.getexif().get(_ORIENTATION, 1))
+        return _upright(np.array(image.convert("RGB")), orientation)
+    except (*DAMAGED, Image.DecompressionBombError) as error:
+        raise DataError(_damaged(error)) from None
 
 
 def shrink(pixels: Pixels, *, max_side: int) -> Pixels:
@@ -83,7 +107,7 @@ def _orientation(content: bytes) -> int:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return int(image.getexif().get(_ORIENTATION, 1))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError):
+    except DAMAGED:
         return 1
 
 
@@ -103,17 +127,18 @@ def _decode_any(content: bytes, max_pixels: int) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height > max_pixels:
-            raise DataError(_too_many(image.width * image.height, max_pixels))
-        orientation = int(image.getexif().get(_ORIENTATION, 1))
-        return _upright(np.array(image.convert("RGB")), orientation)
     except UnidentifiedImageError:
         raise DataError(f"not a picture in a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         claimed = next((int(word[1:]) for word in str(error).split() if word[1:].isdigit()), 0)
         raise DataError(_too_many(claimed, max_pixels)) from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError) as error:
-        raise DataError(f"damaged picture ({' '.join(str(error).split())[:80]})") from None
+    except DAMAGED as error:
+        raise DataError(_damaged(error)) from None
+    return convert(image, max_pixels=max_pixels)
+
+
+def _damaged(error: Exception) -> str:
+    return f"damaged picture ({' '.join(str(error).split())[:80]})"
 
 
 def _too_many(pixels: int, max_pixels: int) -> str:

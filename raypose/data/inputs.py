@@ -5,16 +5,18 @@ Nothing heavy is needed for it, so that a mistake is answered before Ray and tor
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
-from raypose import captions
+from raypose import captions, storage
 from raypose.captions import taxonomy
 from raypose.captions.taxonomy import Taxonomy
-from raypose.config import Config
+from raypose.config import Config, ModelConfig
 from raypose.data.shards import Manifest, read_manifest
-from raypose.errors import ConfigError, DataError
+from raypose.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["Inputs", "check", "load"]
+__all__ = ["Inputs", "check", "check_names", "load"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,7 @@ def load(config: Config) -> Inputs:
         CaptionError: for its captions.
         DataError: where there is no data set.
     """
-    classes = taxonomy.load(config.data.taxonomy)
-    captions.check(captions.load(config.captions), classes)
+    classes = check_names(config)
     if config.data.synthetic_share and not config.data.synthetic:
         raise ConfigError(
             "data.synthetic_share: set where data.synthetic names no shards; "
@@ -46,6 +47,54 @@ def load(config: Config) -> Inputs:
     return Inputs(
         classes, {split: check(url, classes, key=f"data.{split}") for split, url in urls.items()}
     )
+
+
+def check_names(config: Config) -> Taxonomy:
+    """Prove what a recipe names outside itself, but for its data sets; return the classes.
+
+    Raises:
+        ConfigError: for a model or a file that there is not.
+        TaxonomyError: for its cards.
+        CaptionError: for its captions.
+    """
+    classes = taxonomy.load(config.data.taxonomy)
+    captions.check(captions.load(config.captions), classes)
+    models = [config.model]
+    if "model.backbone" in config.search.space:
+        choices = config.search.space["model.backbone"].choice or ()
+        models = [config.model.model_copy(update={"backbone": str(name)}) for name in choices]
+    for model in models:
+        _check_backbone(model)
+    weights = config.model.image_weights
+    if weights and not storage.exists(weights):
+        raise ConfigError(f"model.image_weights: {weights}: not found; check the path")
+    return classes
+
+
+def _check_backbone(model: ModelConfig) -> None:
+    """Refuse a model that there is not, by the names of open_clip's configurations."""
+    name = model.backbone
+    if name in model.architectures or name.startswith(("hf-hub:", "s3://")):
+        return
+    if name.startswith("local-dir:"):
+        saved = Path(name.removeprefix("local-dir:"))
+        if not (saved / "open_clip_config.json").is_file():
+            raise ConfigError(
+                f"model.backbone: no open_clip_config.json in {saved}; give a saved model"
+            )
+        return
+    found = importlib.util.find_spec("open_clip")
+    if found is None or not found.submodule_search_locations:
+        return  # a base install: training will tell
+    folder = Path(found.submodule_search_locations[0], "model_configs")
+    known = [path.stem for path in folder.glob("*.json")]
+    asked = name.partition("/")[0]
+    if asked not in known:
+        near = did_you_mean(asked, [*model.architectures, *known])
+        raise ConfigError(
+            f"model.backbone: open_clip has no model {asked!r}{near}"
+            "; or describe it under model.architectures"
+        )
 
 
 def check(url: str, classes: Taxonomy, *, key: str) -> Manifest:

@@ -13,7 +13,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import accumulate, islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,15 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypose import storage
-from raypose.config import canonical_json
+from raypose.config import Packing, canonical_json
 from raypose.data import images, sources
 from raypose.data.shards import SCHEMA, Manifest, Shard, read_manifest
 from raypose.data.sources import MANIFEST, RECORDS, Entry, Listing, Rejected
 from raypose.errors import DataError
 
-__all__ = ["Packing", "Run", "T", "Task", "build", "pack", "serial"]
+__all__ = ["Run", "T", "Task", "build", "pack", "serial"]
 
 FETCHERS = 8
+AS_IT_IS = Packing()
 
 
 T = TypeVar("T")
@@ -41,28 +42,6 @@ SHARDS_A_READ = 8
 
 Run = Callable[[Callable[..., Any], Sequence[Any], Any], Iterator[Any]]
 """(function, tasks, what all of them need) → results in any order: see `serial`."""
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How pictures are packed.
-
-    Attributes:
-        max_side: where set, pictures are stored upright as JPEG with at most this longer side in
-            pixels; otherwise their bytes are stored as they are.
-        quality: of that JPEG, 1 to 95.
-        max_pixels: pictures whose header claims more are left out.
-        rows_per_shard: pictures in one file.
-        seed: of the order of rows.
-        check: decode each picture, so that what is packed can be read.
-    """
-
-    max_side: int | None = None
-    quality: int = 85
-    max_pixels: int = 50_000_000
-    rows_per_shard: int = 256
-    seed: int = 0
-    check: bool = True
 
 
 class Task(NamedTuple):
@@ -81,7 +60,7 @@ def serial(function: Callable[..., Any], tasks: Sequence[Any], common: Any) -> I
 def build(
     source: str,
     dest: str,
-    packing: Packing = Packing(),
+    packing: Packing = AS_IT_IS,
     **how: Any,
 ) -> Manifest:
     """Pack a source whose kind shows in its names: `sources.find`, then `pack` as `how` says."""
@@ -91,7 +70,7 @@ def build(
 def pack(
     listing: Listing,
     dest: str,
-    packing: Packing = Packing(),
+    packing: Packing = AS_IT_IS,
     *,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -239,7 +218,7 @@ def _resume(listing: Listing, dest: str, packing: Packing) -> dict[str, dict[str
     """Return the records of the same build if it was cut off; sweep away those of another."""
     folder = storage.join(dest, RECORDS)
     plan = storage.join(folder, "plan.json")
-    digest = hashlib.sha256(canonical_json(asdict(packing)).encode())
+    digest = hashlib.sha256(canonical_json(packing.model_dump()).encode())
     for entry in listing.entries:
         digest.update(canonical_json(entry).encode())
     identity = digest.hexdigest()

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypose import storage
+from raypose.config import Packing
 from raypose.data import sources
 from raypose.data.inspection import Row
-from raypose.data.packing import Packing, Run, pack, serial
+from raypose.data.packing import Run, pack, serial
 from raypose.data.shards import Manifest
 from raypose.errors import DataError
 

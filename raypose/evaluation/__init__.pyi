@@ -7,3 +7,4 @@ from .summary import evaluate as evaluate
 from .summary import figures as figures
 from .tables import comparison_table as comparison_table
 from .tables import table as table
+from .verdict import hold_up as hold_up

@@ -33,11 +33,15 @@ class Baseline:
     Attributes:
         probabilities: float32 (N, C), rows in the order of the data set.
         ids: example id → its row.
+        targets: int64 (N,), class numbers.
+        good: bool (N,), whether the picture could be read.
         note: what to know when reading its figures; empty for nothing.
     """
 
     probabilities: npt.NDArray[np.float32]
     ids: dict[str, int]
+    targets: npt.NDArray[np.int64]
+    good: npt.NDArray[np.bool_]
     note: str = ""
 
 
@@ -71,9 +75,13 @@ def baselines(
     features = torch.from_numpy(rows.features)
     note = "" if model.has_weights(config.model) else "its text tower was not trained: chance"
     ids = {name: row for row, name in enumerate(rows.ids)}
+    chances = {
+        name: zeroshot.probabilities(features, classifier, scale).numpy()
+        for name, classifier in (("zero_shot", start), ("probe", head))
+    }
     return {
-        "zero_shot": Baseline(zeroshot.probabilities(features, start, scale).numpy(), ids, note),
-        "probe": Baseline(zeroshot.probabilities(features, head, scale).numpy(), ids),
+        name: Baseline(rows_of, ids, rows.targets, rows.good, note if name == "zero_shot" else "")
+        for name, rows_of in chances.items()
     }
 
 

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from raypose import storage, training
 from raypose.config import Config
+from raypose.console import plural
 from raypose.errors import TrainError
 from raypose.releases import registry
 from raypose.releases.predictor import write_release
-from raypose.training import finish, provenance
+from raypose.training import finish, provenance, runs
 
 __all__ = ["publish"]
 
 
+CARD = "README.md"
+MODELS = {"run": "this release", "probe": "probe", "zero_shot": "zero-shot"}
+"""Key of `verdict.hold_up` → its name, in the order of the card."""
+
+
 def publish(config: Config) -> registry.Release:
     """Make a release of a finished run's final model.
+
+    What the run was held against, where it was, goes into its metrics and its model card. The same
+    again is the same version.
 
     Raises:
         TrainError: where the run is not finished.
@@ -26,8 +37,31 @@ def publish(config: Config) -> registry.Release:
         raise TrainError(f"{config.run_id}: not finished; run: raypose train with the same recipe")
     origin = storage.read_json(storage.join(result.url, provenance.PROVENANCE))
     end = storage.read_json(storage.join(finish.url_of(result.url), finish.FINAL))
+    held = runs.baselines(result)
+    figures = {**result.metrics, "baselines": held} if held else result.metrics
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = storage.download_folder(result.checkpoint, folder / "final")
-        write_release(source, folder / "release", config, result.metrics, {**origin, "final": end})
+        write_release(source, folder / "release", config, figures, {**origin, "final": end})
+        if held:
+            card = folder / "release" / CARD
+            text = card.read_text(encoding="utf-8")
+            card.write_text(_with_baselines(text, held), encoding="utf-8")
         return registry.publish(config.storage, config.name, folder / "release")
+
+
+def _with_baselines(card: str, held: Mapping[str, Any]) -> str:
+    """Return a model card with a section on baselines before its first section."""
+    rows = "\n".join(
+        f"| {name} | {held[key]['top1']:.4f} | {held[key]['balanced_accuracy']:.4f} |"
+        for key, name in MODELS.items()
+    )
+    line = held["verdict"]
+    told = f"This release is **{line}**." if line else "It is worse than neither."
+    section = (
+        "## Beside what it came from\n\n"
+        f"On {plural(held['run']['num_examples'], 'picture')} of `{held['data']}`:\n\n"
+        f"| model | top-1 | balanced accuracy |\n|---|---|---|\n{rows}\n\n{told}\n\n"
+    )
+    before, heading, after = card.partition("\n## ")
+    return f"{before}\n{section}{heading.lstrip()}{after}"

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from raypose import metrics
 from raypose.captions.taxonomy import Taxonomy
+from raypose.console import plural
 from raypose.data import images
 from raypose.evaluation import charts
 from raypose.evaluation.scoring import Mistake, Scored
@@ -37,11 +38,14 @@ def evaluation_page(
         lines: metrics of the run by epoch; none where the run is out of reach.
     """
     classes = scored.classes
-    size = f"{document['num_examples']} pictures, {document['num_classes']} classes"
+    pictures = plural(document["num_examples"], "picture")
+    size = f"{pictures}, {plural(document['num_classes'], 'class')}"
+    worse = f"This release is {document['verdict']}." if document["verdict"] else ""
     bad = f", {document['num_bad']} that cannot be read" if document["num_bad"] else ""
     parts = [
         f"<p>{escape(document['data'])}: {size}{bad}. Intervals are 95 %, from drawing pictures "
         "anew.</p>",
+        f"<p class=verdict>{escape(worse)}</p>" if worse else "",
         _section("Figures", _figures(document)),
         _section("Training", _training(lines)) if lines else "",
         _section("What is taken for what", _confusions(document, classes)),
@@ -99,7 +103,7 @@ def _figures(document: Mapping[str, Any]) -> str:
             at = found if level == 0 else found["parents"][level - 1]
             cells = "".join(_cell(at, name) for name in metrics.FIGURES)
             kind = " class=main" if model == FINAL else ""
-            rows.append(f"<tr{kind}><td>{at['num_classes']} classes<td>{model}{cells}")
+            rows.append(f"<tr{kind}><td>{plural(at['num_classes'], 'class')}<td>{model}{cells}")
     notes = [
         f"{words[k]}: {baselines[k]['note']}" for k in words if baselines.get(k, {}).get("note")
     ]
@@ -183,7 +187,8 @@ def _per_class(document: Mapping[str, Any], classes: Taxonomy) -> str:
     table = (
         f"<table class=words><tr><th>class<th>pictures<th>precision<th>recall<th>F1{rows}</table>"
     )
-    return f"<details><summary>{len(seen)} classes</summary><div class=wide>{table}</div></details>"
+    head = f"<summary>{plural(len(seen), 'class')}</summary>"
+    return f"<details>{head}<div class=wide>{table}</div></details>"
 
 
 def _made(scored: Scored) -> str:
@@ -226,4 +231,5 @@ th{font-weight:600;color:#646b78}td:first-child,th:first-child,td:nth-child(2),t
 figure{margin:0}figure img{display:block;width:100%;border-radius:4px;background:#eee}
 figcaption{font-size:12px;line-height:1.4;margin-top:4px;overflow-wrap:anywhere}
 summary{cursor:pointer}
+.verdict{padding:10px 14px;border-left:4px solid #d9762b;background:#fdf3ea;font-weight:600}
 """

@@ -6,23 +6,20 @@ Pictures are decoded by Ray Data on the cluster and scored here, on this process
 from __future__ import annotations
 
 import heapq
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from raypose import data, storage
+from raypose import data
 from raypose.captions.taxonomy import Taxonomy
 from raypose.config import Config
 from raypose.data import inputs
 from raypose.data.order import Part
 from raypose.errors import DataError
 from raypose.inference.embedding import Progress
-from raypose.releases import registry
-from raypose.releases.predictor import Predictor
+from raypose.releases import Model
 
 __all__ = ["BATCH_SIZE", "Mistake", "Scored", "score"]
 
@@ -79,7 +76,7 @@ class Scored:
 
 def score(
     root: str,
-    reference: str,
+    reference: str | Model,
     url: str,
     *,
     num_mistakes: int = 0,
@@ -89,7 +86,7 @@ def score(
 
     Args:
         root: the storage root.
-        reference: of the release.
+        reference: of the release, or the release itself.
         url: of the shards.
         num_mistakes: pictures to keep of those that were taken for something else.
         progress: called with (pictures done, in all).
@@ -97,9 +94,8 @@ def score(
     Raises:
         DataError: where no picture can be read.
     """
-    release = registry.resolve(root, reference)
-    predictor, class_captions = _fetched(release)
-    classes, config = predictor.classes, predictor.config
+    model = reference if isinstance(reference, Model) else Model.load(reference, storage=root)
+    predictor, classes, config = model.predictor, model.taxonomy, model.config
     manifest = inputs.check(url, classes, key="data")
     reader = data.load(
         url,
@@ -127,25 +123,17 @@ def score(
     if not targets:
         raise DataError(f"{url}: holds no good picture")
     return Scored(
-        release=str(release),
+        release=model.release,
         url=url,
         config=config,
         classes=classes,
-        captions=class_captions,
+        captions=model.captions,
         ids=ids,
         targets=np.concatenate(targets),
         probabilities=np.concatenate(probabilities),
         bad=bad,
         mistakes=worst,
     )
-
-
-def _fetched(release: registry.Release) -> tuple[Predictor, Mapping[str, list[str]]]:
-    """Return what classifies by a release, and the captions of its classes at evaluation."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = registry.fetch(release, Path(name))
-        document = storage.read_json(str(folder / "captions.json"))
-        return Predictor.load(folder), document["captions"]
 
 
 def _mistakes(

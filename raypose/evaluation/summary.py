@@ -13,14 +13,16 @@ from raypose.console import status
 from raypose.errors import DataError, RayposeError
 from raypose.evaluation.baselines import Baseline, baselines
 from raypose.evaluation.scoring import Scored, score
+from raypose.evaluation.verdict import verdict
 from raypose.inference.embedding import Progress
+from raypose.releases import Model
 
 __all__ = ["compare", "evaluate", "figures"]
 
 
 def evaluate(
     root: str,
-    reference: str,
+    reference: str | Model,
     url: str,
     *,
     with_baselines: bool = True,
@@ -48,7 +50,8 @@ def figures(
         release, data, bad, num_bad, the figures of `metrics.summarize`, in `parents` those of
         `metrics.at_parents` for each level of the tree, nearest first, `tree_distances`, and in
         `baselines` the same figures without classes for ``zero_shot`` and ``probe``, each with a
-        note; or only a note, why they are not there.
+        note; or only a note, why they are not there. In `verdict`, the line of `verdict.verdict`:
+        empty where the release is worse than no baseline, or there is none.
     """
     classes = scored.classes
     levels = [classes.parents(level) for level in range(len(classes.levels))]
@@ -60,6 +63,7 @@ def figures(
         "num_bad": len(scored.bad),
         **_levels(scored.probabilities, scored.targets, classes),
         "tree_distances": metrics.tree_distances(scored.targets, guesses, levels),
+        "verdict": "",
     }
     if not with_baselines:
         return document
@@ -68,7 +72,9 @@ def figures(
     except RayposeError as error:
         status(f"no baselines: {error}")
         return {**document, "baselines": {"note": str(error)}}
-    return {**document, "baselines": {k: _baseline(v, scored) for k, v in found.items()}}
+    beside = {name: _baseline(baseline, scored) for name, baseline in found.items()}
+    line = verdict(document, beside, method=scored.config.optim.method)
+    return {**document, "baselines": beside, "verdict": line}
 
 
 def compare(a: Scored, b: Scored) -> dict[str, Any]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
+
+from raypose.console import plural
 
 __all__ = ["comparison_table", "table"]
 
@@ -13,16 +16,16 @@ COLUMNS = ("precision", "recall", "f1")
 
 
 def table(document: Mapping[str, Any]) -> Table:
-    """Lay the figures of an evaluation out for a terminal: totals, and classes worst first."""
+    """Lay the figures of an evaluation out for a terminal: totals, classes worst first, verdict."""
     low, high = document["intervals"]["top1"]
     title = (
-        f"{document['release']} on {document['num_examples']} pictures: "
+        f"{document['release']} on {plural(document['num_examples'], 'picture')}: "
         f"top-1 {document['top1']:.3f} ({low:.3f} to {high:.3f}), top-5 {document['top5']:.3f}, "
         f"balanced {document['balanced_accuracy']:.3f}, macro-F1 {document['macro_f1']:.3f}, "
         f"nll {document['nll']:.3f}, ece {document['ece']:.3f}"
     )
     for level in document["parents"]:
-        title += f"; of {level['num_classes']} parents {level['top1']:.3f}"
+        title += f"; of {plural(level['num_classes'], 'parent')} {level['top1']:.3f}"
     for name, words in (("zero_shot", "zero-shot"), ("probe", "probe")):
         other = document.get("baselines", {}).get(name)
         if other:
@@ -30,7 +33,8 @@ def table(document: Mapping[str, Any]) -> Table:
             note = f" ({other['note']})" if other["note"] else ""
             title += f"\n{words} (baseline): top-1 {other['top1']:.3f} ({low:.3f} to {high:.3f})"
             title += note
-    shown = Table("class", "pictures", "precision", "recall", "F1", title=title)
+    line = Text(document["verdict"], style="bold") if document["verdict"] else None
+    shown = Table("class", "pictures", "precision", "recall", "F1", title=title, caption=line)
     for column in shown.columns[1:]:
         column.justify = "right"
     seen = [row for row in document["per_class"] if row["support"]]
@@ -43,7 +47,7 @@ def table(document: Mapping[str, Any]) -> Table:
 def comparison_table(document: Mapping[str, Any]) -> Table:
     """Lay a comparison out for a terminal."""
     title = (
-        f"{document['a']} and {document['b']} on {document['num_examples']} pictures: "
+        f"{document['a']} and {document['b']} on {plural(document['num_examples'], 'picture')}: "
         f"{document['only_a']} that a alone has right, {document['only_b']} that b alone has; "
         f"p {document['p']:.3g} (McNemar)"
     )

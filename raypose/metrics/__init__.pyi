@@ -4,6 +4,7 @@ from .figures import balanced_accuracy as balanced_accuracy
 from .figures import confusion_matrix as confusion_matrix
 from .figures import macro_f1 as macro_f1
 from .figures import nll as nll
+from .figures import of_parents as of_parents
 from .figures import per_class as per_class
 from .figures import top_k_hits as top_k_hits
 from .figures import tree_distances as tree_distances

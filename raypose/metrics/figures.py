@@ -18,6 +18,7 @@ __all__ = [
     "confusion_matrix",
     "macro_f1",
     "nll",
+    "of_parents",
     "per_class",
     "top_k_hits",
     "tree_distances",
@@ -64,6 +65,19 @@ def top_k_hits(probabilities: Floats, targets: Counts, k: int) -> int:
 def nll(probabilities: Floats, targets: Counts) -> float:
     """Return the mean negative log-likelihood in nats of (N, C); 0 for no row."""
     return float(_row_nll(probabilities, targets).mean()) if len(targets) else 0.0
+
+
+def of_parents(probabilities: Floats, parents: Sequence[int], num_parents: int) -> Floats:
+    """Return the probabilities (N, P) of a level of the tree: sums over each parent's classes.
+
+    Args:
+        probabilities: (N, C).
+        parents: of each of the C classes, numbered from 0.
+        num_parents: P.
+    """
+    members = np.eye(num_parents, dtype=probabilities.dtype)[np.asarray(parents)]
+    summed: Floats = probabilities @ members
+    return summed
 
 
 def per_class(confusion: Counts, labels: Sequence[str]) -> list[dict[str, Any]]:

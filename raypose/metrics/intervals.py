@@ -18,6 +18,7 @@ from raypose.metrics.figures import (
     Floats,
     Scored,
     confusion_matrix,
+    of_parents,
     per_class,
 )
 
@@ -81,9 +82,8 @@ def at_parents(
     Returns:
         As `summarize`, for the parents.
     """
-    above = np.asarray(parents)
-    summed = probabilities @ np.eye(len(names), dtype=probabilities.dtype)[above]
-    return summarize(summed, above[targets], names)
+    summed = of_parents(probabilities, parents, len(names))
+    return summarize(summed, np.asarray(parents)[targets], names)
 
 
 def paired(

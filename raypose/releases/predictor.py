@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from raypose import captions
+from raypose import captions, metrics
 from raypose.captions import taxonomy
 from raypose.captions.grammar import grammar_hash, to_json
 from raypose.captions.taxonomy import Taxonomy
@@ -112,13 +112,26 @@ class Predictor:
         probabilities = zeroshot.probabilities(features, self.classifier, self.logit_scale)
         return probabilities.cpu().numpy()
 
-    def rank(self, probabilities: npt.NDArray[np.float32], *, k: int = 5) -> list[Prediction]:
-        """Return the k most probable classes of one row (C,), best first."""
-        cards = self.classes.cards
-        return [
-            Prediction(cards[i].id, cards[i].name, float(probabilities[i]))
-            for i in np.argsort(-probabilities)[:k]
-        ]
+    def rank(
+        self, probabilities: npt.NDArray[np.float32], *, k: int = 5, level: int = 0
+    ) -> list[Prediction]:
+        """Return the k most probable of one row (C,), best first.
+
+        Args:
+            probabilities: of the classes.
+            k: how many.
+            level: 0 for classes; from 1 on for parents in the tree, nearest first, whose
+                probability is the sum of their classes'.
+        """
+        if level:
+            parents = self.classes.levels[level - 1]
+            above = self.classes.parents(level - 1)
+            odds: npt.NDArray[Any] = metrics.of_parents(probabilities[None], above, len(parents))[0]
+            ids = names = parents
+        else:
+            odds, ids = probabilities, self.classes.ids
+            names = tuple(card.name for card in self.classes.cards)
+        return [Prediction(ids[i], names[i], float(odds[i])) for i in np.argsort(-odds)[:k]]
 
     def predict(self, pictures: Sequence[bytes], *, k: int = 5) -> list[list[Prediction]]:
         """Classify pictures given as bytes: for each, its k most probable classes."""

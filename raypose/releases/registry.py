@@ -4,11 +4,13 @@ A release is complete when its MANIFEST.json, written last, is there; every file
 it on the way out. A version is a count and a hash of the content (``v3-1a2b3c4d``): publishing the
 same folder again gives the same version, and two publishers at once cannot mix their files.
 
-References: ``name`` (its alias production), ``name@alias``, ``name:version`` or ``name:v3``.
+References: ``name`` (its alias production), ``name@alias``, ``name:version`` or ``name:v3``; or the
+place of a release, be it in a registry or a copy: a folder, or ``s3://…``.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +20,8 @@ from typing import Any
 from raypose import storage
 from raypose.config import NAME_PATTERN
 from raypose.errors import RegistryError, did_you_mean
+from raypose.releases import documents
+from raypose.releases.documents import VERSION_PATTERN, Alias, Manifest, Settings
 
 __all__ = [
     "PRODUCTION",
@@ -29,12 +33,19 @@ __all__ = [
     "publish",
     "resolve",
     "rollback",
+    "with_same_weights",
 ]
 
 PRODUCTION = "production"
 MANIFEST = "MANIFEST.json"
-FORMAT = "raypose-release/1"
-_VERSION = re.compile(r"v(\d+)-[0-9a-f]{8}")
+WEIGHTS = ("open_clip_model.safetensors", "classifier.safetensors")
+LOCAL = "local"
+"""Version of a folder that says none: what demos before 0.2 left."""
+WITHOUT_MANIFEST = ("config.json", "classifier.safetensors")
+"""Files by which such a folder is known."""
+REPUBLISH = "publish it again"
+NOT_THERE = "not a name, and no such folder"
+FORMS = "give NAME, NAME@ALIAS or NAME:VERSION, or a folder or s3:// place that holds a release"
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,11 @@ class Release:
     def __str__(self) -> str:
         return f"{self.name}:{self.version}"
 
+    @property
+    def is_local(self) -> bool:
+        """Lies on a disk of this machine, which other nodes of a cluster may not see."""
+        return not storage.is_s3(self.url)
+
 
 def names(root: str) -> list[str]:
     """Return the names under which anything was published."""
@@ -60,11 +76,24 @@ def overview(root: str) -> list[dict[str, Any]]:
     for name in names(root):
         folder = storage.join(root, "releases", name, "aliases")
         aliases = [file.removesuffix(".json") for file in storage.list_files(folder)]
-        targets = {alias: _read_alias(root, name, alias) or {} for alias in aliases}
+        targets = {alias: _read_alias(root, name, alias) for alias in aliases}
         for version in _versions(root, name):
-            there = [alias for alias in aliases if targets[alias].get("version") == version]
+            there = [alias for alias, to in targets.items() if to and to.version == version]
             rows.append({"release": str(_release(root, name, version)), "aliases": there})
     return rows
+
+
+def with_same_weights(root: str, release: Release) -> list[Release]:
+    """Return the other versions of a release that hold the same model and classifier."""
+
+    def digests(version: str) -> list[str | None]:
+        url = storage.join(_release(root, release.name, version).url, MANIFEST)
+        files = documents.read(Manifest, url, mend=REPUBLISH).files
+        return [files.get(name) for name in WEIGHTS]
+
+    ours = digests(release.version)
+    others = [v for v in _versions(root, release.name) if v != release.version]
+    return [_release(root, release.name, v) for v in others if ours[0] and digests(v) == ours]
 
 
 def publish(root: str, name: str, folder: Path) -> Release:
@@ -93,48 +122,69 @@ def publish(root: str, name: str, folder: Path) -> Release:
     release = _release(root, name, f"v{number}-{content}")
     for file in files:
         storage.write_bytes(storage.join(release.url, file), (folder / file).read_bytes())
-    document = {"format": FORMAT, "name": name, "version": release.version, "files": files}
-    storage.write_json(storage.join(release.url, MANIFEST), document)
+    manifest = Manifest(name=name, version=release.version, files=files)
+    storage.write_json(storage.join(release.url, MANIFEST), manifest.model_dump(mode="json"))
     return release
 
 
-def resolve(root: str, reference: str) -> Release:
+def resolve(root: str, reference: str | Path) -> Release:
     """Find the release that a reference means.
+
+    A name is looked up in the registry first, then as a folder here.
+
+    Args:
+        root: the storage root; may be empty where the reference is a place.
+        reference: see the module.
 
     Raises:
         RegistryError: naming what there is instead.
     """
-    name, separator, rest = re.match(r"([^:@]*)([:@]?)(.*)", reference).groups()  # type: ignore[union-attr]
-    _check_name(name)
-    versions = _versions(root, name)
+    text = str(reference)
+    if _is_place(text):
+        return _at(text)
+    name, separator, rest = re.match(r"([^:@]*)([:@]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    named = bool(re.fullmatch(NAME_PATTERN, name))
+    versions = _versions(root, name) if named and root else []
     if not versions:
-        known = names(root)
-        listed = f"; there are: {', '.join(known)}" if known else "; nothing is published there"
-        raise RegistryError(
-            f'{reference}: no release "{name}" in {root}{did_you_mean(name, known)}{listed}'
-        )
+        return _here(root, text, name if named else "")
     if separator == ":":
         for version in versions:
             if rest in (version, version.split("-")[0]):
                 return _release(root, name, version)
-        raise RegistryError(f"{reference}: no such version; there are: {', '.join(versions)}")
+        raise RegistryError(f"{text}: no such version; there are: {', '.join(versions)}")
     alias = rest or PRODUCTION
-    document = _read_alias(root, name, alias)
-    if document is None:
+    _check_name(alias)
+    target = _read_alias(root, name, alias)
+    if target is None:
         raise RegistryError(
-            f'{reference}: alias "{alias}" is not set; run: raypose promote {name}:{versions[-1]}'
+            f'{text}: alias "{alias}" is not set; run: raypose promote {name}:{versions[-1]}'
         )
-    return _release(root, name, str(document["version"]))
+    if target.version not in versions:
+        raise RegistryError(
+            f'{text}: alias "{alias}" points at {target.version}, which is gone; there are: '
+            f"{', '.join(versions)}"
+        )
+    return _release(root, name, target.version)
 
 
 def promote(root: str, reference: str, *, alias: str = PRODUCTION) -> Release:
-    """Point an alias at a release; what it pointed at before is remembered."""
+    """Point an alias at a release; what it pointed at before is remembered.
+
+    Raises:
+        RegistryError: where there is no such release in this registry.
+    """
     release = resolve(root, reference)
     _check_name(alias)
+    entry = _release(root, release.name, release.version)
+    if not root or _normal(entry.url) != _normal(release.url):
+        raise RegistryError(
+            f"{reference}: lies at {release.url}, which is no release of {root or 'a registry'}; "
+            "aliases point at what is published there, such as NAME:v3"
+        )
     before = _read_alias(root, release.name, alias)
-    if before is None or before["version"] != release.version:
-        _write_alias(root, release, alias, previous=before["version"] if before else None)
-    return release
+    if before is None or before.version != release.version:
+        _write_alias(root, release, alias, previous=before.version if before else None)
+    return entry
 
 
 def rollback(root: str, name: str, *, alias: str = PRODUCTION) -> Release:
@@ -143,40 +193,114 @@ def rollback(root: str, name: str, *, alias: str = PRODUCTION) -> Release:
     Raises:
         RegistryError: where there is nothing to go back to.
     """
+    if _is_place(name):
+        raise RegistryError(f"{name}: a place has no aliases; give the name of what was published")
     now = resolve(root, f"{name}@{alias}")
-    previous = (_read_alias(root, name, alias) or {}).get("previous")
-    if not previous:
+    target = _read_alias(root, name, alias)
+    if target is None or target.previous is None:
         raise RegistryError(f"{name}@{alias}: has no earlier version to go back to")
-    release = resolve(root, f"{name}:{previous}")
+    release = resolve(root, f"{name}:{target.previous}")
     _write_alias(root, release, alias, previous=now.version)
     return release
 
 
 def fetch(release: Release, folder: Path) -> Path:
-    """Copy a release to a local folder, each file checked against the manifest.
+    """Copy a release to a local folder, each file checked against the manifest, which comes last.
 
     Raises:
         RegistryError: naming the file that is not what was published.
     """
-    document = storage.read_json(storage.join(release.url, MANIFEST))
-    if document.get("format") != FORMAT:
-        raise RegistryError(f"{release}: not a release of format {FORMAT}")
-    for file, digest in document["files"].items():
-        content = storage.read_bytes(storage.join(release.url, file))
-        if storage.sha256(content) != digest:
-            raise RegistryError(f"{release}: {file} is not what was published; publish it again")
+    place = storage.join(release.url, MANIFEST)
+    if release.version == LOCAL and not storage.exists(place):  # nothing to check against
+        for file in storage.list_files(release.url):
+            content = storage.read_bytes(storage.join(release.url, file))
+            storage.write_bytes(str(folder / file), content)
+        return folder
+    manifest = documents.read(Manifest, place, mend=REPUBLISH)
+    for file, digest in manifest.files.items():
         target = folder / file
         if not target.resolve().is_relative_to(folder.resolve()):
             raise RegistryError(f"{release}: {file} points out of the release")
+        content = storage.read_bytes(storage.join(release.url, file))
+        if storage.sha256(content) != digest:
+            raise RegistryError(f"{release}: {file} is not what was published; {REPUBLISH}")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
+    storage.write_bytes(str(folder / MANIFEST), storage.read_bytes(place))
     return folder
+
+
+def _is_place(reference: str) -> bool:
+    """Tell whether a reference can be nothing but a place."""
+    return reference.startswith(("s3://", "/", "./", "../", "~")) or reference in (".", "..")
+
+
+def _at(reference: str) -> Release:
+    """Return the release that lies at a place.
+
+    Raises:
+        RegistryError: saying what the place lacks.
+    """
+    if storage.is_s3(reference):
+        url = reference.rstrip("/")
+    else:
+        url = os.path.abspath(os.path.expanduser(reference))
+        if not reference or not os.path.isdir(url):
+            what = "a file, not the folder of a release" if os.path.isfile(url) else NOT_THERE
+            raise RegistryError(f'"{reference}": {what}; {FORMS}')
+    place = storage.join(url, MANIFEST)
+    if storage.exists(place):
+        manifest = documents.read(Manifest, place, mend="give the folder of a release")
+        return Release(manifest.name, manifest.version, url)
+    if storage.is_s3(url) or any(not Path(url, file).is_file() for file in WITHOUT_MANIFEST):
+        raise RegistryError(f"{reference}: no release: it lacks {MANIFEST}{_within(url)}")
+    config = documents.read(Settings, storage.join(url, "config.json"), mend=REPUBLISH)
+    return Release(config.name, LOCAL, url)
+
+
+def _within(url: str) -> str:
+    """Return a hint at a release that lies in a folder, where one does."""
+    if storage.is_s3(url):
+        return ""
+    found = sorted(Path(url).glob(f"*/{WITHOUT_MANIFEST[1]}"))
+    return f"; did you mean {found[0].parent}?" if found else ""
+
+
+def _here(root: str, reference: str, name: str) -> Release:
+    """Return the release in a folder here, for a reference that is not in the registry.
+
+    Args:
+        root: where it was looked for.
+        reference: the whole.
+        name: that it begins with; empty where that is none.
+
+    Raises:
+        RegistryError: saying where it was looked for, and what a folder of that name lacks.
+    """
+    if not name:
+        return _at(reference)
+    reason = ""
+    if os.path.isdir(reference):
+        try:
+            return _at(reference)
+        except RegistryError as error:
+            reason = f"; nor is the folder here: {error}"
+    if not root:
+        raise RegistryError(f"{reference}: no such folder, and no storage to look in{reason}")
+    known = names(root)
+    listed = f"; there are: {', '.join(known)}" if known else "; nothing is published there"
+    near = did_you_mean(name, known)
+    raise RegistryError(f'{reference}: no release "{name}" in {root}{near}{listed}{reason}')
+
+
+def _normal(url: str) -> str:
+    return url.rstrip("/") if storage.is_s3(url) else os.path.realpath(url)
 
 
 def _versions(root: str, name: str) -> list[str]:
     """Return the complete versions of a release, oldest first."""
     folder = storage.join(root, "releases", name, "versions")
-    found = [name for name in storage.list_folders(folder) if _VERSION.fullmatch(name)]
+    found = [v for v in storage.list_folders(folder) if re.fullmatch(VERSION_PATTERN, v)]
     complete = [v for v in found if storage.exists(storage.join(folder, v, MANIFEST))]
     return sorted(complete, key=lambda version: (_number(version), version))
 
@@ -193,16 +317,17 @@ def _alias_url(root: str, name: str, alias: str) -> str:
     return storage.join(root, "releases", name, "aliases", f"{alias}.json")
 
 
-def _read_alias(root: str, name: str, alias: str) -> dict[str, str | None] | None:
+def _read_alias(root: str, name: str, alias: str) -> Alias | None:
     url = _alias_url(root, name, alias)
-    document: dict[str, str | None] | None = storage.read_json(url) if storage.exists(url) else None
-    return document
+    if not storage.exists(url):
+        return None
+    return documents.read(Alias, url, mend=f"delete it, and run: raypose promote {name}:VERSION")
 
 
 def _write_alias(root: str, release: Release, alias: str, *, previous: str | None) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    document = {"version": release.version, "previous": previous, "at": now}
-    storage.write_json(_alias_url(root, release.name, alias), document)
+    target = Alias(version=release.version, previous=previous, at=now)
+    storage.write_json(_alias_url(root, release.name, alias), target.model_dump(mode="json"))
 
 
 def _check_name(name: str) -> None:

@@ -21,6 +21,7 @@ from ray._private import auto_init_hook, ray_constants
 from ray.exceptions import RayTaskError
 
 from raypose.config import ClusterConfig
+from raypose.console import waiting
 from raypose.errors import RayposeError, ResourceError
 
 __all__ = ["connect", "interruptible", "require", "spread", "unwrapped", "wants_gpu"]
@@ -60,19 +61,21 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     # it logs what it raises too
     logging.getLogger("ray.data").setLevel(level if verbose else logging.CRITICAL)
     auto_init_hook.enable_auto_connect = False  # no Ray but the one connected to here
+    what = "starting Ray" if address == "local" else f"connecting to Ray at {address}"
     try:
-        if address == "local":
-            # read from the environment when ray is imported, which has happened by now
-            ray_constants.ENABLE_RAY_CLUSTER = False
-            ray.init(
-                address="local",
-                num_cpus=config.num_cpus,
-                include_dashboard=False,
-                log_to_driver=verbose,
-                logging_level=level,
-            )
-        else:
-            ray.init(address=address, log_to_driver=verbose, logging_level=level)
+        with waiting(what):
+            if address == "local":
+                # read from the environment when ray is imported, which has happened by now
+                ray_constants.ENABLE_RAY_CLUSTER = False
+                ray.init(
+                    address="local",
+                    num_cpus=config.num_cpus,
+                    include_dashboard=False,
+                    log_to_driver=verbose,
+                    logging_level=level,
+                )
+            else:
+                ray.init(address=address, log_to_driver=verbose, logging_level=level)
     except ConnectionError as error:
         reason = " ".join(str(error).split())[:120]
         raise ResourceError(f"{address}: no Ray cluster answers ({reason})") from None

@@ -71,7 +71,7 @@ class Classifier:
         self.classify.set_batch_wait_timeout_s(settings.batch_wait_s)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load the release that ``{"release": "name:version"}`` names, beside the one in use."""
+        """Load the release that ``{"release": reference}`` names, beside the one in use."""
         release = registry.resolve(self.storage, user_config["release"])
         if str(release) == self.spec.release:
             return
@@ -227,7 +227,7 @@ class Arguments(BaseModel):
     storage: str
     """Where releases/ lies."""
     release: str
-    """NAME, NAME@ALIAS or NAME:VERSION."""
+    """NAME, NAME@ALIAS or NAME:VERSION, or a place that every node can see."""
     serve: ServeConfig = ServeConfig()
     """Limits, replicas and batches."""
 
@@ -240,7 +240,7 @@ def build(arguments: Arguments) -> serve.Application:
     """
     settings, release = arguments.serve, registry.resolve(arguments.storage, arguments.release)
     classifier = Classifier.options(  # type: ignore[attr-defined]
-        user_config={"release": str(release)},
+        user_config={"release": release.url},
         autoscaling_config=AutoscalingConfig(
             min_replicas=settings.min_replicas,
             max_replicas=max(settings.min_replicas, settings.max_replicas),

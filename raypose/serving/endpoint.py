@@ -45,7 +45,7 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
     release = registry.resolve(config.storage, reference)
     with tempfile.TemporaryDirectory() as name:
         Predictor.load(registry.fetch(release, Path(name)), device="cpu")
-    arguments = Arguments(storage=config.storage, release=str(release), serve=config.serve)
+    arguments = Arguments(storage=config.storage, release=release.url, serve=config.serve)
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)
     status(f"starting the endpoint for {release}")
     serve.start(

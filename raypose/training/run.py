@@ -11,7 +11,7 @@ from dataclasses import asdict
 from raypose import captions, data, storage
 from raypose.clip import model
 from raypose.config import Config, dump
-from raypose.console import status
+from raypose.console import status, waiting
 from raypose.data import inputs
 from raypose.training import checkpoint, finish, provenance, runs, workers
 from raypose.training.context import LocalContext, Report
@@ -37,7 +37,8 @@ def train(
     if done:
         status(f"{run_id} is finished already: nothing to train; see {url}")
         return done
-    readers, counts = _readers(config)
+    with waiting("reading pictures"):
+        readers, counts = _readers(config)
     _note_origin(config, run_id, url)
     storage.write_json(storage.join(url, "config.json"), dump(config))
     last = checkpoint.latest(url)

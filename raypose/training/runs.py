@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from raypose import storage
 from raypose.config import Config, dump, run_hash_0_1
 
-__all__ = ["RESULT", "Run", "TrainResult", "finished", "locate"]
+__all__ = ["BASELINES", "RESULT", "Run", "TrainResult", "baselines", "finished", "locate"]
 
 RESULT = "result.json"
+BASELINES = "baselines.json"
 
 
 class Run(NamedTuple):
@@ -58,3 +59,9 @@ def finished(config: Config) -> TrainResult | None:
     """Return the result of a run that is done, or None."""
     url = storage.join(locate(config).url, RESULT)
     return TrainResult(**storage.read_json(url)) if storage.exists(url) else None
+
+
+def baselines(result: TrainResult) -> dict[str, Any]:
+    """Return what a run was held against, as `evaluation.hold_up` wrote it; empty before that."""
+    url = storage.join(result.url, BASELINES)
+    return dict(storage.read_json(url)) if storage.exists(url) else {}

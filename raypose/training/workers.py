@@ -5,6 +5,7 @@ What the user can mend comes back as a worker's result, so that it is not tried 
 
 from __future__ import annotations
 
+import itertools
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from ray.util.queue import Empty, Queue
 
 from raypose import data, errors, runtime, storage
 from raypose.config import Config, dump, parse_config
-from raypose.console import bar, status
+from raypose.console import bar, plural, status, waiting
 from raypose.data.order import Part
 from raypose.errors import DataError, RayposeError, TrainError
 from raypose.training import finish, loop
@@ -90,8 +91,8 @@ def run_group(
         )
     fs, path = storage.filesystem(url)
     run_id = url.rpartition("/")[2]
-    status(f"starting {num_workers} worker{'s' if num_workers > 1 else ''} for {run_id}")
-    with _shown(config.optim.epochs) as events:
+    what = f"starting {plural(num_workers, 'worker')} for {run_id}"
+    with _shown(what, config.optim.epochs) as events:
         trainer = TorchTrainer(
             _work,
             train_loop_config={
@@ -176,20 +177,27 @@ def _explained(error: Exception, run_id: str) -> RayposeError:
 
 
 @contextmanager
-def _shown(num_epochs: int) -> Iterator[Queue]:
-    """Yield a queue whose events are shown while the block runs."""
+def _shown(what: str, num_epochs: int) -> Iterator[Queue]:
+    """Yield a queue whose events are shown while the block runs; `what` until the first comes."""
     events = Queue()
     over = threading.Event()
 
+    def arriving() -> Iterator[dict[str, Any]]:
+        while not over.is_set():
+            try:
+                yield events.get(timeout=0.5)
+            except Empty:
+                continue
+            except RayError:  # the cluster is going down; the main thread says why
+                return
+
     def drain() -> None:
+        source = arriving()
+        with waiting(what):
+            first = next(source, None)
         with bar("training") as update:
-            while not over.is_set():
-                try:
-                    _show(events.get(timeout=0.5), num_epochs, update)
-                except Empty:
-                    continue
-                except RayError:  # the cluster is going down; the main thread says why
-                    return
+            for event in itertools.chain([first] if first else [], source):
+                _show(event, num_epochs, update)
 
     thread = threading.Thread(target=drain, daemon=True)
     thread.start()
@@ -208,7 +216,8 @@ def _show(event: dict[str, Any], num_epochs: int, update: Callable[..., None]) -
         status(event["text"])
         return
     if event["kind"] == "step":
-        note = f"loss {event['loss']:.3f}  {event['images_per_s']:.0f} images/s"
+        epoch = f"epoch {event['epoch'] + 1}/{num_epochs}"
+        note = f"{epoch}  loss {event['loss']:.3f}  {event['images_per_s']:.0f} images/s"
         update(event["step"], event["num_steps"], note)
         return
     parts = [f"loss {event['train_loss']:.3f}"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,33 +26,12 @@ from raypose.config import Config, Distribution, dump, override, parse_config, s
 from raypose.console import status
 from raypose.data import inputs
 from raypose.errors import ConfigError, TrainError
+from raypose.tuning.records import METRIC, TRIALS, WINNER, SearchResult
 
-__all__ = ["METRIC", "SearchResult", "search"]
+__all__ = ["search"]
 
-METRIC = "val_balanced_accuracy"
 CPUS_PER_TRIAL = 1.0
 GRAMMAR = "captions.grammar"
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """A finished search.
-
-    Attributes:
-        url: where it lies.
-        recipe: location of the winner.
-        config: the winner.
-        values: its keys of the space.
-        score: its validation balanced accuracy.
-        trials: of each trial its values, score, epochs and error.
-    """
-
-    url: str
-    recipe: str
-    config: Config
-    values: dict[str, Any]
-    score: float
-    trials: list[dict[str, Any]]
 
 
 def search(config: Config) -> SearchResult:
@@ -211,10 +189,10 @@ def _conclude(config: Config, results: tune.ResultGrid, *, url: str) -> SearchRe
         raise TrainError(f"search {config.name}: every trial failed; first: {trials[0]['error']}")
     best = max(scored, key=lambda trial: float(trial["score"]))
     winner = override(config, {**best["values"], "search": {}})
-    recipe = storage.join(url, "winner.yaml")
+    recipe = storage.join(url, WINNER)
     text = yaml.safe_dump(sparse(winner), sort_keys=False, allow_unicode=True)
     head = f"# winner of {len(trials)} trials, {METRIC} {best['score']:.4f}\n"
-    storage.write_json(storage.join(url, "trials.json"), trials)
+    storage.write_json(storage.join(url, TRIALS), trials)
     storage.write_bytes(recipe, (head + text).encode())
     return SearchResult(
         url=url,

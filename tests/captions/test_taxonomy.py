@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_every_class_can_be_drawn() -> None:
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ([card()], "has 1 classes; at least 2 are needed"),
+        ([card()], "has 1 class; at least 2 are needed"),
         ([card(), card()], 'label "a" belongs to "a" and to "a"'),
         ([card(), card(id="b")], 'name "a" belongs to "a" and to "b"'),
         ([card(), card(id="b", names=["A"])], 'name "a" belongs to "a" and to "b"'),
@@ -125,9 +126,70 @@ def test_init_from_folders(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     made = taxonomy.from_folders(str(tmp_path))
     assert made.ids == ("Dog's pose", "Side_Plank_(left)")
-    assert made.cards[1].name == "Side Plank (left)"
+    assert made.cards[1].name == "side plank (left)"
     path = tmp_path / "mine.yaml"
     path.write_text(taxonomy.format_taxonomy(made))
     assert taxonomy.load(str(path)) == made
     with pytest.raises(TaxonomyError, match="not a folder"):
         taxonomy.from_folders(str(path))
+
+
+def test_folders_of_a_shipped_taxonomy_make_its_cards(shared: Path) -> None:
+    place = shared / "data/yoga66/train"
+    made, known = taxonomy.from_folders(str(place)), taxonomy.load("yoga66")
+    assert made.name == "yoga66"
+    assert sorted(made.cards, key=lambda card: card.id) == sorted(
+        known.cards, key=lambda card: card.id
+    )
+
+
+def test_folders_named_otherwise_take_cards_by_name(tmp_path: Path) -> None:
+    for name in ("Boat_Pose", "Vrksasana", "plank-pose"):
+        (tmp_path / name).mkdir()
+    made = {card.id: card for card in taxonomy.from_folders(str(tmp_path)).cards}
+    yoga = {card.name: card for card in taxonomy.load("yoga82").cards}
+    for name, folder in (("boat pose", "Boat_Pose"), ("tree pose", "Vrksasana"),
+                         ("plank pose", "plank-pose")):  # fmt: skip
+        assert made[folder] == dataclasses.replace(yoga[name], id=folder)
+    (tmp_path / "Juggling_or_Catching").mkdir()
+    made = {card.id: card for card in taxonomy.from_folders(str(tmp_path)).cards}
+    assert made["Juggling_or_Catching"].names == ("juggling", "catching")
+    assert made["Boat_Pose"].facets == yoga["boat pose"].facets
+    assert {card.parents for card in made.values()} == {()}
+
+
+def test_two_folders_never_take_one_card(tmp_path: Path) -> None:
+    for name in ("bending", "stooping", "sitting"):  # the first two are one class of work
+        (tmp_path / name).mkdir()
+    made = {card.id: card for card in taxonomy.from_folders(str(tmp_path)).cards}
+    assert made["sitting"].names == ("sitting", "sitting on a chair")
+    assert (made["bending"].names, made["stooping"].names) == (("bending",), ("stooping",))
+    assert made["stooping"].facets == taxonomy.Facets() != made["bending"].facets
+
+
+def test_two_spellings_of_one_class_are_refused(tmp_path: Path) -> None:
+    for name in ("tree pose", "Tree_Pose"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(TaxonomyError, match='name "tree pose" belongs to "Tree_Pose" and to "tree'):
+        taxonomy.from_folders(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", taxonomy.shipped())
+def test_the_smallest_that_knows_all_matches_first(name: str) -> None:
+    loaded = taxonomy.load(name)
+    assert taxonomy.matching(loaded.ids)[0] == (name, len(loaded))
+
+
+def test_matching_counts_labels_not_names() -> None:
+    some = ["Boat_Pose_or_Paripurna_Navasana_", "Tree_Pose_or_Vrksasana_", "boat pose", "juggling"]
+    assert taxonomy.matching(some) == [("synthetic12", 2), ("yoga66", 2), ("yoga82", 2)]
+    assert taxonomy.matching(["stooping", "crouching"]) == [("work", 2)]  # aliases
+    assert taxonomy.matching(["juggling"]) == []
+    yoga = taxonomy.load("yoga82").ids
+    assert taxonomy.matching([*yoga, "juggling"])[0] == ("yoga82", 82)
+
+
+def test_a_pool_of_sets_is_one_taxonomy(pictures: Path) -> None:
+    made = taxonomy.from_folders(str(pictures))
+    assert made.ids == tuple(sorted(taxonomy.load("synthetic12").ids))
+    assert made.name == taxonomy.from_folders(str(pictures / "val")).name == pictures.name

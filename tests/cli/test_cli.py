@@ -30,7 +30,7 @@ def test_nothing_heavy_is_loaded_to_parse() -> None:
 def test_help_and_version(raypose: str) -> None:
     done = run(raypose, "--help")
     assert done.returncode == 0
-    for name in ("train RECIPE", "shards build SOURCE DEST", "demo [--keep]"):
+    for name in ("train RECIPE", "shards …", "build, split, dedupe, show, verify", "demo"):
         assert name in done.stdout
     assert run(raypose, "train", "--help").stdout.startswith("usage: raypose train RECIPE")
     assert run(raypose, "--version").stdout == "0.1.0\n"
@@ -41,13 +41,31 @@ def test_help_and_version(raypose: str) -> None:
     [
         ([], 2, "UsageError: no command given"),
         (["trian", "r.yaml"], 2, 'UsageError: trian: no such command; did you mean "train"?'),
-        (["shards"], 2, "shards: no such command"),
         (["shards", "bulid"], 2, 'shards bulid: no such command; did you mean "shards build"?'),
-        (["train"], 2, "UsageError: train: RECIPE is missing; usage: raypose train RECIPE"),
+        (["train"], 2, "UsageError: train: RECIPE is missing, a YAML file"),
+        (
+            ["train", "{recipe}", "--epochs", "3"],
+            2,
+            "--epochs: no such option; write optim.epochs=3",
+        ),
+        (["train", "{recipe}", "--optim.epochs=3"], 2, "no such option; write optim.epochs=3"),
+        (["evaluate", "a", "b", "--storage", "x"], 2, "no such option; write storage=x"),
+        (["serve", "a", "port=3"], 2, 'port: unknown key; did you mean "serve.port"?'),
+        (["shards", "build", "a", "b", "rows_per_shard=-1"], 2, "rows_per_shard: input should be"),
+        (["shards", "build", "a", "b", "quality=900"], 2, "quality: input should be less"),
+        (["shards", "build", "a", "b", "seed=1", "seed=2"], 2, "seed is given twice"),
+        (["config", "nothing"], 2, "config: no key speaks of 'nothing'"),
+        (["check", "{recipe}", "model.backbone=ViT-B-33"], 3, "open_clip has no model 'ViT-B-33'"),
+        (["check", "{recipe}", "model.image_weights=/no.st"], 3, "/no.st: not found"),
+        (["classify", "a", "b", "out=x.txt"], 3, 'RegistryError: a: no release "a"'),
         (["train", "{recipe}", "more"], 2, "'more' is too much, or lacks key="),
-        (["train", "{recipe}", "--jsn"], 2, "unknown option --jsn"),
+        (["train", "{recipe}", "--jsn"], 2, "train: --jsn: no such option"),
         (["shards", "build", "a", "b", "max_sid=3"], 2, 'unknown key; did you mean "max_side"?'),
-        (["shards", "build", "a", "b", "max_side=x"], 2, "max_side: expected int, found 'x'"),
+        (
+            ["shards", "build", "a", "b", "max_side=x"],
+            2,
+            "max_side: input should be a valid integer",
+        ),
         (
             ["train", "{recipe}", "optim.learning_rat=1"],
             3,
@@ -118,6 +136,9 @@ def test_check_prints_the_document_that_travels(
 
 def test_relative_places_are_made_absolute(raypose: str, tmp_path: Path, recipe: Config) -> None:
     recipe_file(tmp_path, recipe)
+    (tmp_path / "w").touch()
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/open_clip_config.json").touch()
     words = ["storage=runs", "data.train=d", "model.image_weights=w", "model.backbone=local-dir:m"]
     document = json.loads(run(raypose, "check", "r.yaml", *words, "--json", cwd=tmp_path).stdout)
     assert document["storage"] == f"{tmp_path}/runs"
@@ -138,7 +159,7 @@ def test_from_pictures_to_shards(raypose: str, tmp_path: Path) -> None:
     done = run(raypose, "taxonomy", "init", "p", cwd=tmp_path)
     (tmp_path / "t.yaml").write_text(done.stdout)
     done = run(raypose, "taxonomy", "show", "t.yaml", cwd=tmp_path)
-    assert done.stdout.startswith("p: 12 classes\n  0  Boat Pose or Paripurna Navasana")
+    assert done.stdout.startswith("p: 12 classes\n  0  boat pose  (")
 
 
 def test_captions_are_shown_and_proven(raypose: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from raypose import config
 from raypose.cli import main as cli
-from raypose.cli.request import parse
+from raypose.cli.verbs import ANY, arrange
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -23,27 +23,24 @@ COMMANDS = [
 def test_it_is_short_and_shows_every_command() -> None:
     assert len(README.splitlines()) <= 250
     shown = {
-        name for name in cli.COMMANDS if any(c.startswith(f"raypose {name}") for c in COMMANDS)
+        name for name in cli.VERBS if any(f"{c} ".startswith(f"raypose {name} ") for c in COMMANDS)
     }
-    assert shown == set(cli.COMMANDS)
+    assert shown == set(cli.VERBS)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_parse(line: str) -> None:
     _, *words = shlex.split(line.split(" > ")[0])
-    name = " ".join(words[:2]) if " ".join(words[:2]) in cli.COMMANDS else words[0]
-    command = cli.COMMANDS[name]
-    flags = frozenset(word for word in words if word.startswith("-"))
-    assert flags <= {"--json", "--verbose", *command.flags}
-    rest = [word for word in words[len(name.split()) :] if word not in flags]
-    request = parse(name, command, rest, flags)
-    if "RECIPE" in command.words:
-        recipe = ROOT / request.words[0]
-        overrides = config.parse_assignments(request.assignments)
+    name = " ".join(words[:2]) if " ".join(words[:2]) in cli.VERBS else words[0]
+    verb = cli.VERBS[name]
+    rest = [word for word in words[len(name.split()) :] if word not in cli.FLAGS]
+    call = arrange(verb, rest)
+    if ANY in verb.sections:
+        recipe = ROOT / call.words[0]
         if recipe.is_file():
-            config.load(str(recipe), overrides)
+            config.load(str(recipe), call.overrides)
         else:
-            config.override(config.Config(), overrides)
+            config.override(config.Config(), call.overrides)
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))

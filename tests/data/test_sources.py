@@ -47,7 +47,7 @@ def read(listing: sources.Listing) -> dict[str, tuple[str, bytes]]:
     return {entry.id: (entry.label, fetch(entry)) for entry in listing.entries}
 
 
-def pictures(names: list[str]) -> dict[str, bytes]:
+def pictures_of(names: list[str]) -> dict[str, bytes]:
     return {name: encoded(photo(40 + k, 30)) for k, name in enumerate(names)}
 
 
@@ -79,7 +79,7 @@ def lay(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 def test_each_kind_gives_the_same_pictures(lay: Any) -> None:
-    content = pictures([f"{label}/{k}.jpg" for label in AWKWARD for k in range(2)])
+    content = pictures_of([f"{label}/{k}.jpg" for label in AWKWARD for k in range(2)])
     rows = [
         {"image": {"bytes": v, "path": k}, "label": AWKWARD.index(k.split("/")[0])}
         for k, v in content.items()
@@ -147,7 +147,7 @@ def yoga82_lines(names: list[str], numbers: dict[str, str]) -> str:
 def test_a_list_reports_what_is_downloaded(tmp_path: Path) -> None:
     numbers = {label: f"1,2,{YOGA.ids.index(label)}" for label in AWKWARD}
     names = [f"{label}/{k}.jpg" for label in AWKWARD for k in range(4)]
-    have = pictures([names[0], names[1], names[4]])
+    have = pictures_of([names[0], names[1], names[4]])
     place(tmp_path, have | {"yoga_train.txt": yoga82_lines(names, numbers)})  # type: ignore[arg-type]
     listing = sources.find(str(tmp_path / "yoga_train.txt"))
     assert listing.listed == dict.fromkeys(sorted(AWKWARD), 4)
@@ -197,7 +197,7 @@ def test_faults_in_a_list_are_named(tmp_path: Path, line: str, message: str) -> 
 
 
 def test_a_tar_cut_anywhere_is_refused(tmp_path: Path) -> None:
-    whole = tar(pictures([f"a/{k}.jpg" for k in range(3)]))
+    whole = tar(pictures_of([f"a/{k}.jpg" for k in range(3)]))
     boundary = 512 + -(-len(encoded(photo(40, 30))) // 512) * 512
     for cut in (700, boundary, boundary + 100, boundary + 700):
         path = tmp_path / "x.tar"
@@ -268,3 +268,57 @@ def test_drawings_are_a_source(tmp_path: Path) -> None:
     assert manifest.labels == {YOGA.ids[2]: 3}
     again = packing.pack(listing, str(tmp_path / "e"))
     assert again.shards == manifest.shards
+
+
+@pytest.mark.parametrize("kind", ["auto", "imagefolder"])
+def test_sets_are_packed_one_by_one(pictures: Path, tmp_path: Path, kind: str) -> None:
+    with pytest.raises(DataError) as caught:
+        sources.find(str(pictures), kind=kind)
+    assert str(caught.value) == (
+        f"{pictures}: holds sets, not classes (train, val); pack each: "
+        f"raypose shards build {pictures}/train DEST/train"
+    )
+    assert packing.build(str(pictures / "val"), str(tmp_path / "out")).num_rows == 36
+
+
+@pytest.mark.parametrize(
+    ("names", "place", "told", "first"),
+    [
+        (["Test/a/1.jpg", "TRAIN/a/1.jpg"], "", "TRAIN, Test", "TRAIN"),
+        (["valid/a/1.jpg", "testing/a/1.jpg", "notes/1.jpg"], "", "valid, testing", "valid"),
+        (["poses/train/a/1.jpg", "poses/val/a/1.jpg"], "/poses", "train, val", "train"),
+        (["train/1.jpg", "test/a/1.jpg"], "", "train, test", "test"),
+    ],
+)
+def test_sets_are_seen_by_any_name(
+    lay: Any, names: list[str], place: str, told: str, first: str
+) -> None:
+    base = lay(pictures_of(names))
+    with pytest.raises(DataError) as caught:
+        sources.find(base)
+    assert str(caught.value) == (
+        f"{base}{place}: holds sets, not classes ({told}); pack each: "
+        f"raypose shards build {base}{place}/{first} DEST/{first}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["train/1.jpg", "car/1.jpg"], {"train", "car"}),
+        (["train/1.jpg", "test/1.jpg"], {"train", "test"}),
+        (["train/steam/1.jpg", "car/1.jpg"], {"steam", "car"}),
+        (["train/1.jpg", "test/1.jpg", "test/.ipynb_checkpoints/1.jpg"], {"train", "test"}),
+        (["train/a/1.jpg", "train/b/1.jpg"], {"a", "b"}),
+        (["x/train/a/1.jpg", "y/val/b/1.jpg"], {"a", "b"}),
+    ],
+)
+def test_classes_may_be_called_as_sets_are(lay: Any, names: list[str], labels: set[str]) -> None:
+    assert {entry.label for entry in sources.find(lay(pictures_of(names))).entries} == labels
+
+
+def test_folders_that_tools_make_are_no_classes(lay: Any) -> None:
+    names = ["a/1.jpg", "a/.ipynb_checkpoints/2.jpg", ".cache/3.jpg", "__MACOSX/a/4.jpg"]
+    listing = sources.find(lay(pictures_of([*names, "_unknown/5.jpg", "a/.hidden.jpg"])))
+    assert [entry.id for entry in listing.entries] == ["_unknown/5.jpg", "a/1.jpg"]
+    assert listing.rejected == [("__MACOSX/a/4.jpg", "in a folder that a tool made, no class")]

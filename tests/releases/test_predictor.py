@@ -33,6 +33,7 @@ def test_a_release_holds_what_is_promised(folder: Path) -> None:
         "metrics.json",
         "provenance.json",
         "README.md",
+        "MANIFEST.json",
     }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,179 @@ def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="points out of the release"):
         registry.fetch(release, tmp_path / "back")
     assert not (tmp_path / "evil").exists()
+
+
+def test_a_place_is_a_release(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = registry.publish(root, "yoga", folder(tmp_path, "1"))
+    assert release.is_local == (not storage.is_s3(root))
+    assert registry.resolve("", release.url) == release
+    assert registry.resolve("", f"{release.url}/") == release
+    back = registry.fetch(release, tmp_path / "work/back")
+    copy = registry.Release("yoga", release.version, str(back))
+    assert copy.is_local
+    assert registry.resolve(root, str(back)) == copy
+    assert registry.resolve(root, back) == copy
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(back.parent)
+    for reference in ("./back", "./back/", "../work/back", "~/work/back", "../work/./back", "back"):
+        assert registry.resolve("", reference) == copy
+        assert registry.resolve("nowhere", reference) == copy
+    monkeypatch.chdir(tmp_path)
+    assert registry.resolve("", "work/back") == copy
+    monkeypatch.chdir(back)
+    assert registry.resolve("", ".") == copy
+
+
+def test_a_fetched_copy_is_what_it_was_made_of(root: str, tmp_path: Path) -> None:
+    release = registry.publish(root, "yoga", folder(tmp_path, "1"))
+    back = registry.fetch(release, tmp_path / "back")
+    again = registry.fetch(registry.resolve("", str(back)), tmp_path / "again")
+    names = {str(path.relative_to(again)) for path in again.rglob("*") if path.is_file()}
+    assert names == {"weights", "deep/card.md", "MANIFEST.json"}
+    for name in names:
+        assert (again / name).read_bytes() == storage.read_bytes(storage.join(release.url, name))
+    assert registry.publish(root, "yoga", again) == release
+    (back / "weights").write_text("changed")
+    with pytest.raises(RegistryError, match=f"{release}: weights is not what was published"):
+        registry.fetch(registry.resolve("", str(back)), tmp_path / "third")
+
+
+def test_the_registry_wins_over_a_folder_of_that_name(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = registry.publish(root, "yoga", folder(tmp_path, "1"))
+    registry.promote(root, "yoga:v1")
+    here = tmp_path / "here"
+    copy = registry.fetch(release, here / "yoga")
+    monkeypatch.chdir(here)
+    assert registry.resolve(root, "yoga") == release
+    assert registry.resolve(root, "./yoga").url == str(copy)
+    other = str(tmp_path / "other")
+    registry.publish(other, "boat", folder(tmp_path, "2"))
+    assert registry.resolve(other, "yoga").url == str(copy)
+
+
+def test_a_folder_of_an_older_demo(tmp_path: Path) -> None:
+    made = tmp_path / "release"
+    (made / "deep").mkdir(parents=True)
+    (made / "deep/other").write_text("not of the release")
+    (made / "config.json").write_text(json.dumps({"name": "demo", "seed": 3}))
+    with pytest.raises(RegistryError, match=r"no release: it lacks MANIFEST\.json"):
+        registry.resolve("", str(made))
+    (made / "classifier.safetensors").write_text("features")
+    found = registry.resolve("", str(made))
+    assert found == registry.Release("demo", "local", str(made))
+    back = registry.fetch(found, tmp_path / "back")
+    assert {path.name for path in back.iterdir()} == {"config.json", "classifier.safetensors"}
+    assert (back / "classifier.safetensors").read_text() == "features"
+    (made / "config.json").write_text(json.dumps({"name": "../demo"}))
+    with pytest.raises(
+        RegistryError, match=r"config\.json: not the settings of a release \(name: .*pattern"
+    ):
+        registry.resolve("", str(made))
+
+
+def test_places_that_hold_no_release(
+    root: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RegistryError, match="yoga: no such folder, and no storage to look in"):
+        registry.resolve("", "yoga")
+    for absent in ("./none", "/none", "~/none", "none/none"):
+        with pytest.raises(RegistryError, match="not a name, and no such folder; give NAME, "):
+            registry.resolve("", absent)
+    with pytest.raises(RegistryError, match=f"{bucket}/x: no release: it lacks MANIFEST"):
+        registry.resolve("", f"{bucket}/x")
+    (tmp_path / "demo/release").mkdir(parents=True)
+    with pytest.raises(RegistryError) as caught:
+        registry.resolve(root, "demo")
+    assert str(caught.value) == (
+        f'demo: no release "demo" in {root}; nothing is published there; '
+        "nor is the folder here: demo: no release: it lacks MANIFEST.json"
+    )
+    for name in ("config.json", "classifier.safetensors"):
+        (tmp_path / "demo/release" / name).write_text('{"name": "demo"}')
+    with pytest.raises(RegistryError, match=f"did you mean {tmp_path}/demo/release"):
+        registry.resolve("", "./demo")
+    with pytest.raises(RegistryError, match="a file, not the folder of a release"):
+        registry.resolve("", str(tmp_path / "demo/release/config.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "EOF while parsing"),
+        ("[]", "Input should be an object"),
+        ("\udcff", "Invalid JSON"),
+        ('{"format": "raypose-shards/1"}', "format: Input should be 'raypose-release/1'"),
+        ("{name}", "version: Field required"),
+        ("{version}", "version: String should match pattern"),
+        ("{files}", "files.weights: String should match pattern"),
+    ],
+)
+def test_a_malformed_manifest_is_one_line(
+    root: str, tmp_path: Path, content: str, reason: str
+) -> None:
+    release = registry.publish(root, "yoga", folder(tmp_path, "1"))
+    place = storage.join(release.url, "MANIFEST.json")
+    document = storage.read_json(place)
+    changed = {
+        "{name}": {key: value for key, value in document.items() if key != "version"},
+        "{version}": {**document, "version": "../v1"},
+        "{files}": {**document, "files": {"weights": "0"}},
+    }.get(content)
+    text = json.dumps(changed) if changed else content
+    storage.write_bytes(place, text.encode("utf-8", "surrogateescape"))
+    for ask in (
+        lambda: registry.resolve("", release.url),
+        lambda: registry.fetch(release, tmp_path / "back"),
+    ):
+        with pytest.raises(
+            RegistryError, match=rf"MANIFEST\.json: not the manifest of a release \(.*{reason}"
+        ) as e:
+            ask()
+        assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("document", [{}, {"version": 3}, {"version": "../../x", "at": ""}, []])
+def test_a_malformed_alias_is_one_line(root: str, tmp_path: Path, document: object) -> None:
+    registry.publish(root, "yoga", folder(tmp_path, "1"))
+    place = storage.join(root, "releases/yoga/aliases/production.json")
+    storage.write_json(place, document)
+    message = r"production\.json: not the alias of a release \(.*and run: raypose promote yoga:V"
+    for ask in (
+        lambda: registry.resolve(root, "yoga"),
+        lambda: registry.promote(root, "yoga:v1"),
+        lambda: registry.overview(root),
+    ):
+        with pytest.raises(RegistryError, match=message) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+def test_an_alias_of_a_version_that_is_gone(root: str, tmp_path: Path) -> None:
+    one = registry.publish(root, "yoga", folder(tmp_path, "1"))
+    registry.publish(root, "yoga", folder(tmp_path, "2"))
+    registry.promote(root, "yoga:v1")
+    storage.delete_folder(one.url)
+    with pytest.raises(RegistryError, match=f"points at {one.version}, which is gone; there are"):
+        registry.resolve(root, "yoga")
+    with pytest.raises(RegistryError, match="not a name"):
+        registry.resolve(root, "yoga@../../x")
+
+
+def test_aliases_belong_to_a_registry(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = registry.publish(root, "yoga", folder(tmp_path, "1"))
+    copy = registry.fetch(release, tmp_path / "here/boat")
+    for reference in (str(copy), "boat"):
+        monkeypatch.chdir(copy.parent)
+        with pytest.raises(RegistryError, match=f"lies at {copy}, which is no release of {root}"):
+            registry.promote(root, reference)
+    for place in (str(copy), "./boat", release.url):
+        with pytest.raises(RegistryError, match="a place has no aliases; give the name"):
+            registry.rollback(root, place)
+    assert registry.overview(root) == [{"release": str(release), "aliases": []}]
+    assert registry.promote(root, release.url) == release  # the place of an entry is that entry
+    assert registry.resolve(root, "yoga") == release

@@ -43,7 +43,7 @@ def marked(mark: str) -> list[str]:
 
 
 def none_left(mark: str, name: str = "") -> bool:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
         if not any(name in title for title in marked(mark)):
             return True

@@ -19,7 +19,7 @@ def test_a_release_tells_what_it_is_made_of(trained: Config, tmp_path: Path) -> 
     assert document["final"]["alpha"] == 1.0
     card = (folder / "README.md").read_text()
     assert "`provenance.json` holds" in card
-    assert "share 1 of trained weights" in card
+    assert "mixing weight 1 of the trained weights" in card
 
 
 def test_hashes_follow_what_they_are_of(trained: Config) -> None:

@@ -1,0 +1,181 @@
+"""Pictures to postures, here: `classify`."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from raypose.cli.evaluation import RELEASE
+from raypose.cli.verbs import Call, Keys, Verb, Word
+from raypose.config.section import Count, Fraction
+from raypose.console import bar, plural, status, waiting
+from raypose.errors import DataError, UsageError
+
+__all__ = ["VERBS"]
+
+ENDINGS = (".csv", ".jsonl", ".parquet")
+STDIN = "-"
+
+
+class ClassifyKeys(Keys):
+    """What is answered, and where to."""
+
+    top_k: Count = 5
+    """Classes to name for each picture."""
+    level: Annotated[int, Field(ge=0)] = 0
+    """Level of the tree: 0 for classes, 1 for their parents, and so on."""
+    abstain_below: Fraction = 0.0
+    """Name no class where the best is less probable than this."""
+    out: str = ""
+    """File to write to, in .csv, .jsonl or .parquet; by default a table is printed."""
+
+
+def classify(call: Call) -> None:
+    """Classify pictures here."""
+    config, keys = call.config(), call.keys
+    from raypose.releases import registry
+
+    reference, *given = call.words
+    release = registry.resolve(config.storage, reference)
+    if keys.out and not keys.out.endswith(ENDINGS):
+        raise UsageError(f"out: {keys.out!r} ends in none of {', '.join(ENDINGS)}")
+    pictures = list(_found(given))
+    with waiting("loading torch and the release"):
+        from raypose.releases.model import Model
+
+        model = Model.load(release.url if release.url else reference)
+    rows = []
+    with bar("classifying") as update:
+        contents = [_content(picture) for picture in pictures]
+        how = {"top_k": keys.top_k, "level": keys.level, "abstain_below": keys.abstain_below}
+        for number, found in enumerate(model.predict_stream(contents, **how), start=1):
+            rows.append(_row(pictures[number - 1], found))
+            if len(pictures) > 1:
+                update(number, len(pictures))
+    if keys.out:
+        _write(rows, keys.out)
+    document = {"release": str(release), "pictures": rows}
+    call.show(document, keys.out or _table(rows))
+    bad = [row for row in rows if row["error"]]
+    if bad:
+        first = bad[0]["error"].removeprefix(f"{bad[0]['picture']}: ")
+        raise DataError(
+            f"{len(bad)} of {plural(len(rows), 'picture')} cannot be read; "
+            f"first {bad[0]['picture']}: {first}"
+        )
+
+
+def _found(given: Sequence[str]) -> Iterator[str]:
+    """Yield the pictures that files, folders, patterns and ``-`` mean; each is checked at once."""
+    from raypose import storage
+    from raypose.data.sources.listing import PICTURES
+
+    for word in given:
+        if word == STDIN:
+            yield word
+            continue
+        if storage.is_s3(word):
+            names = storage.list_files(word, recursive=True)
+            inside = [storage.join(word, n) for n in names if _is_picture(n, PICTURES)]
+            if inside:
+                yield from inside
+                continue
+        elif Path(word).is_dir():
+            inside = sorted(str(p) for p in Path(word).rglob("*") if _is_picture(p.name, PICTURES))
+            if not inside:
+                raise DataError(f"{word}: holds no picture")
+            yield from inside
+            continue
+        elif not Path(word).exists() and glob.has_magic(word):
+            matched = sorted(glob.glob(word, recursive=True))
+            if not matched:
+                raise DataError(f"{word}: no file matches")
+            yield from matched
+            continue
+        if not storage.exists(word):
+            raise DataError(f"{word}: not found; check the path")
+        yield word
+
+
+def _is_picture(name: str, endings: set[str]) -> bool:
+    hidden = any(part.startswith(".") for part in Path(name).parts)
+    return Path(name).suffix.lower() in endings and not hidden
+
+
+def _content(picture: str) -> Any:
+    return sys.stdin.buffer.read() if picture == STDIN else picture
+
+
+def _row(picture: str, found: Any) -> dict[str, Any]:
+    return {
+        "picture": picture,
+        "label": found.label,
+        "name": found.name,
+        "probability": found.probability,
+        "top": [
+            {"label": one.label, "name": one.name, "probability": one.probability}
+            for one in found.top
+        ],
+        "error": found.error,
+    }
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """Lay the answers out in columns that line up."""
+    width = max((len(row["picture"]) for row in rows), default=0)
+    names = max((len(row["name"] or "–") for row in rows), default=0)
+    lines = []
+    for row in rows:
+        if row["error"]:
+            status(f"{row['picture']}: {row['error'].removeprefix(row['picture'] + ': ')}")
+            continue
+        sure = f"{row['probability']:.3f}" if row["probability"] is not None else ""
+        lines.append(f"{row['picture']:<{width}}  {row['name'] or '–':<{names}}  {sure}".rstrip())
+    return "\n".join(lines)
+
+
+def _write(rows: Sequence[dict[str, Any]], url: str) -> None:
+    """Write answers as a table or as JSON lines."""
+    from raypose import storage
+
+    columns = ("picture", "label", "name", "probability", "error")
+    if url.endswith(".jsonl"):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        storage.write_bytes(url, text.encode())
+    elif url.endswith(".csv"):
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        storage.write_bytes(url, buffer.getvalue().encode())
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(list(rows)), sink)
+        storage.write_bytes(url, sink.getvalue().to_pybytes())
+
+
+VERBS = (
+    Verb(
+        "classify",
+        (RELEASE, Word("PICTURE", "files, folders, patterns, or - for stdin", many=True)),
+        "classify pictures here",
+        classify,
+        (
+            "raypose classify postures photo.jpg",
+            "raypose classify ./release photos out=results.csv abstain_below=0.5",
+        ),
+        ClassifyKeys,
+        ("storage",),
+    ),
+)
