@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from raypose.cli.shards import DATA
-from raypose.cli.verbs import Call, Keys, Verb, Word
+from raypose.cli.verbs import Call, Keys, Verb, Word, looked_up
 from raypose.console import bar, waiting
 
 __all__ = ["RELEASE", "VERBS"]
@@ -36,10 +36,9 @@ def evaluate(call: Call) -> None:
     """Score a release on shards."""
     config = call.config()
     from raypose.data import shards
-    from raypose.releases import registry
 
     reference, url = call.words
-    registry.resolve(config.storage, reference)  # before Ray starts
+    looked_up(config.storage, reference)  # before Ray starts
     shards.read_manifest(url)
     with waiting("loading torch and Ray"):
         from raypose import runtime
@@ -57,11 +56,10 @@ def compare(call: Call) -> None:
     """Hold two releases against each other."""
     config = call.config()
     from raypose.data import shards
-    from raypose.releases import registry
 
     a, b, url = call.words
     for reference in (a, b):
-        registry.resolve(config.storage, reference)  # before Ray starts
+        looked_up(config.storage, reference)  # before Ray starts
     shards.read_manifest(url)
     with waiting("loading torch and Ray"):
         from raypose import runtime
@@ -78,10 +76,9 @@ def report(call: Call) -> None:
     """Make a page of an evaluation."""
     config, keys = call.config(), call.keys
     from raypose.data import shards
-    from raypose.releases import registry
 
     reference, url = call.words
-    registry.resolve(config.storage, reference)  # before Ray starts
+    looked_up(config.storage, reference)  # before Ray starts
     shards.read_manifest(url)
     with waiting("loading torch and Ray"):
         from raypose import runtime, storage

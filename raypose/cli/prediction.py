@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from raypose.cli.evaluation import RELEASE
-from raypose.cli.verbs import Call, Keys, Verb, Word
+from raypose.cli.verbs import Call, Keys, Verb, Word, looked_up
 from raypose.config.section import Count, Fraction
 from raypose.console import bar, plural, status, waiting
 from raypose.errors import DataError, UsageError
@@ -41,10 +41,9 @@ class ClassifyKeys(Keys):
 def classify(call: Call) -> None:
     """Classify pictures here."""
     config, keys = call.config(), call.keys
-    from raypose.releases import registry
 
     reference, *given = call.words
-    release = registry.resolve(config.storage, reference)
+    release = looked_up(config.storage, reference)
     if keys.out and not keys.out.endswith(ENDINGS):
         raise UsageError(f"out: {keys.out!r} ends in none of {', '.join(ENDINGS)}")
     pictures = list(_found(given))

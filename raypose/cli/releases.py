@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raypose.cli.evaluation import RELEASE
 from raypose.cli.training import RECIPE
-from raypose.cli.verbs import ANY, Call, Verb, Word
+from raypose.cli.verbs import ANY, Call, Verb, Word, looked_up
 from raypose.console import status, waiting
 
 __all__ = ["VERBS"]
@@ -59,7 +59,8 @@ def list_releases(call: Call) -> None:
     from raypose.releases import registry
 
     root = call.config().storage
-    found = registry.overview(root)
+    with waiting(f"looking in {root}"):
+        found = registry.overview(root)
     lines = [
         f"{row['release']}{'  ← ' + ', '.join(row['aliases']) if row['aliases'] else ''}"
         for row in found
@@ -72,9 +73,8 @@ def list_releases(call: Call) -> None:
 def show_release(call: Call) -> None:
     """Show where a release lies, what it is made of, and its figures."""
     from raypose import storage
-    from raypose.releases import registry
 
-    release = registry.resolve(call.config().storage, call.words[0])
+    release = looked_up(call.config().storage, call.words[0])
 
     def read(name: str) -> dict[str, object]:
         url = storage.join(release.url, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from raypose.cli.evaluation import RELEASE
-from raypose.cli.verbs import Call, Verb, require_shared
+from raypose.cli.verbs import Call, Verb, looked_up, require_shared
 from raypose.console import waiting
 
 __all__ = ["VERBS"]
@@ -14,9 +14,8 @@ __all__ = ["VERBS"]
 def serve(call: Call) -> None:
     """Serve a release over HTTP until it is interrupted."""
     config = call.config()
-    from raypose.releases import registry
 
-    release = registry.resolve(config.storage, call.words[0])  # before anything starts
+    release = looked_up(config.storage, call.words[0])  # before anything starts
     if config.cluster.address:
         require_shared(release.url, word=call.words[0])
     with waiting("loading torch and Ray"):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from raypose.config.section import Section
 from raypose.config.settings import Config
-from raypose.console import status
+from raypose.console import status, waiting
 from raypose.errors import UsageError, did_you_mean
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "arrange",
     "key_rows",
     "known_keys",
+    "looked_up",
     "require_shared",
     "section_rows",
 ]
@@ -180,6 +181,14 @@ def require_shared(url: str, *, word: str) -> None:
             f"{word}: lies on this machine, where other nodes of the cluster cannot see it; "
             "publish it to s3://, or leave out cluster.address"
         )
+
+
+def looked_up(root: str, reference: str) -> Any:
+    """Return the release that a reference means: see `registry.resolve`."""
+    from raypose.releases import registry
+
+    with waiting(f"looking for {reference} in {root}"):
+        return registry.resolve(root, reference)
 
 
 def key_rows(verb: Verb) -> Iterator[tuple[str, str, str]]:

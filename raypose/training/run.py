@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from raypose import captions, data, storage
-from raypose.clip import model
+from raypose.clip import hub, model
 from raypose.config import Config, dump
 from raypose.console import status, waiting
 from raypose.data import inputs
@@ -37,6 +37,7 @@ def train(
     if done:
         status(f"{run_id} is finished already: nothing to train; see {url}")
         return done
+    hub.fetch(config.model)
     with waiting("reading pictures"):
         readers, counts = _readers(config)
     _note_origin(config, run_id, url)
