@@ -128,14 +128,10 @@ def run(
             _keep_copy(folder, release, figures)
             if not call.json:
                 Console(soft_wrap=True).print(evaluation.table(figures))
-                print(f"picture   {picture}")
-                print(f"truth     {truth}")
-                print(
-                    f"answer    {answer['label']}  {answer['probability']:.3f}  {answer['ms']} ms"
-                )
+                _show_answer(truth, picture, answer)
                 _show_places(folder, found, release, served.url)
-            if keep and not call.json:
-                _show_usage(served.url, picture)
+                if keep:
+                    _show_usage(served.url, picture)
             print(json.dumps(outcome), flush=True)
             copy, example = shlex.quote(f"{folder}/release"), shlex.quote(str(picture))
             call.next(
@@ -182,6 +178,12 @@ def _keep_copy(folder: Path, release: registry.Release, figures: dict[str, Any])
         shutil.rmtree(target, ignore_errors=True)
         (Path(name) / "release").replace(target)
     storage.write_json(str(folder / "evaluation.json"), figures)
+
+
+def _show_answer(truth: str, picture: Path, answer: dict[str, Any]) -> None:
+    print(f"picture   {picture}")
+    print(f"truth     {truth}")
+    print(f"answer    {answer['label']}  {answer['probability']:.3f}  {answer['ms']} ms")
 
 
 def _show_places(

@@ -24,6 +24,7 @@ from raypose.cli import (
     captions,
     completion,
     demo,
+    drawing,
     evaluation,
     prediction,
     releases,
@@ -39,7 +40,7 @@ __all__ = ["PANELS", "VERBS", "main"]
 
 PANELS = {
     "start here": demo.VERBS,
-    "pictures and classes": (*shards.VERBS, *captions.VERBS),
+    "pictures and classes": (*shards.VERBS, *drawing.VERBS, *captions.VERBS),
     "training": training.VERBS,
     "releases": (*releases.VERBS, *evaluation.VERBS, *prediction.VERBS, *serving.VERBS),
 }

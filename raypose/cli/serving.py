@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 from raypose.cli.evaluation import RELEASE
@@ -16,7 +17,7 @@ def serve(call: Call) -> None:
     config = call.config()
 
     release = looked_up(config.storage, call.words[0])  # before anything starts
-    if config.cluster.address:
+    if config.cluster.address or os.environ.get("RAY_ADDRESS"):
         require_shared(release.url, word=call.words[0])
     with waiting("loading torch and Ray"):
         from raypose import runtime

@@ -1,11 +1,10 @@
-"""Data sets: `shards`, and drawn ones: `synthesize`."""
+"""Data sets: `shards`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -15,7 +14,7 @@ from raypose.config.packing import Packing
 from raypose.config.section import Count, Fraction
 from raypose.console import bar, plural, status, waiting
 
-__all__ = ["VERBS"]
+__all__ = ["DATA", "DEST", "VERBS", "Tasks", "tasks"]
 
 Tasks = Annotated[int, Field(ge=0)]
 DATA = Word("DATA", "a folder of shards, local or s3://")
@@ -76,29 +75,8 @@ class PageKeys(TwinKeys):
     """Pictures of each class."""
 
 
-class DrawKeys(Keys):
-    """What is drawn."""
-
-    taxonomy: str = "yoga82"
-    """The postures: a shipped taxonomy, or a YAML file."""
-    per_class: Count = 100
-    """Pictures of each posture."""
-    size: Annotated[int, Field(ge=8, le=2048)] = 128
-    """Pixels of a side."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Number of the first picture of each posture."""
-    fill: str = ""
-    """Shards of which to draw only what they lack of each class."""
-    form: Literal["folder", "shards"] = "folder"
-    """An ImageFolder, or shards."""
-    overwrite: bool = False
-    """Replace a data set that is there."""
-    num_workers: Tasks = 0
-    """Ray tasks side by side; 0 draws in this process."""
-
-
 @contextmanager
-def _tasks(num_workers: int, *, verbose: bool) -> Iterator[Any]:
+def tasks(num_workers: int, *, verbose: bool) -> Iterator[Any]:
     """Yield what runs tasks: Ray where a cluster is named or workers are asked for, else here."""
     from raypose.data import packing
 
@@ -125,7 +103,7 @@ def shards_build(call: Call) -> None:
     with waiting(f"listing {source}"):
         listing = sources.find(source, kind=keys.kind, pictures=keys.pictures, classes=classes)
     how = Packing(**{name: getattr(keys, name) for name in Packing.model_fields})
-    with _tasks(keys.num_workers, verbose=call.verbose) as run, bar("packing") as update:
+    with tasks(keys.num_workers, verbose=call.verbose) as run, bar("packing") as update:
         manifest = packing.pack(
             listing, dest, how, overwrite=keys.overwrite, progress=update, run=run
         )
@@ -172,7 +150,7 @@ def _inspected(call: Call, urls: Sequence[str]) -> Any:
     keys = call.keys
     for url in urls:
         shards.read_manifest(url)  # before anything starts
-    with _tasks(keys.num_workers, verbose=call.verbose) as run, bar("looking") as update:
+    with tasks(keys.num_workers, verbose=call.verbose) as run, bar("looking") as update:
         rows = inspection.inspect(urls, progress=update, run=run)
     features = None
     if keys.model:
@@ -231,7 +209,7 @@ def shards_split(call: Call) -> None:
     shares = {part: getattr(keys, part) for part in ("val", "test") if getattr(keys, part)}
     split = splits.assign(rows, groups, shares=shares, seed=keys.seed)
     how = Packing(rows_per_shard=keys.rows_per_shard, seed=keys.seed, check=False)
-    with _tasks(keys.num_workers, verbose=call.verbose) as run, bar("splitting") as update:
+    with tasks(keys.num_workers, verbose=call.verbose) as run, bar("splitting") as update:
         written = splits.write(
             source, dest, split, how, overwrite=keys.overwrite, progress=update, run=run
         )
@@ -256,34 +234,6 @@ def shards_show(call: Call) -> None:
     doubtful = [{"id": rows[number].id, "reason": why} for number, why in made.doubtful]
     document = {"data": url, "page": out, "num_rows": len(rows), "doubtful": doubtful}
     call.show(document, f"{sheet.summary(made)}\n{out}")
-
-
-def synthesize(call: Call) -> None:
-    """Draw pictures of postures."""
-    from raypose import synthesis
-    from raypose.captions import taxonomy
-    from raypose.data import packing, shards, sources
-
-    keys, (dest,) = call.keys, call.words
-    counts = dict.fromkeys(taxonomy.load(keys.taxonomy).ids, keys.per_class)
-    synthesis.drawn(counts)
-    if keys.fill:
-        there = shards.read_manifest(keys.fill).labels
-        counts = {label: max(0, count - there.get(label, 0)) for label, count in counts.items()}
-    counts = {label: count for label, count in counts.items() if count}
-    if keys.form == "shards":
-        listing = sources.drawings(counts, size=keys.size, seed=keys.seed)
-        with _tasks(keys.num_workers, verbose=call.verbose) as run, bar("drawing") as update:
-            how = Packing(check=False)
-            packing.pack(listing, dest, how, overwrite=keys.overwrite, progress=update, run=run)
-    else:
-        with bar("drawing") as update:
-            synthesis.synthesize(
-                Path(dest), counts, size=keys.size, seed=keys.seed, progress=update
-            )
-    total = sum(counts.values())
-    text = f"drew {plural(total, 'picture')} of {plural(len(counts), 'posture')} in {dest}"
-    call.show({keys.form: dest, "num_pictures": total}, text)
 
 
 VERBS = (
@@ -328,16 +278,5 @@ VERBS = (
         "compare shards with their manifest",
         shards_verify,
         ("raypose shards verify shards/train",),
-    ),
-    Verb(
-        "synthesize",
-        (DEST,),
-        "draw pictures of postures",
-        synthesize,
-        (
-            "raypose synthesize drawn per_class=100 size=128",
-            "raypose synthesize more form=shards per_class=50 fill=shards/train",
-        ),
-        DrawKeys,
     ),
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -282,5 +283,11 @@ def test_a_small_demo_runs_the_whole_chain(raypose: str, wheel: Path, tmp_path: 
     assert answer["release"] == outcome["release"]
     assert answer["label"] == outcome["predicted"]
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    _, told = process.communicate(timeout=120)
     assert none_left(mark), marked(mark)
+    first, second = told.splitlines()[-2:]
+    assert second.strip() == f"raypose serve {tmp_path}/release serve.port=8000"
+    words = shlex.split(first.removeprefix("next: "))
+    assert words[:3] == ["raypose", "classify", f"{tmp_path}/release"]
+    done = run(raypose, *words[1:], "--json", cwd=tmp_path.parent)
+    assert json.loads(done.stdout)["pictures"][0]["label"] == outcome["predicted"]

@@ -108,7 +108,7 @@ def test_a_killed_replica_costs_no_request(served: serving.Endpoint, campaign_ro
 
 
 def test_a_new_release_is_taken_without_a_restart(
-    served: serving.Endpoint, trained: Config, document: dict[str, object]
+    served: serving.Endpoint, trained: Config, document: dict[str, object], tmp_path: Path
 ) -> None:
     """A release of another picture size: the ingress learns of it from the classifier."""
     from ray import serve as ray_serve
@@ -120,11 +120,15 @@ def test_a_new_release_is_taken_without_a_restart(
     )
     training.train(other, in_process=True)
     first = registry.resolve(trained.storage, served.release)
-    for release in (evaluation.publish(other), first):  # there, and back for the tests that follow
+    copy = str(registry.fetch(first, tmp_path / "copy"))
+    there = str(evaluation.publish(other))
+    # there, and for the tests that follow back, by a copy in a folder that no registry knows
+    for root, reference, release in (
+        (trained.storage, there, registry.resolve(trained.storage, there)),
+        (str(tmp_path), copy, first),
+    ):
         settings = config.override(trained, SETTINGS).serve
-        application = app.build(
-            app.Arguments(storage=trained.storage, release=str(release), serve=settings)
-        )
+        application = app.build(app.Arguments(storage=root, release=reference, serve=settings))
         ray_serve.run(application, name=app.APP, route_prefix="/")
         deadline = time.monotonic() + 60
         named = ""
