@@ -24,11 +24,11 @@ def publish(call: Call) -> None:
         run_id = runs.locate(config).id
         raise TrainError(f"{run_id}: not finished; run: raypose train {call.words[0]}")
     with waiting("loading torch"):
-        from raypose.evaluation.publishing import publish as run
+        from raypose.evaluation import publishing
     known = {row["release"] for row in registry.overview(config.storage)}
-    release = run(config)
+    release = publishing.publish(config)
     text = f"{release}\n{release.url}"
-    alike = registry.with_same_weights(config.storage, release)
+    alike = publishing.with_same_weights(config.storage, release)
     if str(release) in known:
         status(f"{release} is published already: nothing is new")
     elif alike:

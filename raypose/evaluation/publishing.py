@@ -11,11 +11,13 @@ from raypose import storage, training
 from raypose.config import Config
 from raypose.console import plural
 from raypose.errors import TrainError
-from raypose.releases import registry
+from raypose.releases import documents, registry
 from raypose.releases.predictor import write_release
 from raypose.training import finish, provenance, runs
 
-__all__ = ["publish"]
+__all__ = ["publish", "with_same_weights"]
+
+WEIGHTS = ("open_clip_model.safetensors", "classifier.safetensors")
 
 
 CARD = "README.md"
@@ -48,6 +50,20 @@ def publish(config: Config) -> registry.Release:
             text = card.read_text(encoding="utf-8")
             card.write_text(_with_baselines(text, held), encoding="utf-8")
         return registry.publish(config.storage, config.name, folder / "release")
+
+
+def with_same_weights(root: str, release: registry.Release) -> list[registry.Release]:
+    """Return the other versions of a release that hold the same model and classifier."""
+
+    def digests(one: registry.Release) -> list[str | None]:
+        url = storage.join(one.url, registry.MANIFEST)
+        files = documents.read(documents.Manifest, url, mend="publish it again").files
+        return [files.get(name) for name in WEIGHTS]
+
+    prefix = f"{release.name}:"
+    names = [row["release"] for row in registry.overview(root)]
+    others = [registry.resolve(root, name) for name in names if name.startswith(prefix)]
+    return [one for one in others if one != release and digests(one) == digests(release)]
 
 
 def _with_baselines(card: str, held: Mapping[str, Any]) -> str:

@@ -33,12 +33,10 @@ __all__ = [
     "publish",
     "resolve",
     "rollback",
-    "with_same_weights",
 ]
 
 PRODUCTION = "production"
 MANIFEST = "MANIFEST.json"
-WEIGHTS = ("open_clip_model.safetensors", "classifier.safetensors")
 LOCAL = "local"
 """Version of a folder that says none: what demos before 0.2 left."""
 WITHOUT_MANIFEST = ("config.json", "classifier.safetensors")
@@ -81,19 +79,6 @@ def overview(root: str) -> list[dict[str, Any]]:
             there = [alias for alias, to in targets.items() if to and to.version == version]
             rows.append({"release": str(_release(root, name, version)), "aliases": there})
     return rows
-
-
-def with_same_weights(root: str, release: Release) -> list[Release]:
-    """Return the other versions of a release that hold the same model and classifier."""
-
-    def digests(version: str) -> list[str | None]:
-        url = storage.join(_release(root, release.name, version).url, MANIFEST)
-        files = documents.read(Manifest, url, mend=REPUBLISH).files
-        return [files.get(name) for name in WEIGHTS]
-
-    ours = digests(release.version)
-    others = [v for v in _versions(root, release.name) if v != release.version]
-    return [_release(root, release.name, v) for v in others if ours[0] and digests(v) == ours]
 
 
 def publish(root: str, name: str, folder: Path) -> Release:

@@ -220,7 +220,7 @@ def test_releases_and_classify(raypose: str, trained: Config, pictures: Path) ->
     assert "← production" in listed
     path = next((pictures / "val").glob("*/*.jpg"))
     done = run(raypose, "classify", "tiny", str(path), str(path), place, "--json")
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    answers = json.loads(done.stdout)["pictures"]
     assert len(answers) == 2
     assert len(answers[0]["top"]) == 5
     done = run(raypose, "rollback", "tiny", place)
