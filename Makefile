@@ -14,7 +14,7 @@ test: $(VENV)/installed
 
 # what needs no Ray cluster, in both cores
 quick: $(VENV)/installed
-	$(BIN)/pytest -m "not ray" --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray" --numprocesses 2 --dist worksteal
 
 # the campaigns alone, many rounds of each: RAYPOSE_ROUNDS=50 make soak
 soak: $(VENV)/installed

@@ -71,7 +71,11 @@ def train(recipe: Recipe, overrides: Mapping[str, Any] | None = None) -> TrainRe
         return done
     inputs.load(settled)
     with _connected(settled.cluster):
-        return training.train(settled)
+        result = training.train(settled)
+        if settled.data.val:
+            with waiting("holding it against its baselines"):
+                evaluation.hold_up(settled, result)
+        return result
 
 
 def search(recipe: Recipe, overrides: Mapping[str, Any] | None = None) -> SearchResult:

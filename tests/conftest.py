@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from support.models import TINY
 
 from raypose import config, storage, synthesis
@@ -21,6 +22,9 @@ from raypose.data import packing
 
 # no test asks the network; set before anything imports the hub, so what is heavy comes later
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+settings.register_profile("raypose", deadline=None)  # a busy machine is no failure
+settings.load_profile("raypose")
 
 SHARED = Path(__file__).parents[2] / "shared"
 ROUNDS = int(os.environ.get("RAYPOSE_ROUNDS", "1"))

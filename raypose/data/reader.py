@@ -11,6 +11,7 @@ counts it, names it and stops over `data.max_bad_fraction`. Nothing here knows c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -182,6 +183,8 @@ class Reader:
         for piece in pieces:
             shard, rows = self._within(piece)
             items.append({"url": self.urls[shard], "rows": rows.tolist()})
+        # importing ray.data set its level anew, after the connection was made
+        logging.getLogger("ray.data").setLevel(runtime.data_level())
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True

@@ -1,4 +1,5 @@
 from .connection import connect as connect
+from .connection import data_level as data_level
 from .connection import interruptible as interruptible
 from .connection import require as require
 from .connection import spread as spread

@@ -24,7 +24,7 @@ from raypose.config import ClusterConfig
 from raypose.console import waiting
 from raypose.errors import RayposeError, ResourceError
 
-__all__ = ["connect", "interruptible", "require", "spread", "unwrapped", "wants_gpu"]
+__all__ = ["connect", "data_level", "interruptible", "require", "spread", "unwrapped", "wants_gpu"]
 
 T = TypeVar("T")
 
@@ -35,6 +35,8 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s are waited out several times a run
 }
+VERBOSE = "RAYPOSE_VERBOSE"
+"""In the environment, so that workers know too."""
 LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # stays on the loopback
     "RAY_worker_maximum_startup_concurrency": "16",
@@ -58,8 +60,8 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     level = logging.INFO if verbose else logging.ERROR
     for name in ("ray.train", "ray.tune", "ray.serve"):
         logging.getLogger(name).setLevel(level)
-    # it logs what it raises too
-    logging.getLogger("ray.data").setLevel(level if verbose else logging.CRITICAL)
+    os.environ[VERBOSE] = "1" if verbose else "0"
+    logging.getLogger("ray.data").setLevel(data_level())
     auto_init_hook.enable_auto_connect = False  # no Ray but the one connected to here
     what = "starting Ray" if address == "local" else f"connecting to Ray at {address}"
     try:
@@ -86,6 +88,11 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def data_level() -> int:
+    """Return the level at which Ray Data logs: it logs what it raises too."""
+    return logging.INFO if os.environ.get(VERBOSE) == "1" else logging.CRITICAL
 
 
 def interruptible(work: Callable[[], T]) -> T:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -75,25 +79,52 @@ class InMemory:
         self.reports.append(values)
 
 
-def in_group(rank: int, world_size: int, work: Any, folder: str, *arguments: Any) -> None:
-    """Run ``work(*arguments)`` as one rank and save what it returns."""
+def in_group(
+    rank: int, world_size: int, folder: str, path: list[str], job: bytes
+) -> tuple[Any, str]:
+    """Run a job as one rank of a new group; return what it returns, and what it told on stderr.
+
+    Args:
+        rank: of this process.
+        world_size: of the group.
+        folder: where the ranks meet.
+        path: where the test's own module is imported from.
+        job: a pickled function and its arguments.
+    """
+    sys.path[:] = path
+    work, arguments = pickle.loads(job)
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size
     )
+    told = io.StringIO()
     try:
-        torch.save(work(*arguments), f"{folder}/{rank}.pt")
+        with redirect_stderr(told):
+            return work(*arguments), told.getvalue()
     finally:
         dist.destroy_process_group()
 
 
-def spread(work: Any, *arguments: Any, world_size: int = 2) -> list[Any]:
-    """Run ``work(*arguments)`` on every rank of a new group; return what each returned."""
+@cache
+def processes(world_size: int) -> ProcessPoolExecutor:
+    """As many processes as ranks, kept for the session: to import torch is what costs."""
+    spawn = torch.multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(world_size, mp_context=spawn)
+
+
+def spread(work: Any, *arguments: Any, world_size: int = 2, fresh: bool = False) -> list[Any]:
+    """Run ``work(*arguments)`` on every rank of a new group; return what each returned.
+
+    `fresh` processes are for FSDP, which keeps the mesh of a group that is gone.
+    """
+    if fresh:
+        processes.cache_clear()
+    job = pickle.dumps((work, arguments))
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(
-            in_group, args=(world_size, work, folder, *arguments), nprocs=world_size
-        )
-        return [
-            torch.load(Path(folder) / f"{rank}.pt", weights_only=False)
+        ranks = [
+            processes(world_size).submit(in_group, rank, world_size, folder, sys.path, job)
             for rank in range(world_size)
         ]
+        results = [rank.result(timeout=300) for rank in ranks]
+    sys.stderr.writelines(told for _, told in results)
+    return [result for result, _ in results]

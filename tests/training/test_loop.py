@@ -86,7 +86,7 @@ def test_two_workers_take_the_step_of_one() -> None:
     }
     sharded = {f"{case}, sharded": {**CASES[case], "train.sharding": "fsdp"} for case in SHARDED}
     whole = steps(CASES, joined)
-    for part in spread(steps, {**CASES, **sharded}, splits):
+    for part in spread(steps, {**CASES, **sharded}, splits, fresh=True):
         for (case, split), made in part.items():
             expected = whole[case.removesuffix(", sharded"), split]
             assert made["loss"] == pytest.approx(expected["loss"], abs=1e-5), (case, split)
@@ -108,7 +108,7 @@ def test_gradients_over_the_limit_are_scaled_alike() -> None:
         "ddp": {"optim.clip_norm": 1e-3},
         "fsdp": {"optim.clip_norm": 1e-3, "train.sharding": "fsdp"},
     }
-    one, _ = spread(steps, cases, parts)
+    one, _ = spread(steps, cases, parts, fresh=True)
     for case in cases:
         gradients = one[case, "equal"]["gradients"].values()
         norm = sum(float(value.square().sum()) for value in gradients) ** 0.5
@@ -278,7 +278,7 @@ def test_a_run_resumes_on_another_number_of_workers(
     killed = Killed(batches, after=2, run_url=cut)
     with pytest.raises(KeyboardInterrupt):
         loop.train_worker(config, killed, run_url=cut, num_rows=12)
-    spread(resumed_on, cut, sharding)
+    spread(resumed_on, cut, sharding, fresh=sharding == "fsdp")
     told = "resumes on 2 workers where it was 1: the same pictures a step, sums rounded otherwise"
     assert told in capfd.readouterr().err
     expected, end = end_of(whole), end_of(cut)
