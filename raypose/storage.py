@@ -59,7 +59,7 @@ def default_root() -> str:
     """
     named = os.environ.get("RAYPOSE_STORAGE")
     if named:
-        return named
+        return named if is_s3(named) else str(Path(named).expanduser())
     here = Path.cwd()
     found = (folder / DEFAULT_ROOT for folder in (here, *here.parents))
     return str(next((folder for folder in found if folder.is_dir()), here / DEFAULT_ROOT))

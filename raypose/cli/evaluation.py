@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 from pydantic import Field
 
 from raypose.cli.shards import DATA
-from raypose.cli.verbs import Call, Keys, Verb, Word, looked_up
+from raypose.cli.verbs import Call, Keys, Verb, Word, check_out, looked_up
 from raypose.console import bar, waiting
 
 __all__ = ["RELEASE", "VERBS"]
@@ -49,7 +50,7 @@ def evaluate(call: Call) -> None:
             config.storage, reference, url, with_baselines=call.keys.baselines, progress=update
         )
     call.show(figures, tables.table(figures))
-    call.next(f"raypose report {reference} {url}")
+    call.next(f"raypose report {shlex.join((reference, url))}{call.at(config)}")
 
 
 def compare(call: Call) -> None:
@@ -75,6 +76,7 @@ def compare(call: Call) -> None:
 def report(call: Call) -> None:
     """Make a page of an evaluation."""
     config, keys = call.config(), call.keys
+    check_out(keys.out)
     from raypose.data import shards
 
     reference, url = call.words

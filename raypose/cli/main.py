@@ -88,6 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has all it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a file where a folder is meant, a full disk
+        if verbose:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(f"OSError: {where}{(error.strerror or str(error)).lower()}", 1)
     return 0
 
 
@@ -180,15 +185,18 @@ def _refuse_unknown(group: TyperGroup, above: str, args: Sequence[str]) -> None:
 
 def _app() -> typer.Typer:
     """Put the tree of verbs together."""
-    root = typer.Typer(cls=_Root, rich_markup_mode=None, pretty_exceptions_enable=False)
+    names = {"help_option_names": ["-h", "--help"]}
+    root = typer.Typer(
+        cls=_Root, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=names
+    )
     root.callback()(lambda: None)
     groups: dict[str, typer.Typer] = {"": root}
     for verb in VERBS.values():
         group, _, name = verb.name.rpartition(" ")
         if group not in groups:
-            groups[group] = typer.Typer(cls=_Group, rich_markup_mode=None)
+            groups[group] = typer.Typer(cls=_Group, rich_markup_mode=None, context_settings=names)
             root.add_typer(groups[group], name=group, help=f"verbs about {group}")
-        settings = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
+        settings = {"ignore_unknown_options": True, **names}
         groups[group].command(name, cls=_Command, help=verb.summary, context_settings=settings)(
             _function(verb)
         )
@@ -214,7 +222,8 @@ def _function(verb: Verb) -> Callable[..., Callable[[], None]]:
 
 def _interrupted(arguments: Sequence[str]) -> str:
     """Say how to go on, where the same command goes on."""
-    name = next((name for name in GO_ON if list(arguments[: len(name)]) == list(name)), None)
+    words = [word for word in arguments if word not in FLAGS]
+    name = next((name for name in GO_ON if words[: len(name)] == list(name)), None)
     return f"interrupted; to go on: raypose {shlex.join(arguments)}" if name else "interrupted"
 
 

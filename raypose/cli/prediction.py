@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from raypose.cli.evaluation import RELEASE
-from raypose.cli.verbs import Call, Keys, Verb, Word, looked_up
+from raypose.cli.verbs import Call, Keys, Verb, Word, check_out, looked_up
 from raypose.config.section import Count, Fraction
 from raypose.console import bar, plural, status, waiting
 from raypose.errors import DataError, UsageError
@@ -46,6 +46,8 @@ def classify(call: Call) -> None:
     release = looked_up(config.storage, reference)
     if keys.out and not keys.out.endswith(ENDINGS):
         raise UsageError(f"out: {keys.out!r} ends in none of {', '.join(ENDINGS)}")
+    if keys.out:
+        check_out(keys.out)
     pictures = list(_found(given))
     with waiting("loading torch and the release"):
         from raypose.releases.model import Model

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from raypose.cli.evaluation import RELEASE
-from raypose.cli.training import RECIPE
-from raypose.cli.verbs import ANY, Call, Verb, Word, looked_up
+from raypose.cli.training import RECIPE, given
+from raypose.cli.verbs import ANY, Call, Keys, Verb, Word, looked_up
+from raypose.config.section import NAME_PATTERN
 from raypose.console import status, waiting
 
 __all__ = ["VERBS"]
 
 SECTIONS = ("storage",)
+
+
+class AliasKeys(Keys):
+    """Which alias is moved."""
+
+    alias: str = Field("production", pattern=NAME_PATTERN)
+    """Its name."""
 
 
 def publish(call: Call) -> None:
@@ -22,7 +32,7 @@ def publish(call: Call) -> None:
     result = runs.finished(config)
     if result is None:
         run_id = runs.locate(config).id
-        raise TrainError(f"{run_id}: not finished; run: raypose train {call.words[0]}")
+        raise TrainError(f"{run_id}: not finished; run: raypose train {given(call)}")
     with waiting("loading torch"):
         from raypose.evaluation import publishing
     known = {row["release"] for row in registry.overview(config.storage)}
@@ -44,14 +54,8 @@ def publish(call: Call) -> None:
         "verdict": verdict,
     }
     call.show(document, text)
-    at = "" if config.storage == _default() else f" storage={config.storage}"
+    at = call.at(config)
     call.next(f"raypose promote {release}{at}", f"raypose classify {release} PICTURE…{at}")
-
-
-def _default() -> str:
-    from raypose import storage
-
-    return storage.default_root()
 
 
 def list_releases(call: Call) -> None:
@@ -100,19 +104,21 @@ def promote(call: Call) -> None:
     """Point production at a release."""
     from raypose.releases import registry
 
-    release = registry.promote(call.config().storage, call.words[0])
-    text = f"{release.name}@{registry.PRODUCTION} is {release.version}"
-    call.show({"release": str(release), "alias": registry.PRODUCTION}, text)
-    call.next(f"raypose serve {release.name}")
+    config, alias = call.config(), call.keys.alias
+    release = registry.promote(config.storage, call.words[0], alias=alias)
+    text = f"{release.name}@{alias} is {release.version}"
+    call.show({"release": str(release), "alias": alias}, text)
+    call.next(f"raypose serve {release.name}@{alias}{call.at(config)}")
 
 
 def rollback(call: Call) -> None:
     """Point production back."""
     from raypose.releases import registry
 
-    release = registry.rollback(call.config().storage, call.words[0])
-    text = f"{release.name}@{registry.PRODUCTION} is {release.version} again"
-    call.show({"release": str(release), "alias": registry.PRODUCTION}, text)
+    alias = call.keys.alias
+    release = registry.rollback(call.config().storage, call.words[0], alias=alias)
+    text = f"{release.name}@{alias} is {release.version} again"
+    call.show({"release": str(release), "alias": alias}, text)
 
 
 VERBS = (
@@ -129,8 +135,9 @@ VERBS = (
         (RELEASE,),
         "point production at a release",
         promote,
-        ("raypose promote postures:v1",),
-        sections=SECTIONS,
+        ("raypose promote postures:v1", "raypose promote postures:v2 alias=canary"),
+        AliasKeys,
+        SECTIONS,
     ),
     Verb(
         "rollback",
@@ -138,7 +145,8 @@ VERBS = (
         "point production back",
         rollback,
         ("raypose rollback postures",),
-        sections=SECTIONS,
+        AliasKeys,
+        SECTIONS,
     ),
     Verb(
         "releases list",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from raypose.cli.verbs import Call, Keys, Verb, Word
+from raypose.cli.verbs import Call, Keys, Verb, Word, check_out
 from raypose.config.packing import Packing
 from raypose.config.section import Count, Fraction
 from raypose.console import bar, plural, status, waiting
@@ -126,7 +127,7 @@ def _show_packed(call: Call, dest: str, manifest: Any) -> None:
     if manifest.listed:
         text += f"; downloaded {manifest.num_rows} of {sum(manifest.listed.values())} listed"
     call.show({"data": dest, **manifest.to_dict()}, text)
-    call.next(f"raypose shards show {dest}")
+    call.next(f"raypose shards show {shlex.quote(dest)}")
 
 
 def shards_verify(call: Call) -> None:
@@ -220,7 +221,8 @@ def shards_split(call: Call) -> None:
         f"{plural(len(groups), 'group')} of near-duplicates, each on one side"
     )
     call.show({"data": dest, "parts": counts, "groups": len(groups)}, text)
-    call.next(f"raypose train RECIPE data.train={dest}/train data.val={dest}/val")
+    train, val = (shlex.quote(f"data.{part}={dest}/{part}") for part in ("train", "val"))
+    call.next(f"raypose train RECIPE {train} {val}")
 
 
 def shards_show(call: Call) -> None:
@@ -228,6 +230,7 @@ def shards_show(call: Call) -> None:
     from raypose.data import sheet
 
     (url,), out = call.words, call.keys.out
+    check_out(out)
     rows, groups = _inspected(call, [url])
     made = sheet.gather(url, rows, groups, per_class=call.keys.per_class)
     sheet.save(made, out)

@@ -12,7 +12,7 @@ from raypose.cli.verbs import ANY, Call, Keys, Verb, Word, section_rows
 from raypose.config.section import Count
 from raypose.console import bar, status, waiting
 
-__all__ = ["RECIPE", "VERBS"]
+__all__ = ["RECIPE", "VERBS", "given"]
 
 RECIPE = Word("RECIPE", "a YAML file that says what differs from the defaults")
 
@@ -57,7 +57,7 @@ def check(call: Call) -> None:
 
 def show_config(call: Call) -> None:
     """Print every key of a recipe with its default and what it does."""
-    wanted = [word.lower() for word in call.words]
+    wanted = " ".join(call.words).lower().split()
     rows = [row for row in section_rows() if all(word in " ".join(row).lower() for word in wanted)]
     by_name = [row for row in rows if all(word in row[0].lower() for word in wanted)]
     rows = by_name or rows
@@ -79,7 +79,7 @@ def _ready(config: Any) -> None:
         inputs.load(config)
 
 
-def _given(call: Call) -> str:
+def given(call: Call) -> str:
     """Return the recipe and its pairs as they were given, to be given to another verb."""
     words = shlex.split(call.command)[2:]
     own = tuple(f"{name}=" for name in type(call.keys).model_fields)
@@ -108,6 +108,8 @@ def train(call: Call) -> None:
     held = runs.baselines(result)
     if again:
         status(f"{result.run_id} is finished already: nothing to train; see {result.url}")
+        if config.data.val and not held:
+            status("it was not held against its baselines; raypose evaluate does that")
     figures = "  ".join(
         f"{key} {value:.4f}" for key, value in result.metrics.items() if isinstance(value, float)
     )
@@ -115,7 +117,7 @@ def train(call: Call) -> None:
     if held.get("verdict"):
         text = f"{text}\n{held['verdict']}"
     call.show({**asdict(result), "baselines": held}, text)
-    call.next(f"raypose publish {_given(call)}")
+    call.next(f"raypose publish {given(call)}")
 
 
 def search(call: Call) -> None:

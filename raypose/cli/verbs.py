@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -28,6 +29,7 @@ __all__ = [
     "Verb",
     "Word",
     "arrange",
+    "check_out",
     "key_rows",
     "known_keys",
     "looked_up",
@@ -76,7 +78,8 @@ class Call:
             made = config.override(Config(), self.overrides)
         else:
             made = config.load(location, self.overrides)
-        if made.storage == Config().storage:
+        stated = "storage" in (self.overrides if location is None else made.model_fields_set)
+        if not stated:
             made = config.override(made, {"storage": storage.default_root()})
         return config.absolute(made)
 
@@ -95,6 +98,13 @@ class Call:
             from rich.console import Console
 
             Console(soft_wrap=True).print(shown)
+
+    def at(self, config: Config) -> str:
+        """Return the pair that names a storage root; empty for the default one."""
+        from raypose import storage
+
+        same = config.storage == storage.default_root()
+        return "" if same else f" storage={shlex.quote(config.storage)}"
 
     def next(self, *commands: str) -> None:
         """Say what comes next."""
@@ -187,8 +197,24 @@ def looked_up(root: str, reference: str) -> Any:
     """Return the release that a reference means: see `registry.resolve`."""
     from raypose.releases import registry
 
-    with waiting(f"looking for {reference} in {root}"):
+    place = reference.startswith("s3://") or os.path.isdir(reference)
+    with waiting(f"looking for {reference}" + ("" if place else f" in {root}")):
         return registry.resolve(root, reference)
+
+
+def check_out(url: str) -> None:
+    """Refuse a file that cannot be written, before what it is to hold is computed.
+
+    Raises:
+        UsageError: for a folder, or a place where nothing can be written.
+    """
+    if url.startswith("s3://"):
+        return
+    path = Path(url)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        what = "is a folder" if path.is_dir() else "cannot be written"
+        raise UsageError(f"out: {url}: {what}; name a file to write")
 
 
 def key_rows(verb: Verb) -> Iterator[tuple[str, str, str]]:

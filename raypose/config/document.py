@@ -117,7 +117,7 @@ def absolute(config: Config) -> Config:
     def full(location: str | None) -> str | None:
         if not location or storage.is_s3(location):
             return location
-        return str(Path(location).absolute())
+        return str(Path(location).expanduser().absolute())
 
     backbone, taxonomy = config.model.backbone, config.data.taxonomy
     overrides = {

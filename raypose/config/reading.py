@@ -19,6 +19,7 @@ from raypose.errors import ConfigError
 
 __all__ = ["annotation_of", "is_text", "parse_value", "parse_yaml", "typed"]
 
+MAX_VALUES = 1_000_000
 NOTHING = ("", "~", "null", "none")
 TRUTH = {
     **dict.fromkeys(("true", "yes", "on"), True),
@@ -72,16 +73,17 @@ def parse_yaml(text: str, *, where: str) -> Any:
     Raises:
         ConfigError: naming the line where it is not YAML, or where a key stands again.
     """
-    loader = _Loader(text)
-    loader.where = where
     try:
-        return loader.get_single_data()
+        loader = _Loader(text)
+        loader.where = where
+        document = loader.get_single_data()
+        if _size(document, {}) > MAX_VALUES:
+            raise ConfigError(f"{where}: its aliases make over {MAX_VALUES} values of it")
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not YAML ({' '.join(str(error).split())[:160]})") from None
     except RecursionError:
         raise ConfigError(f"{where}: not YAML (nested too deep)") from None
-    finally:
-        loader.dispose()
+    return document
 
 
 def parse_value(text: str, wanted: Any, *, where: str) -> Any:
@@ -144,6 +146,14 @@ def annotation_of(model: type[BaseModel], dotted: str) -> Any:
         inner = _container(wanted, Mapping)
         wanted = _field(owner, part) if owner else inner[-1] if inner else Any
     return wanted
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Return how many values there are once aliases are written out, without writing them out."""
+    if id(value) not in known and isinstance(value, (dict, list)):
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(item, known) for item in items)
+    return known.get(id(value), 1)
 
 
 def _field(model: type[BaseModel] | None, name: str) -> Any:

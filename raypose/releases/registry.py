@@ -141,8 +141,9 @@ def resolve(root: str, reference: str | Path) -> Release:
     _check_name(alias)
     target = _read_alias(root, name, alias)
     if target is None:
+        pair = "" if alias == PRODUCTION else f" alias={alias}"
         raise RegistryError(
-            f'{text}: alias "{alias}" is not set; run: raypose promote {name}:{versions[-1]}'
+            f'{text}: alias "{alias}" is not set; run: raypose promote {name}:{versions[-1]}{pair}'
         )
     if target.version not in versions:
         raise RegistryError(

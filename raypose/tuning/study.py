@@ -23,7 +23,7 @@ from ray.tune.search.optuna import OptunaSearch
 from raypose import captions, runtime, storage, training
 from raypose.captions import grammar, nodes, taxonomy
 from raypose.config import Config, Distribution, dump, override, parse_config, sparse
-from raypose.console import status
+from raypose.console import plural, status
 from raypose.data import inputs
 from raypose.errors import ConfigError, TrainError
 from raypose.tuning.records import METRIC, TRIALS, WINNER, SearchResult
@@ -255,5 +255,5 @@ class _TrialLog(tune.Callback):
     def _log(self, trial: Trial, outcome: str) -> None:
         self.done += 1
         epochs = trial.last_result.get("epoch", 0)
-        outcome = f"{outcome} after {epochs} epochs"
+        outcome = f"{outcome} after {plural(epochs, 'epoch')}"
         status(f"trial {self.done}/{self.num_trials} {outcome}  {_format(trial.config)}")

@@ -23,6 +23,7 @@ from support.pictures import encoded, photo
 from raypose import config, storage, training
 from raypose.cli.main import VERBS, main
 from raypose.config import Config
+from raypose.errors import RegistryError
 from raypose.releases import registry
 
 Ask = Callable[..., Any]
@@ -116,6 +117,10 @@ def test_aliases_move(ask: Ask, tmp_path: Path) -> None:
     for release in releases:
         assert ask(f"promote {release} storage={root}")["release"] == release
     assert ask(f"rollback yoga storage={root}")["release"] == releases[0]
+    assert ask(f"promote {releases[1]} storage={root} alias=canary")["alias"] == "canary"
+    assert str(registry.resolve(root, "yoga@canary")) == releases[1]
+    with pytest.raises(RegistryError, match=r"run: raypose promote yoga:v2-\w+ alias=beta"):
+        registry.resolve(root, "yoga@beta")
 
 
 def test_classify_takes_files_folders_and_patterns(

@@ -169,3 +169,52 @@ def test_quiet_is_quiet(raypose: str, pictures: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("packed 36 pictures of 12 classes")
     done = run(raypose, "shards", "build", str(pictures / "val"), "w", cwd=tmp_path)
     assert "next: raypose shards show w" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["-h"], ["shards", "-h"], ["train", "-h"]])
+def test_the_short_flag_helps_too(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert capsys.readouterr().out
+
+
+def test_what_the_system_refuses_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["synthesize", "file", "per_class=1"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("OSError: file/")
+
+
+def test_next_lines_can_be_pasted(
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["shards", "build", str(pictures / "val"), "sh ards"]) == 0
+    line = capsys.readouterr().err.splitlines()[-1].removeprefix("next: raypose ")
+    assert shlex.split(line) == ["shards", "show", "sh ards"]
+
+
+def test_what_is_stated_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYPOSE_STORAGE", "/elsewhere")
+    verb = VERBS["check"]
+    (tmp_path / "r.yaml").write_text("storage: raypose-data\n")
+    assert arrange(verb, ["r.yaml"]).config("r.yaml").storage == f"{tmp_path}/raypose-data"
+    (tmp_path / "r.yaml").write_text("name: x\n")
+    assert arrange(verb, ["r.yaml"]).config("r.yaml").storage == "/elsewhere"
+    call = arrange(verb, ["r.yaml", "storage=raypose-data"])
+    assert call.config("r.yaml").storage == f"{tmp_path}/raypose-data"
+
+
+def test_an_out_that_cannot_be_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "o.html").mkdir()
+    assert main(["shards", "show", "none", "out=o.html"]) == 2
+    assert "out: o.html: is a folder" in capsys.readouterr().err

@@ -101,7 +101,9 @@ def test_merged_keys_may_be_overridden() -> None:
     assert reading.typed(reading.parse_yaml(text, where="t"), Any)["b"] == {"x": 3, "y": 2}
 
 
-@pytest.mark.parametrize("text", ["[" * 3000, "a: [", "!!python/object:os.system x", "a: \t- b"])
+@pytest.mark.parametrize(
+    "text", ["[" * 3000, "a: [", "a: b\x00c", "!!python/object:os.system x", "a: \t- b"]
+)
 def test_what_is_no_yaml_is_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(text)
@@ -128,3 +130,12 @@ def test_keys_know_what_they_take() -> None:
     assert reading.annotation_of(Config, "optim.none") is Any
     assert reading.is_text(reading.annotation_of(Config, "data.train"))
     assert not reading.is_text(reading.annotation_of(Config, "optim.betas"))
+
+
+def test_aliases_do_not_multiply_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 10)]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="its aliases make over 1000000 values of it"):
+        config.load(str(path))
