@@ -15,13 +15,14 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from raypose import config, evaluation, runtime, serving, storage, synthesis, training, tuning
+from raypose import config, evaluation, runtime, storage, synthesis, training, tuning
 from raypose.captions import taxonomy
 from raypose.cli.verbs import Call
 from raypose.console import bar, status
 from raypose.data import packing
 from raypose.errors import TrainError
 from raypose.releases import registry
+from raypose.serving import endpoint
 from raypose.testing.s3 import embedded_s3
 
 __all__ = ["RECIPE", "run"]
@@ -102,8 +103,8 @@ def run(
     started = time.monotonic()
     changes = {"optim.epochs": epochs, "search.num_trials": trials}
     recipe = config.override(config.parse_config(RECIPE, where="demo"), changes)
-    with embedded_s3() as endpoint, runtime.connect(recipe.cluster, verbose=call.verbose):
-        status(f"embedded S3 at {endpoint}")
+    with embedded_s3() as server, runtime.connect(recipe.cluster, verbose=call.verbose):
+        status(f"embedded S3 at {server}")
         storage.make_bucket(BUCKET)
         _draw(folder, per_class)
         found = tuning.search(config.override(recipe, {"optim.epochs": min(SEARCH_EPOCHS, epochs)}))
@@ -114,7 +115,7 @@ def run(
             figures = evaluation.evaluate(
                 BUCKET, str(release), f"{BUCKET}/data/test", progress=update
             )
-        with serving.running(winner, f"{release.name}@{registry.PRODUCTION}") as served:
+        with endpoint.running(winner, f"{release.name}@{registry.PRODUCTION}") as served:
             truth, picture = _example(folder)
             answer = _ask(served.url, picture)
             outcome = {
