@@ -52,13 +52,13 @@ def classify(call: Call) -> None:
     with waiting("loading torch and the release"):
         from raypose.releases.model import Model
 
-        model = Model.load(release.url if release.url else reference)
+        model = Model.load(release)
     rows = []
     with bar("classifying") as update:
         contents = [_content(picture) for picture in pictures]
         how = {"top_k": keys.top_k, "level": keys.level, "abstain_below": keys.abstain_below}
         for number, found in enumerate(model.predict_stream(contents, **how), start=1):
-            rows.append(_row(pictures[number - 1], found))
+            rows.append({**found.to_dict(), "picture": pictures[number - 1]})
             if len(pictures) > 1:
                 update(number, len(pictures))
     if keys.out:
@@ -113,20 +113,6 @@ def _is_picture(name: str, endings: set[str]) -> bool:
 
 def _content(picture: str) -> Any:
     return sys.stdin.buffer.read() if picture == STDIN else picture
-
-
-def _row(picture: str, found: Any) -> dict[str, Any]:
-    return {
-        "picture": picture,
-        "label": found.label,
-        "name": found.name,
-        "probability": found.probability,
-        "top": [
-            {"label": one.label, "name": one.name, "probability": one.probability}
-            for one in found.top
-        ],
-        "error": found.error,
-    }
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

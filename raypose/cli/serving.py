@@ -18,7 +18,7 @@ def serve(call: Call) -> None:
 
     release = looked_up(config.storage, call.words[0])  # before anything starts
     if config.cluster.address or os.environ.get("RAY_ADDRESS"):
-        require_shared(release.url, word=call.words[0])
+        require_shared(release, word=call.words[0])
     with waiting("loading torch and Ray"):
         from raypose import runtime
         from raypose.serving import endpoint as serving

@@ -184,9 +184,9 @@ def arrange(verb: Verb, words: Sequence[str], **flags: bool) -> Call:
     return Call(placed, _own_keys(verb, own), parse_assignments(rest), command=command, **flags)
 
 
-def require_shared(url: str, *, word: str) -> None:
-    """Refuse what only this machine has, where other nodes of a cluster must read it."""
-    if not url.startswith("s3://"):
+def require_shared(release: Any, *, word: str) -> None:
+    """Refuse a release that only this machine has, where other nodes of a cluster must read it."""
+    if release.is_local:
         raise UsageError(
             f"{word}: lies on this machine, where other nodes of the cluster cannot see it; "
             "publish it to s3://, or leave out cluster.address"
