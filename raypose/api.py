@@ -36,7 +36,7 @@ Recipe: TypeAlias = str | Path | Mapping[str, Any] | Config
 """Path or s3:// URL of a YAML file, a dictionary of the same form, or a whole document."""
 
 
-def load(reference: str | Path | Release, *, storage: str = "") -> releases.Model:
+def load(reference: str | Path | Release, *, storage: str | Path = "") -> releases.Model:
     """Load a release to classify pictures by.
 
     Args:
@@ -104,7 +104,7 @@ def evaluate(
     model: releases.Model | str | Path | Release,
     data: str | Path,
     *,
-    storage: str = "",
+    storage: str | Path = "",
     baselines: bool = False,
 ) -> dict[str, Any]:
     """Score a release on a data set.
@@ -144,6 +144,10 @@ def publish(recipe: Recipe, overrides: Mapping[str, Any] | None = None) -> Relea
 
 def _settled(recipe: Recipe, overrides: Mapping[str, Any] | None) -> Config:
     """Return the whole document of a recipe, its locations absolute."""
+    overrides = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in (overrides or {}).items()
+    }
     if isinstance(recipe, str | Path):
         made = config.load(str(recipe), overrides)
     else:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Update", "bar", "plural", "status", "waiting"]
+__all__ = ["Update", "bar", "one_line", "plural", "status", "waiting"]
 
 Update = Callable[[int, int], None]
 """Called with (done, in all) as work goes on."""
@@ -28,7 +28,17 @@ WORTH_TELLING_S = 2.0
 def status(message: str) -> None:
     """Print one line on stderr."""
     if not _quiet():
-        print(message, file=sys.stderr, flush=True)
+        print(one_line(message), file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    r"""Return a text with what would break a line, or steer a terminal, written out: ``\n``.
+
+    Names of files come from strangers.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def plural(count: int, noun: str, more: str = "") -> str:

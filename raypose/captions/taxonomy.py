@@ -116,7 +116,7 @@ class Taxonomy:
             more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
             raise TaxonomyError(
                 f'{where}: {shown}{more} not in taxonomy "{self.name}" of {len(self)} classes'
-                f"; add a card, or choose another by data.taxonomy{near}"
+                f"; add a card, or choose another taxonomy{near}"
             )
 
     def to_dict(self) -> dict[str, Any]:

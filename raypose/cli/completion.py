@@ -1,18 +1,93 @@
-"""What TAB completes: keys of a verb, their values, and the names of releases."""
+"""What TAB completes: keys of a verb, their values, and the names of releases.
+
+The scripts of bash and zsh are our own. Typer's end a key with a space, and bash breaks words at
+``=``, ``:`` and ``@`` before a script sees them: neither a value nor NAME:VERSION would complete.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+
+from typer import _completion_shared as shells
 
 from raypose.cli.verbs import Verb, known_keys
 from raypose.config.settings import Config
+from raypose.errors import UsageError
 
-__all__ = ["complete"]
+__all__ = ["OPTIONS", "complete", "serve_shell", "teach"]
+
+OPTIONS = ("--install-completion", "--show-completion")
+_ASK = (
+    "env _TYPER_COMPLETE_FISH_ACTION=get-args _RAYPOSE_COMPLETE=complete_fish _TYPER_COMPLETE_ARGS"
+)
+"""Prints an answer a line, whatever the shell."""
+BASH = """
+%(complete_func)s() {
+    local IFS=$'\\n' line=${COMP_LINE:0:COMP_POINT} broken=
+    local word=${line##* }
+    [[ $word == *[=:]* ]] && broken=${word%%"${word##*[=:]}"}
+    [[ $word == *@* ]] && broken=${word%%"@${word##*@}"}
+    COMPREPLY=( $(ASK="$line" $1 2>/dev/null) )
+    COMPREPLY=( "${COMPREPLY[@]%%%%$'\\t'*}" )
+    COMPREPLY=( "${COMPREPLY[@]#"$broken"}" )
+    [[ ${#COMPREPLY[@]} == 1 && -z ${COMPREPLY[0]} ]] && COMPREPLY=()
+    [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=:@] ]] && compopt -o nospace
+    return 0
+}
+
+complete -o default -F %(complete_func)s %(prog_name)s
+""".replace("ASK", _ASK)
+ZSH = """
+#compdef %(prog_name)s
+
+%(complete_func)s() {
+    local -a found keys others
+    found=("${(@f)$(ASK="${(j: :)words[1,$CURRENT]}" %(prog_name)s 2>/dev/null)}")
+    found=("${(@)found%%%%$'\\t'*}")
+    keys=(${(M)found:#*[=:@]}) others=(${found:#*[=:@]})
+    (( ${#keys} )) && compadd -S '' -- $keys
+    (( ${#others} )) && compadd -- $others
+    (( ${#keys} + ${#others} )) && return
+    [[ $PREFIX == *=* ]] && compset -P '*='
+    _files
+}
+
+compdef %(complete_func)s %(prog_name)s
+""".replace("ASK", _ASK)
+
+
+def teach() -> None:
+    """Put our scripts in the place of Typer's, which has no public way to give it one."""
+    shells._completion_scripts.update(bash=BASH, zsh=ZSH)
+
+
+def serve_shell(words: Sequence[str]) -> bool:
+    """Print or install the script of the shell that is named after one of `OPTIONS`.
+
+    Returns:
+        Whether that was asked; without a name Typer finds the shell out.
+    """
+    if len(words) != 2 or words[0] not in OPTIONS:
+        return False
+    option, shell = words
+    known = ("bash", "zsh", "fish")
+    if shell not in known:
+        raise UsageError(f"{option}: no completion for {shell}; there is for {', '.join(known)}")
+    names = {"prog_name": "raypose", "complete_var": "_RAYPOSE_COMPLETE", "shell": shell}
+    if option == "--show-completion":
+        print(shells.get_completion_script(**names))
+        return True
+    _, path = shells.install(**names)
+    print(f"{Path(path)}: {shell} completes raypose from its next start on")
+    return True
+
 
 RELEASES = ("RELEASE", "NAME", "A", "B")
 TAXONOMIES = ("TAXONOMY",)
 GRAMMARS = ("GRAMMAR",)
+RECIPES = ("RECIPE",)
 
 
 def complete(verb: Verb, given: Sequence[str], incomplete: str) -> list[str]:
@@ -27,16 +102,20 @@ def complete(verb: Verb, given: Sequence[str], incomplete: str) -> list[str]:
     if equals:
         return [f"{key}={word}" for word in _values(verb, key) if word.startswith(value)]
     placed = sum("=" not in word and not word.startswith("-") for word in given)
-    names = list(_names(verb, placed, given)) if placed < len(verb.words) else []
+    names = list(_named(verb, placed, given, incomplete)) if placed < len(verb.words) else []
     keys = [f"{name}=" for name in known_keys(verb)]
     return [word for word in [*names, *keys] if word.startswith(incomplete)]
 
 
-def _names(verb: Verb, placed: int, given: Sequence[str]) -> Iterator[str]:
+def _named(verb: Verb, placed: int, given: Sequence[str], incomplete: str) -> Iterator[str]:
     """Yield the names that may stand in place of a verb's next word."""
     word = verb.words[placed].name
     if word in RELEASES:
-        yield from _releases(given)
+        yield from _releases(given, incomplete)
+    elif word in RECIPES:
+        from raypose.config import shipped
+
+        yield from shipped()
     elif word in TAXONOMIES:
         from raypose.captions import taxonomy
 
@@ -47,16 +126,23 @@ def _names(verb: Verb, placed: int, given: Sequence[str]) -> Iterator[str]:
         yield from PRESETS
 
 
-def _releases(given: Sequence[str]) -> list[str]:
+def _releases(given: Sequence[str], incomplete: str) -> list[str]:
+    """Return the names of releases; of one that has been typed, its versions or its aliases."""
     from raypose import storage
     from raypose.errors import RayposeError
     from raypose.releases import registry
 
     named = [word.partition("=")[2] for word in given if word.startswith("storage=")]
+    root = named[0] if named else storage.default_root()
     try:
-        return registry.names(named[0] if named else storage.default_root())
+        if ":" not in incomplete and "@" not in incomplete:
+            return registry.names(root)
+        rows = registry.overview(root)
     except RayposeError:
         return []
+    if ":" in incomplete:
+        return [row["release"] for row in rows]
+    return [f"{row['release'].partition(':')[0]}@{a}" for row in rows for a in row["aliases"]]
 
 
 def _values(verb: Verb, key: str) -> list[str]:

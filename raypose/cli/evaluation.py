@@ -7,8 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from raypose.cli.places import check_out, looked_up
 from raypose.cli.shards import DATA
-from raypose.cli.verbs import Call, Keys, Verb, Word, check_out, looked_up
+from raypose.cli.verbs import Call, Keys, Verb, Word
 from raypose.console import bar, waiting
 
 __all__ = ["RELEASE", "VERBS"]

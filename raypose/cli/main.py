@@ -7,6 +7,7 @@ mistake is one line and an exit code, never a traceback unless ``--verbose`` ask
 Annotations are kept as objects in this module: Typer reads those of functions made here.
 """
 
+import json
 import os
 import shlex
 import signal
@@ -34,6 +35,7 @@ from raypose.cli import (
     usage,
 )
 from raypose.cli.verbs import Verb, arrange
+from raypose.console import one_line
 from raypose.errors import RayposeError, UsageError, did_you_mean
 
 __all__ = ["PANELS", "VERBS", "main"]
@@ -99,11 +101,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> None:
     flags = [flag for flag in FLAGS if flag in arguments]
     words = [word for word in arguments if word not in FLAGS]
+    completion.teach()
     command = typer.main.get_command(_app())
-    if words == ["--version"]:
+    if completion.serve_shell(words):
+        return
+    if words[:1] == ["help"] and "help" not in VERBS:
+        words = [*words[1:], "--help"]
+    if words[:1] == ["--version"]:
         from raypose import __version__
 
         print(__version__)
+        return
+    if "--json" in flags and (document := _help_document(words)) is not None:
+        print(json.dumps(document, ensure_ascii=False))
         return
     if not words and "_RAYPOSE_COMPLETE" not in os.environ:
         print(usage.root_help(PANELS))
@@ -114,6 +124,15 @@ def _run(arguments: Sequence[str]) -> None:
         if callable(work):
             work()
         sys.stdout.flush()
+
+
+def _help_document(words: Sequence[str]) -> list[dict[str, Any]] | None:
+    """Return the help that is asked for, for a machine: of all verbs, a group's, or one."""
+    named = [word for word in words if word not in ("-h", "--help")]
+    name = " ".join(named)
+    asked = [verb for verb in VERBS.values() if f"{verb.name} ".startswith(f"{name} ".lstrip())]
+    bare = not words or (name not in VERBS and name not in BARE and bool(asked))
+    return [usage.document(verb) for verb in asked] if bare or len(named) < len(words) else None
 
 
 @contextmanager
@@ -228,5 +247,5 @@ def _interrupted(arguments: Sequence[str]) -> str:
 
 
 def _failed(message: str, code: int) -> int:
-    print(message, file=sys.stderr, flush=True)
+    print(one_line(message), file=sys.stderr, flush=True)
     return code

@@ -14,10 +14,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from raypose.cli.evaluation import RELEASE
-from raypose.cli.verbs import Call, Keys, Verb, Word, check_out, looked_up
+from raypose.cli.places import check_out, looked_up
+from raypose.cli.verbs import Call, Keys, Verb, Word
 from raypose.config.section import Count, Fraction
-from raypose.console import bar, plural, status, waiting
-from raypose.errors import DataError, UsageError
+from raypose.console import bar, one_line, plural, status, waiting
+from raypose.errors import DataError
 
 __all__ = ["VERBS"]
 
@@ -44,10 +45,8 @@ def classify(call: Call) -> None:
 
     reference, *given = call.words
     release = looked_up(config.storage, reference)
-    if keys.out and not keys.out.endswith(ENDINGS):
-        raise UsageError(f"out: {keys.out!r} ends in none of {', '.join(ENDINGS)}")
     if keys.out:
-        check_out(keys.out)
+        check_out(keys.out, ENDINGS)
     pictures = list(_found(given))
     with waiting("loading torch and the release"):
         from raypose.releases.model import Model
@@ -86,6 +85,8 @@ def _found(given: Sequence[str]) -> Iterator[str]:
         if storage.is_s3(word):
             names = storage.list_files(word, recursive=True)
             inside = [storage.join(word, n) for n in names if _is_picture(n, PICTURES)]
+            if names and not inside:
+                raise DataError(f"{word}: holds no picture")
             if inside:
                 yield from inside
                 continue
@@ -117,6 +118,7 @@ def _content(picture: str) -> Any:
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     """Lay the answers out in columns that line up."""
+    rows = [{**row, "picture": one_line(row["picture"])} for row in rows]
     width = max((len(row["picture"]) for row in rows), default=0)
     names = max((len(row["name"] or "–") for row in rows), default=0)
     lines = []

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from raypose.cli.evaluation import RELEASE
+from raypose.cli.places import looked_up
 from raypose.cli.training import RECIPE, given
-from raypose.cli.verbs import ANY, Call, Keys, Verb, Word, looked_up
+from raypose.cli.verbs import ANY, Call, Keys, Verb, Word
 from raypose.config.section import NAME_PATTERN
 from raypose.console import status, waiting
 

@@ -6,7 +6,8 @@ import os
 import signal
 
 from raypose.cli.evaluation import RELEASE
-from raypose.cli.verbs import Call, Verb, looked_up, require_shared
+from raypose.cli.places import looked_up, require_shared
+from raypose.cli.verbs import Call, Verb
 from raypose.console import waiting
 
 __all__ = ["VERBS"]

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from raypose.cli.verbs import Call, Keys, Verb, Word, check_out
+from raypose.cli.places import check_out
+from raypose.cli.verbs import Call, Keys, Verb, Word
 from raypose.config.packing import Packing
 from raypose.config.section import Count, Fraction
 from raypose.console import bar, plural, status, waiting
@@ -206,8 +207,9 @@ def shards_split(call: Call) -> None:
 
     keys = call.keys
     source, dest = call.words
-    rows, groups = _inspected(call, [source])
     shares = {part: getattr(keys, part) for part in ("val", "test") if getattr(keys, part)}
+    splits.check_shares(shares)
+    rows, groups = _inspected(call, [source])
     split = splits.assign(rows, groups, shares=shares, seed=keys.seed)
     how = Packing(rows_per_shard=keys.rows_per_shard, seed=keys.seed, check=False)
     with tasks(keys.num_workers, verbose=call.verbose) as run, bar("splitting") as update:
@@ -230,7 +232,7 @@ def shards_show(call: Call) -> None:
     from raypose.data import sheet
 
     (url,), out = call.words, call.keys.out
-    check_out(out)
+    check_out(out, (".html", ".htm", ".png"))
     rows, groups = _inspected(call, [url])
     made = sheet.gather(url, rows, groups, per_class=call.keys.per_class)
     sheet.save(made, out)

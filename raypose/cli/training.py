@@ -45,14 +45,35 @@ def check(call: Call) -> None:
     """Print the resolved document of a recipe."""
     import yaml
 
-    from raypose import config
+    from raypose import config, storage
     from raypose.data import inputs
+    from raypose.data.sources import MANIFEST
 
     resolved = call.config(call.words[0])
-    inputs.check_names(resolved)
+    classes = inputs.check_names(resolved)
+    if "/" in resolved.model.backbone:
+        with waiting("loading open_clip"):
+            _check_weights(resolved)
+    for key in ("train", "val", "synthetic"):
+        url = getattr(resolved.data, key)
+        if url and storage.exists(storage.join(url, MANIFEST)):
+            inputs.check(url, classes, key=f"data.{key}")
+        elif url or key == "train":
+            what = f"no shards at {url}" if url else "not set"
+            status(f"data.{key}: {what}; raypose shards build makes some")
     document = config.dump(resolved)
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     call.show(document, f"# {resolved.run_id}\n{text}".rstrip())
+
+
+def _check_weights(config: Any) -> None:
+    """Refuse weights that open_clip has not, where it is installed to tell."""
+    from importlib.util import find_spec
+
+    if find_spec("open_clip") and config.model.backbone not in config.model.architectures:
+        from raypose.clip.model import check_weights
+
+        check_weights(config.model)
 
 
 def show_config(call: Call) -> None:

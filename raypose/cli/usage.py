@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from raypose.cli.verbs import ANY, Verb, key_rows
 from raypose.config.settings import Config
 
-__all__ = ["group_help", "laid_out", "root_help", "verb_help"]
+__all__ = ["document", "group_help", "laid_out", "root_help", "verb_help"]
 
 MAX_WIDTH, NAMES = 80, 30
 FLAGS = (
@@ -71,6 +72,18 @@ def verb_help(verb: Verb) -> str:
     lines += ["", "options", *laid_out(FLAGS)]
     lines += ["", "examples", *(f"  {example}" for example in verb.examples)]
     return "\n".join(lines)
+
+
+def document(verb: Verb) -> dict[str, Any]:
+    """Return the help of a verb for a machine."""
+    return {
+        "verb": verb.name,
+        "usage": verb.usage,
+        "help": verb.summary,
+        "keys": [dict(zip(("key", "default", "help"), row, strict=True)) for row in key_rows(verb)],
+        "sections": list(Config.model_fields) if ANY in verb.sections else list(verb.sections),
+        "examples": list(verb.examples),
+    }
 
 
 def laid_out(rows: Sequence[tuple[str, str, str]]) -> list[str]:

@@ -12,14 +12,13 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from raypose.config.section import Section
 from raypose.config.settings import Config
-from raypose.console import status, waiting
+from raypose.console import status
 from raypose.errors import UsageError, did_you_mean
 
 __all__ = [
@@ -29,11 +28,8 @@ __all__ = [
     "Verb",
     "Word",
     "arrange",
-    "check_out",
     "key_rows",
     "known_keys",
-    "looked_up",
-    "require_shared",
     "section_rows",
 ]
 
@@ -167,7 +163,7 @@ def arrange(verb: Verb, words: Sequence[str], **flags: bool) -> Call:
     rest: list[str] = []
     for word in words:
         key = word.partition("=")[0]
-        if word.startswith("-") and word != "-":
+        if word.startswith("-") and word != "-" and not os.path.exists(word):
             own.append(_flag(verb, word, words))
         elif not _PAIR.match(word) or (os.path.exists(word) and _wants_more(verb, placed)):
             placed.append(word)
@@ -182,39 +178,6 @@ def arrange(verb: Verb, words: Sequence[str], **flags: bool) -> Call:
 
     command = shlex.join(["raypose", *verb.name.split(), *words])
     return Call(placed, _own_keys(verb, own), parse_assignments(rest), command=command, **flags)
-
-
-def require_shared(release: Any, *, word: str) -> None:
-    """Refuse a release that only this machine has, where other nodes of a cluster must read it."""
-    if release.is_local:
-        raise UsageError(
-            f"{word}: lies on this machine, where other nodes of the cluster cannot see it; "
-            "publish it to s3://, or leave out cluster.address"
-        )
-
-
-def looked_up(root: str, reference: str) -> Any:
-    """Return the release that a reference means: see `registry.resolve`."""
-    from raypose.releases import registry
-
-    place = reference.startswith("s3://") or os.path.isdir(reference)
-    with waiting(f"looking for {reference}" + ("" if place else f" in {root}")):
-        return registry.resolve(root, reference)
-
-
-def check_out(url: str) -> None:
-    """Refuse a file that cannot be written, before what it is to hold is computed.
-
-    Raises:
-        UsageError: for a folder, or a place where nothing can be written.
-    """
-    if url.startswith("s3://"):
-        return
-    path = Path(url)
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        what = "is a folder" if path.is_dir() else "cannot be written"
-        raise UsageError(f"out: {url}: {what}; name a file to write")
 
 
 def key_rows(verb: Verb) -> Iterator[tuple[str, str, str]]:

@@ -32,6 +32,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "Clip",
     "build",
+    "check_weights",
     "freeze_batch_norm",
     "has_weights",
     "image_size",
@@ -216,19 +217,32 @@ def _build_named(config: ModelConfig) -> Clip:
     name, _, tag = config.backbone.partition("/")
     if name not in open_clip.list_models():
         refuse_name(config)
-    if tag and tag not in open_clip.list_pretrained_tags_by_model(name):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise ConfigError(f"model.backbone: {name} has no weights {tag!r}; there are: {tags}")
+    check_weights(config)
     return _create(name, tag or None)
 
 
-def refuse_name(config: ModelConfig) -> NoReturn:
-    """Raise the ConfigError of a backbone that there is not, naming the nearest."""
+def check_weights(config: ModelConfig) -> None:
+    """Refuse weights that a model of open_clip has not; what has no tag is left alone.
+
+    Raises:
+        ConfigError: naming those that there are.
+    """
+    name, _, tag = config.backbone.partition("/")
+    if not tag or name not in open_clip.list_models():
+        return
+    known = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in known:
+        tags = ", ".join(known) or "none"
+        near = did_you_mean(tag, known)
+        raise ConfigError(f"model.backbone: {name} has no weights {tag!r}{near}; there are: {tags}")
+
+
+def refuse_name(config: ModelConfig, *, key: str = "model.backbone") -> NoReturn:
+    """Raise the ConfigError of a backbone that there is not, naming the key and the nearest."""
     name = config.backbone.partition("/")[0]
     near = did_you_mean(name, [*config.architectures, *open_clip.list_models()])
     raise ConfigError(
-        f"model.backbone: open_clip has no model {name!r}{near}"
-        "; or describe it under model.architectures"
+        f"{key}: open_clip has no model {name!r}{near}; or describe it under model.architectures"
     )
 
 

@@ -32,13 +32,13 @@ def build_tokenizer(name: str) -> tuple[Callable[[Sequence[str]], list[list[int]
     """
     document = open_clip.get_model_config(name)
     if document is None:
-        refuse_name(ModelConfig(backbone=name))
+        refuse_name(ModelConfig(backbone=name), key="tokenizer")
     try:
         with quiet():
             tokenizer = open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise ConfigError(f"tokenizer of {name} cannot be loaded ({reason})") from None
+        raise ConfigError(f"tokenizer: that of {name} cannot be loaded ({reason})") from None
     length = int(document["text_cfg"].get("context_length", 77))
     return partial(_uncut, tokenizer, length=4 * length), length
 

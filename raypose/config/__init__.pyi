@@ -6,6 +6,7 @@ from .document import override as override
 from .document import parse_assignments as parse_assignments
 from .document import parse_config as parse_config
 from .document import read_yaml as read_yaml
+from .document import shipped as shipped
 from .document import sparse as sparse
 from .identity import canonical_json as canonical_json
 from .identity import document_hash as document_hash

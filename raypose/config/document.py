@@ -31,6 +31,19 @@ __all__ = [
     "sparse",
 ]
 
+SPACE = "search.space."
+PLAINLY = {
+    "string_pattern_mismatch": "letters, digits, dots, dashes and underscores are wanted",
+    "model_type": "is a section; keys and values are wanted under it",
+    "model_attributes_type": "is a section; keys and values are wanted under it",
+    "tuple_type": "a list of values is wanted, such as [0.1, 0.2]",
+    "list_type": "a list of values is wanted, such as [a, b]",
+    "dict_type": "a mapping of keys to values is wanted",
+    "missing": "too few values",
+    "finite_number": "a finite number is wanted",
+}
+"""What pydantic's complaints are called here, where its own words are its own."""
+
 
 def parse_config(document: Mapping[str, Any], *, where: str = "config") -> Config:
     """Validate a document.
@@ -173,23 +186,30 @@ def _typed(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lookup(document: Mapping[str, Any], dotted: str) -> Any:
-    for part in dotted.split("."):
+    for part in _parts(dotted):
         document = document[part]
     return document
+
+
+def _parts(dotted: str) -> list[str]:
+    """Cut a dotted key; what a search space holds are dotted keys themselves."""
+    if dotted.startswith(SPACE):
+        return [*SPACE.rstrip(".").split("."), dotted.removeprefix(SPACE)]
+    return dotted.split(".")
 
 
 def _assign(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Set dotted keys in a copy; sections that are missing are made."""
     result = dict(document)
     for dotted, value in overrides.items():
-        head, _, rest = dotted.partition(".")
-        if not rest:
-            result[head] = value
-            continue
-        inner = result.get(head, {})
-        if not isinstance(inner, Mapping):
-            raise ConfigError(f"{dotted}: {head} is a value, not a section")
-        result[head] = _assign(inner, {rest: value})
+        inner, (*above, last) = result, _parts(dotted)
+        for head in above:
+            found = inner.get(head, {})
+            if not isinstance(found, Mapping):
+                raise ConfigError(f"{dotted}: {head} is a value, not a section")
+            inner[head] = dict(found)
+            inner = inner[head]
+        inner[last] = value
     return result
 
 
@@ -211,7 +231,7 @@ def explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
     dotted = ".".join(str(part) for part in first["loc"]) or "document"
     if first["type"] == "extra_forbidden":
         return f"{dotted}: unknown key{_suggest(loc, root)}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = PLAINLY.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     if not loc:
         return message
     return f"{dotted}: {message[0].lower()}{message[1:]}, found {_short(first['input'])}"

@@ -19,7 +19,7 @@ from raypose.data.packing import Run, pack, serial
 from raypose.data.shards import Manifest
 from raypose.errors import DataError
 
-__all__ = ["Split", "assign", "write"]
+__all__ = ["Split", "assign", "check_shares", "write"]
 
 REST = "train"
 REPORT = "split.json"
@@ -58,8 +58,7 @@ def assign(
             and more gives at least one to each part.
         seed: of the draw.
     """
-    if sum(shares.values()) >= 1:
-        raise DataError(f"split: shares add up to {sum(shares.values()):g}; leave some to train on")
+    check_shares(shares)
     sizes = Counter(row.label for row in rows)
     quota = {
         (part, label): max(round(share * size), 1 if share and size > len(shares) + 1 else 0)
@@ -88,6 +87,16 @@ def assign(
                 quota[part, label] -= count
         parts.update((rows[number].id, part) for number in unit)
     return Split(parts, [[rows[number].id for number in group] for group in groups])
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Refuse shares that leave nothing to train on.
+
+    Raises:
+        DataError: naming their sum.
+    """
+    if sum(shares.values()) >= 1:
+        raise DataError(f"split: shares add up to {sum(shares.values()):g}; leave some to train on")
 
 
 def write(

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from io import IOBase
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -35,9 +36,13 @@ __all__ = ["Model", "Picture"]
 READERS = 4
 """Threads that read pictures: the one who waits for S3 leaves the cores to the others."""
 
-Picture: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
-"""A path or s3:// URL, the bytes of a file, a picture of Pillow's, or uint8 (H, W, 3) or (H, W)."""
-FORMS = (str, Path, bytes, Image.Image, np.ndarray)
+Picture: TypeAlias = (
+    str | Path | bytes | bytearray | memoryview | IOBase | Image.Image | npt.NDArray[np.uint8]
+)
+"""A path or s3:// URL, the bytes of a file or an open one, a picture of Pillow's, or uint8
+(H, W, 3) or (H, W)."""
+BYTES = (bytes, bytearray, memoryview)
+FORMS = (str, Path, *BYTES, IOBase, Image.Image, np.ndarray)
 
 
 class Model:
@@ -64,7 +69,7 @@ class Model:
         cls,
         reference: str | Path | Release,
         *,
-        storage: str = "",
+        storage: str | Path = "",
         device: torch.device | str | None = None,
     ) -> Model:
         """Load a release.
@@ -135,6 +140,8 @@ class Model:
             TypeError: for what is no picture in any form.
         """
         many = [pictures] if isinstance(pictures, FORMS) else pictures
+        if isinstance(many, Mapping) or not isinstance(many, Iterable):
+            raise TypeError(_not_a_picture(many))
         how = {"top_k": top_k, "level": level, "batch_size": batch_size}
         return Predictions(self.predict_stream(many, abstain_below=abstain_below, **how))
 
@@ -176,6 +183,8 @@ class Model:
         if not 0 <= abstain_below <= 1:
             raise UsageError(f"abstain_below: found {abstain_below:g}; it is a probability, 0 to 1")
         for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name}: found {value!r}; a whole number is wanted")
             if value < 1:
                 raise UsageError(f"{name}: found {value}; at least 1 is needed")
 
@@ -195,8 +204,10 @@ class Model:
         try:
             if isinstance(picture, str | Path):
                 return self.predictor.pixels(_read(picture))
-            if isinstance(picture, bytes):
-                return self.predictor.pixels(picture)
+            if isinstance(picture, BYTES):
+                return self.predictor.pixels(bytes(picture))
+            if isinstance(picture, IOBase):
+                return self.predictor.pixels(picture.read())
             if isinstance(picture, Image.Image):
                 pixels = images.convert(picture, max_pixels=self.config.data.max_pixels)
             else:
@@ -208,10 +219,19 @@ class Model:
         return to_square(pixels, self.predictor.clip.image_size, resize=self.config.model.resize)
 
 
-def _resolved(reference: str | Path | Release, root: str) -> Release:
+def _resolved(reference: str | Path | Release, root: str | Path) -> Release:
     if isinstance(reference, Release):
         return reference
-    return registry.resolve(root or storage.default_root(), reference)
+    if not isinstance(reference, str | Path):
+        raise TypeError(f"{reference!r} is no reference of a release: {registry.FORMS}")
+    return registry.resolve(str(root) or storage.default_root(), reference)
+
+
+def _not_a_picture(found: object) -> str:
+    return (
+        f"{type(found).__name__} is no picture: give a path, bytes, a picture of Pillow's, "
+        "or a uint8 array"
+    )
 
 
 def _captions(folder: Path) -> Mapping[str, list[str]]:
@@ -244,10 +264,7 @@ def _read(path: str | Path) -> bytes:
 def _three_channels(pixels: npt.NDArray[np.uint8]) -> images.Pixels:
     """Return uint8 (H, W, 3) of an array that is so, or grey."""
     if not isinstance(pixels, np.ndarray):
-        raise TypeError(
-            f"{type(pixels).__name__} is no picture: give a path, bytes, a picture of Pillow's, "
-            "or a uint8 array"
-        )
+        raise TypeError(_not_a_picture(pixels))
     grey = pixels.ndim == 2
     if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, overload
@@ -95,6 +96,15 @@ class Predictions(Sequence[Predicted]):
         ]
         hidden = len(self) - SHOWN
         return "\n".join([*lines, f"… {hidden} more"] if hidden > 0 else lines)
+
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show."""
+        rows = [("picture", "name", "probability"), *map(_cells, self._answers[:SHOWN])]
+        table = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+        )
+        hidden = len(self) - SHOWN
+        return f"<table>{table}</table>" + (f"<p>… {hidden} more</p>" if hidden > 0 else "")
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return a dictionary for each picture, in JSON's types: see `Predicted.to_dict`."""

@@ -24,6 +24,7 @@ from raypose.releases import documents
 from raypose.releases.documents import VERSION_PATTERN, Alias, Manifest, Settings
 
 __all__ = [
+    "FORMS",
     "PRODUCTION",
     "Release",
     "fetch",

@@ -21,7 +21,7 @@ from ray._private import auto_init_hook, ray_constants
 from ray.exceptions import RayTaskError
 
 from raypose.config import ClusterConfig
-from raypose.console import waiting
+from raypose.console import status, waiting
 from raypose.errors import RayposeError, ResourceError
 
 __all__ = ["connect", "data_level", "interruptible", "require", "spread", "unwrapped", "wants_gpu"]
@@ -65,7 +65,7 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     auto_init_hook.enable_auto_connect = False  # no Ray but the one connected to here
     what = "starting Ray" if address == "local" else f"connecting to Ray at {address}"
     try:
-        with waiting(what):
+        with waiting(what), _whole() as interrupted:
             if address == "local":
                 # read from the environment when ray is imported, which has happened by now
                 ray_constants.ENABLE_RAY_CLUSTER = False
@@ -85,9 +85,35 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
         # Ray's own handler prints a stack and ends the process before anything is cleaned up
         signal.signal(signal.SIGTERM, on_term)
     try:
+        if interrupted():
+            raise KeyboardInterrupt
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _whole() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back; yields what tells whether it was pressed. Pressed again, it ends at once.
+
+    While it starts, Ray at times swallows an interrupt, and at others leaves processes behind.
+    """
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def note(signum: int, frame: Any) -> None:
+        pressed.append(signum)
+        if len(pressed) > 1:
+            raise KeyboardInterrupt
+        status("stopping as soon as Ray has started; Ctrl-C again ends at once")
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def data_level() -> int:

@@ -19,7 +19,7 @@ from raypose.captions.taxonomy import Taxonomy
 from raypose.data import images
 from raypose.data.sources import csv, imagefolder, parquet, webdataset, yoga82
 from raypose.data.sources.listing import Entry, Listing, Rejected
-from raypose.errors import DataError, UsageError, did_you_mean
+from raypose.errors import DataError, NotFoundError, UsageError, did_you_mean
 
 __all__ = ["KINDS", "drawings", "find", "opened"]
 
@@ -52,6 +52,8 @@ def find(
             f"{source}: none of the {sum(listing.listed.values())} pictures that it lists is in "
             f"{pictures or 'its folder'}; download them, or say where they are by pictures="
         )
+    if not listing.entries and not storage.exists(source):
+        raise NotFoundError(f"{source}: not found; check the path")
     if not listing.entries:
         raise DataError(f"{source}: no pictures found, read as {chosen}; {EXPECTED[chosen]}")
     listing.entries = list(_numbered(listing, classes))

@@ -1,0 +1,51 @@
+"""Places that a command names: releases to be found, files to be written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from raypose.console import waiting
+from raypose.errors import UsageError
+
+__all__ = ["check_out", "looked_up", "require_shared"]
+
+
+def require_shared(release: Any, *, word: str) -> None:
+    """Refuse a release that only this machine has, where other nodes of a cluster must read it."""
+    if release.is_local:
+        raise UsageError(
+            f"{word}: lies on this machine, where other nodes of the cluster cannot see it; "
+            "publish it to s3://, or leave out cluster.address"
+        )
+
+
+def looked_up(root: str, reference: str) -> Any:
+    """Return the release that a reference means: see `registry.resolve`."""
+    from raypose.releases import registry
+
+    place = reference.startswith("s3://") or os.path.isdir(reference)
+    with waiting(f"looking for {reference}" + ("" if place else f" in {root}")):
+        return registry.resolve(root, reference)
+
+
+def check_out(url: str, endings: tuple[str, ...] = ()) -> None:
+    """Refuse a file that cannot be written, before what it is to hold is computed.
+
+    Args:
+        url: of the file.
+        endings: of the forms that can be written; any where none is named.
+
+    Raises:
+        UsageError: for another ending, a folder, or a place where nothing can be written.
+    """
+    if endings and not url.endswith(endings):
+        raise UsageError(f"out: {url!r} ends in none of {', '.join(endings)}")
+    if url.startswith("s3://"):
+        return
+    path = Path(url)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        what = "is a folder" if path.is_dir() else "cannot be written"
+        raise UsageError(f"out: {url}: {what}; name a file to write")
