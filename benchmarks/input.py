@@ -36,7 +36,7 @@ from PIL import Image
 
 from raypose import config, data, runtime, storage, synthesis
 from raypose.captions import taxonomy
-from raypose.data import images, packing, shards, transforms
+from raypose.data import images, manifests, packing, shards, transforms
 from raypose.data.order import Part
 
 BATCH_SIZE = 64
@@ -136,7 +136,7 @@ def presized(content: bytes) -> bytes:
 def ours(url: str, size: int, *, dct_scaled: bool = False) -> Iterator[int]:
     """Shards from S3, decoded by Ray Data."""
     index = {label: number for number, label in enumerate(LABELS)}
-    index |= {label: 0 for label in shards.read_manifest(url).labels if label not in index}
+    index |= {label: 0 for label in manifests.read_manifest(url).labels if label not in index}
     settings = config.DataConfig(dct_scaled=dct_scaled)
     reader = data.load(url, index, settings, size=size, resize="squash", cache=False)
     rows = reader.epoch(

@@ -25,7 +25,7 @@ from raypose import config, evaluation, releases, runtime, training, tuning
 from raypose import storage as storages
 from raypose.config import ClusterConfig, Config
 from raypose.console import bar, status, waiting
-from raypose.data import inputs, shards
+from raypose.data import inputs, manifests
 from raypose.releases.registry import Release
 from raypose.training.runs import TrainResult
 from raypose.tuning.records import SearchResult
@@ -123,7 +123,7 @@ def evaluate(
         RayposeError: for what the user can mend.
     """
     url = _full(data)
-    shards.read_manifest(url)
+    manifests.read_manifest(url)
     loaded = model if isinstance(model, releases.Model) else load(model, storage=storage)
     with _connected(ClusterConfig()), bar("evaluating") as update:
         return evaluation.evaluate("", loaded, url, with_baselines=baselines, progress=update)

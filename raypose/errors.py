@@ -10,14 +10,17 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "BadPicture",
     "CaptionError",
     "CheckpointError",
     "ConfigError",
+    "ConflictError",
     "DataError",
     "NotFoundError",
     "RayposeError",
     "RegistryError",
     "ResourceError",
+    "StorageError",
     "TaxonomyError",
     "TrainError",
     "UsageError",
@@ -61,6 +64,10 @@ class DataError(RayposeError):
     exit_code = 3
 
 
+class BadPicture(DataError):  # noqa: N818  it is the picture that is bad, not the work
+    """What a picture holds cannot be used: not that it could not be read from where it lies."""
+
+
 class CheckpointError(RayposeError):
     """A checkpoint is damaged or of another format."""
 
@@ -69,6 +76,14 @@ class CheckpointError(RayposeError):
 
 class NotFoundError(DataError):
     """A file is not there."""
+
+
+class StorageError(RayposeError):
+    """A place could not be read or written: access, network, disk. What lies there may be good."""
+
+
+class ConflictError(StorageError):
+    """Another was there first: what is to be written over is not what it was."""
 
 
 class RegistryError(RayposeError):

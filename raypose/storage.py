@@ -1,8 +1,12 @@
-"""Files on ``s3://`` and local paths, through pyarrow: read, list, atomic write, copy.
+"""Files on ``s3://`` and local paths: read, list, atomic and conditional write, copy.
 
 S3-compatible servers are reached by the standard variables (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION). pyarrow retries refused and cut-off answers itself.
+AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION): by pyarrow to list and to read within a file, by
+`objects` for all else; both try again what was refused or cut off.
 A write is atomic: a reader sees the old object, or the new one whole.
+
+That a file is not there, that it could not be read, and that another wrote it meanwhile are three
+errors: NotFoundError, StorageError, ConflictError.
 """
 
 from __future__ import annotations
@@ -10,18 +14,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raypose.errors import DataError, NotFoundError
+from raypose import disks, objects
+from raypose.disks import Stat
+from raypose.errors import DataError, NotFoundError, StorageError
 
 __all__ = [
+    "Stat",
     "default_root",
     "delete_file",
     "delete_folder",
@@ -32,11 +39,15 @@ __all__ = [
     "join",
     "list_files",
     "list_folders",
+    "list_stats",
     "make_bucket",
     "open_file",
     "open_stream",
+    "overlap",
+    "prune",
     "read_bytes",
     "read_json",
+    "read_tagged",
     "sha256",
     "upload_folder",
     "write_bytes",
@@ -79,9 +90,18 @@ def filesystem(url: str) -> tuple[pafs.FileSystem, str]:
     bucket = path.split("/")[0]
     if not bucket:
         raise DataError(f"{url}: names no bucket; write s3://bucket/key")
-    with _explained(url):  # of the bucket alone: keys may hold what a URI may not
-        found, _ = pafs.FileSystem.from_uri(f"s3://{bucket}")
-    return found, path
+    settings = tuple(os.environ.get(name) for name in objects.SETTINGS)
+    with _explained(url):
+        return _bucket(bucket, os.getpid(), settings), path
+
+
+@lru_cache(maxsize=32)
+def _bucket(name: str, process: int, settings: tuple[str | None, ...]) -> pafs.FileSystem:
+    """Return the one client of a bucket in a process, for as long as the variables are the same.
+
+    It is made from the bucket's name alone: keys may hold what a URI may not.
+    """
+    return pafs.FileSystem.from_uri(f"s3://{name}")[0]
 
 
 def join(url: str, *parts: str) -> str:
@@ -103,8 +123,27 @@ def read_bytes(url: str, *, offset: int = 0, size: int = -1) -> bytes:
         NotFoundError: where it is absent.
         DataError: where it cannot be read.
     """
-    with open_file(url) as file:  # one request, where a stream asks many
-        return bytes(file.read() if size < 0 else file.read_at(size, offset))
+    if is_s3(url):  # one request, where a file that is opened takes two
+        _, path = filesystem(url)
+        return objects.get(f"s3://{path}", offset=offset, size=size)[0]
+    with _explained(url), open(filesystem(url)[1], "rb") as file:
+        file.seek(offset)
+        content = file.read(size)
+    if size >= 0 and len(content) < size:
+        raise DataError(f"{url}: ends before what was asked of it; it has changed")
+    return content
+
+
+def read_tagged(url: str) -> tuple[bytes, str]:
+    """Return a file's content and its tag, to write over it by: see `write_bytes`.
+
+    Raises:
+        NotFoundError: where it is absent.
+    """
+    if is_s3(url):
+        return objects.get(url)
+    content = read_bytes(url)
+    return content, disks.tag(content)
 
 
 @contextmanager
@@ -126,25 +165,26 @@ def open_stream(url: str) -> Iterator[tuple[pa.NativeFile, int]]:
             yield stream, info.size
 
 
-def write_bytes(url: str, content: bytes) -> None:
-    """Write a file whole or not at all; folders above it are made."""
-    fs, path = filesystem(url)
+def write_bytes(url: str, content: bytes, *, instead_of: str | None = None) -> str:
+    """Write a file whole or not at all; folders above it are made.
+
+    Args:
+        url: of the file.
+        content: all of it.
+        instead_of: tag of what is to be there, of which of several writers only one is right;
+            empty for nothing. None writes over anything.
+
+    Returns:
+        The file's tag.
+
+    Raises:
+        ConflictError: where something else is there.
+        StorageError: where it cannot be written; what was there before is still.
+    """
+    if is_s3(url):
+        return objects.put(url, bytes(memoryview(content)), instead_of=instead_of)
     with _explained(url):
-        if is_s3(url):  # an S3 object appears only when its upload is complete
-            with fs.open_output_stream(path) as stream:
-                stream.write(content)
-            return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        return disks.write(Path(filesystem(url)[1]), content, instead_of)
 
 
 def read_json(url: str) -> Any:
@@ -155,19 +195,45 @@ def read_json(url: str) -> Any:
         raise DataError(f"{url}: not JSON ({error})") from None
 
 
-def write_json(url: str, document: Any) -> None:
-    """Write JSON, indented and with a final line break."""
-    write_bytes(url, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+def write_json(url: str, document: Any, *, instead_of: str | None = None) -> str:
+    """Write JSON, indented and with a final line break; as `write_bytes`."""
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return write_bytes(url, text.encode(), instead_of=instead_of)
 
 
 def list_files(url: str, *, recursive: bool = False) -> list[str]:
     """Return the paths of the files below a folder, relative to it, sorted; none if absent."""
-    return _list(url, kind=pafs.FileType.File, recursive=recursive)
+    return sorted(list_stats(url, recursive=recursive))
 
 
 def list_folders(url: str) -> list[str]:
     """Return the names of the folders in a folder, sorted; none if it is absent."""
-    return _list(url, kind=pafs.FileType.Directory, recursive=False)
+    return sorted(name for name, stat in _inside(url, recursive=False) if stat is None)
+
+
+def list_stats(url: str, *, recursive: bool = False) -> dict[str, Stat]:
+    """Return what is known of the files below a folder: path relative to it → `Stat`.
+
+    Files whose names begin with a dot are passed over. Links are followed, but not back to a folder
+    that they lie in; one that leads nowhere has a size of -1. What is no file, such as a pipe, is
+    passed over.
+    """
+    return {name: stat for name, stat in _inside(url, recursive=recursive) if stat is not None}
+
+
+def overlap(one: str, other: str) -> bool:
+    """Tell whether two locations are one, or one lies inside the other, however they are written.
+
+    Links and ``..`` are followed on disks.
+    """
+    first, second = _resolved(one), _resolved(other)
+    return f"{first}/".startswith(f"{second}/") or f"{second}/".startswith(f"{first}/")
+
+
+def _resolved(url: str) -> str:
+    if is_s3(url):
+        return "s3://" + "/".join(part for part in url.removeprefix("s3://").split("/") if part)
+    return os.path.realpath(os.path.expanduser(url)).rstrip("/")
 
 
 def upload_folder(folder: Path, url: str, *, last: str) -> None:
@@ -196,10 +262,18 @@ def delete_folder(url: str) -> None:
 
 def delete_file(url: str) -> None:
     """Remove a file; an absent one is no error."""
-    fs, path = filesystem(url)
+    if is_s3(url):
+        objects.delete(url)
+        return
     with _explained(url):
-        if fs.get_file_info(path).type == pafs.FileType.File:
-            fs.delete_file(path)
+        Path(url).unlink(missing_ok=True)
+
+
+def prune(url: str) -> None:
+    """Remove a folder that is empty; on S3 there is none."""
+    if not is_s3(url):
+        with suppress(OSError):
+            os.rmdir(filesystem(url)[1])
 
 
 def make_bucket(url: str) -> None:
@@ -219,13 +293,24 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _list(url: str, *, kind: pafs.FileType, recursive: bool) -> list[str]:
+def _inside(url: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:
+    """Yield what lies below a folder, hidden files aside: folders with None."""
+    if not is_s3(url):
+        with _explained(url):
+            here = os.path.realpath(filesystem(url)[1])
+            if os.path.isdir(here):
+                yield from disks.walk(here, recursive=recursive)
+        return
     fs, path = filesystem(url)
     selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
     with _explained(url):
         infos = fs.get_file_info(selector)
-    names = [info.path[len(path) :].strip("/") for info in infos if info.type == kind]
-    return sorted(name for name in names if not Path(name).name.startswith("."))
+    for info in infos:
+        name = info.path[len(path) :].strip("/")
+        if info.type == pafs.FileType.Directory:
+            yield name, None
+        elif not name.rpartition("/")[2].startswith("."):
+            yield name, Stat(info.size, info.mtime_ns or 0)
 
 
 @contextmanager
@@ -236,9 +321,13 @@ def _explained(url: str) -> Iterator[None]:
     except FileNotFoundError:
         raise NotFoundError(f"{url}: not found; check the path") from None
     except PermissionError:
-        raise DataError(f"{url}: access denied; check the credentials and the path") from None
+        raise StorageError(f"{url}: access denied; check the credentials and the path") from None
     except IsADirectoryError:
         raise DataError(f"{url}: is a folder, not a file") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        text = " ".join(str(error).split())
-        raise DataError(f"{url}: {text[:200]}") from None
+    except NotADirectoryError:
+        raise NotFoundError(f"{url}: not found; what is above it is no folder") from None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{url}: {' '.join(str(error).split())[:200]}") from None
+    except OSError as error:
+        text = error.strerror if error.strerror and not is_s3(url) else str(error)
+        raise StorageError(f"{url}: {' '.join(text.split())[:200]}") from None

@@ -41,13 +41,13 @@ def synthesize(call: Call) -> None:
     """Draw pictures of postures."""
     from raypose import synthesis
     from raypose.captions import taxonomy
-    from raypose.data import packing, shards, sources
+    from raypose.data import manifests, packing, sources
 
     keys, (dest,) = call.keys, call.words
     counts = dict.fromkeys(taxonomy.load(keys.taxonomy).ids, keys.per_class)
     synthesis.drawn(counts)
     if keys.fill:
-        there = shards.read_manifest(keys.fill).labels
+        there = manifests.read_manifest(keys.fill).labels
         counts = {label: max(0, count - there.get(label, 0)) for label, count in counts.items()}
     counts = {label: count for label, count in counts.items() if count}
     if keys.form == "shards":

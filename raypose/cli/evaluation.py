@@ -36,12 +36,13 @@ class ReportKeys(EvaluateKeys):
 
 def evaluate(call: Call) -> None:
     """Score a release on shards."""
+    from raypose.data import manifests
+
     config = call.config()
-    from raypose.data import shards
 
     reference, url = call.words
     looked_up(config.storage, reference)  # before Ray starts
-    shards.read_manifest(url)
+    manifests.read_manifest(url)
     with waiting("loading torch and Ray"):
         from raypose import runtime
         from raypose.evaluation import summary, tables
@@ -56,13 +57,14 @@ def evaluate(call: Call) -> None:
 
 def compare(call: Call) -> None:
     """Hold two releases against each other."""
+    from raypose.data import manifests
+
     config = call.config()
-    from raypose.data import shards
 
     a, b, url = call.words
     for reference in (a, b):
         looked_up(config.storage, reference)  # before Ray starts
-    shards.read_manifest(url)
+    manifests.read_manifest(url)
     with waiting("loading torch and Ray"):
         from raypose import runtime
         from raypose.evaluation import scoring, summary, tables
@@ -76,13 +78,14 @@ def compare(call: Call) -> None:
 
 def report(call: Call) -> None:
     """Make a page of an evaluation."""
+    from raypose.data import manifests
+
     config, keys = call.config(), call.keys
     check_out(keys.out)
-    from raypose.data import shards
 
     reference, url = call.words
     looked_up(config.storage, reference)  # before Ray starts
-    shards.read_manifest(url)
+    manifests.read_manifest(url)
     with waiting("loading torch and Ray"):
         from raypose import runtime, storage
         from raypose.evaluation import report as pages

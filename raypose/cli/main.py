@@ -58,7 +58,6 @@ MISSING = {
     "peft": "lora",
     "fastapi": "serve",
     "moto": "demo",
-    "boto3": "demo",
     "httpx": "demo",
 }
 """Module → the extra that brings it."""

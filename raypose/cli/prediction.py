@@ -76,7 +76,7 @@ def classify(call: Call) -> None:
 def _found(given: Sequence[str]) -> Iterator[str]:
     """Yield the pictures that files, folders, patterns and ``-`` mean; each is checked at once."""
     from raypose import storage
-    from raypose.data.sources.listing import PICTURES
+    from raypose.data.sources.rules import PICTURES
 
     for word in given:
         if word == STDIN:

@@ -147,11 +147,11 @@ def _inspected(call: Call, urls: Sequence[str]) -> Any:
     """Return the pictures of data sets and their groups of near-duplicates."""
     import numpy as np
 
-    from raypose.data import inspection, shards
+    from raypose.data import inspection, manifests
 
     keys = call.keys
     for url in urls:
-        shards.read_manifest(url)  # before anything starts
+        manifests.read_manifest(url)  # before anything starts
     with tasks(keys.num_workers, verbose=call.verbose) as run, bar("looking") as update:
         rows = inspection.inspect(urls, progress=update, run=run)
     features = None

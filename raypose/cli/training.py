@@ -47,7 +47,7 @@ def check(call: Call) -> None:
 
     from raypose import config, storage
     from raypose.data import inputs
-    from raypose.data.sources import MANIFEST
+    from raypose.data.manifests import MANIFEST
 
     resolved = call.config(call.words[0])
     classes = inputs.check_names(resolved)

@@ -26,3 +26,6 @@ from .packing import Packing as Packing
 from .reading import typed as typed
 from .section import NAME_PATTERN as NAME_PATTERN
 from .settings import Config as Config
+from .stored import Stored as Stored
+from .stored import parse_stored as parse_stored
+from .stored import read_stored as read_stored

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raypose.config.section import Count, Section
+from raypose.config.section import Count, Fraction, Section
 
 __all__ = ["Packing"]
 
@@ -26,3 +26,5 @@ class Packing(Section):
     """Of the order of rows."""
     check: bool = True
     """Decode each picture, so that what is packed can be read."""
+    max_bad_fraction: Fraction = 0.01
+    """Share of pictures that may be unusable; above it the build is not closed."""

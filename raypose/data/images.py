@@ -17,7 +17,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from raypose.errors import DataError
+from raypose.errors import BadPicture
 
 __all__ = ["Pixels", "convert", "decode", "encode", "shrink"]
 
@@ -41,7 +41,7 @@ def decode(content: bytes, *, max_pixels: int, min_side: int = 0) -> Pixels:
         uint8 (H, W, 3).
 
     Raises:
-        DataError: saying what is wrong, without a name; the caller knows it.
+        BadPicture: saying what is wrong, without a name; the caller knows it.
     """
     pixels = _decode_jpeg(content, max_pixels, min_side) if content[:2] == b"\xff\xd8" else None
     return _decode_any(content, max_pixels) if pixels is None else pixels
@@ -58,15 +58,15 @@ def convert(image: Image.Image, *, max_pixels: int) -> Pixels:
         uint8 (H, W, 3).
 
     Raises:
-        DataError: as `decode`.
+        BadPicture: as `decode`.
     """
     if image.width * image.height > max_pixels:
-        raise DataError(_too_many(image.width * image.height, max_pixels))
+        raise BadPicture(_too_many(image.width * image.height, max_pixels))
     try:
         orientation = int(image.getexif().get(_ORIENTATION, 1))
         return _upright(np.array(image.convert("RGB")), orientation)
     except (*DAMAGED, Image.DecompressionBombError) as error:
-        raise DataError(_damaged(error)) from None
+        raise BadPicture(_damaged(error)) from None
 
 
 def shrink(pixels: Pixels, *, max_side: int) -> Pixels:
@@ -90,7 +90,7 @@ def _decode_jpeg(content: bytes, max_pixels: int, min_side: int) -> Pixels | Non
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
         if height * width > max_pixels:
-            raise DataError(_too_many(height * width, max_pixels))
+            raise BadPicture(_too_many(height * width, max_pixels))
         if colors not in ("YCbCr", "Gray", "RGB"):
             return None
         side = min(min_side, height, width)
@@ -128,12 +128,12 @@ def _decode_any(content: bytes, max_pixels: int) -> Pixels:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
-        raise DataError(f"not a picture in a known format ({', '.join(FORMATS)})") from None
+        raise BadPicture(f"not a picture in a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         claimed = next((int(word[1:]) for word in str(error).split() if word[1:].isdigit()), 0)
-        raise DataError(_too_many(claimed, max_pixels)) from None
+        raise BadPicture(_too_many(claimed, max_pixels)) from None
     except DAMAGED as error:
-        raise DataError(_damaged(error)) from None
+        raise BadPicture(_damaged(error)) from None
     return convert(image, max_pixels=max_pixels)
 
 

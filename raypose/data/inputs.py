@@ -13,7 +13,7 @@ from raypose import captions, storage
 from raypose.captions import taxonomy
 from raypose.captions.taxonomy import Taxonomy
 from raypose.config import Config, ModelConfig
-from raypose.data.shards import Manifest, read_manifest
+from raypose.data.manifests import Manifest, read_manifest
 from raypose.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["Inputs", "check", "check_names", "load"]

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from raypose import storage
-from raypose.data import images, shards, twins
+from raypose.data import images, manifests, shards, twins
+from raypose.data.manifests import Shard
 from raypose.data.packing import Run, serial
-from raypose.errors import DataError
+from raypose.errors import BadPicture
 
 __all__ = ["Row", "cluster", "inspect", "suspicious"]
 
@@ -57,14 +57,10 @@ def inspect(
         progress: called with (pictures done, in all).
         run: runs a task for each shard.
     """
-    manifests = [shards.read_manifest(url) for url in urls]
-    files = [
-        (url, storage.join(url, shard.name))
-        for url, manifest in zip(urls, manifests, strict=True)
-        for shard in manifest.shards
-    ]
+    sets = [(url, manifests.read_manifest(url)) for url in urls]
+    files = [(url, shard) for url, manifest in sets for shard in manifest.shards]
     tasks = [(number, *file) for number, file in enumerate(files)]
-    total = sum(manifest.num_rows for manifest in manifests)
+    total = sum(manifest.num_rows for _, manifest in sets)
     found: dict[int, list[Row]] = {}
     done = 0
     for number, rows in run(_inspect_shard, tasks, None):
@@ -123,9 +119,9 @@ def suspicious(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> Iterator
             yield number, f"a twin is labelled {other.label}: {other.id}"
 
 
-def _inspect_shard(task: tuple[int, str, str], common: Any) -> tuple[int, list[Row]]:
+def _inspect_shard(task: tuple[int, str, Shard], common: Any) -> tuple[int, list[Row]]:
     number, url, shard = task
-    return number, [_inspect_row(url, row) for row in shards.read_shard(shard).to_pylist()]
+    return number, [_inspect_row(url, row) for row in shards.read_shard(url, shard).to_pylist()]
 
 
 def _inspect_row(url: str, row: Mapping[str, Any]) -> Row:
@@ -133,7 +129,7 @@ def _inspect_row(url: str, row: Mapping[str, Any]) -> Row:
     known = (url, row["id"], row["label"])
     try:
         pixels = images.decode(content, max_pixels=MAX_PIXELS)
-    except DataError as error:
+    except BadPicture as error:
         return Row(*known, 0, 0, len(content), 0.0, (0, 0), str(error))
     grey = Image.fromarray(pixels).convert("L")
     side = twins.HASH_SIDE

@@ -1,31 +1,43 @@
 """Pictures of any source → shards: packing, on as many machines as there are.
 
 Rows are in an order shuffled by seed, so that any run of rows is a fair sample. Bad pictures are
-left out and named; the rest is packed. Packing is cut into tasks that depend on nothing but the
-plan: they run in any order, anywhere, and each leaves a record. A build that was cut off goes on
-from its records. MANIFEST.json is written last: a folder without it is no data set.
+left out and named, up to a share of all; one that could not be read ends the build, which may be
+gone on with. Packing is cut into tasks that depend on nothing but the plan: they run in any order,
+anywhere, and each leaves a record, from which a build that was cut off goes on. Shards bear the
+digest of what they hold, and MANIFEST.json comes last: what is there stays until it is replaced.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from itertools import accumulate, islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from raypose import storage
-from raypose.config import Packing, canonical_json
-from raypose.data import images, sources
-from raypose.data.shards import SCHEMA, Manifest, Shard, read_manifest
-from raypose.data.sources import MANIFEST, RECORDS, Entry, Listing, Rejected
-from raypose.errors import DataError
+from raypose.config import Packing, Stored, canonical_json, read_stored
+from raypose.data import claims, images, sources
+from raypose.data.claims import CLAIM
+from raypose.data.manifests import (
+    FORMAT,
+    MANIFEST,
+    RECORDS,
+    Manifest,
+    Rejected,
+    Shard,
+    read_tagged_manifest,
+)
+from raypose.data.shards import SCHEMA
+from raypose.data.sources import Entry, Listing
+from raypose.errors import BadPicture, ConflictError, DataError, NotFoundError, StorageError
 
 __all__ = ["Run", "T", "Task", "build", "pack", "serial"]
 
@@ -36,12 +48,36 @@ AS_IT_IS = Packing()
 T = TypeVar("T")
 
 
-SHARDS_A_READ = 8
-"""Shards that a task fills from Parquet row groups that it reads together, to mix them."""
+MIXED_BYTES, MIXED_ROWS = 512 << 20, 100_000
+"""Of the Parquet row groups that a task reads together, to mix their rows."""
+
+
+SHARD_BYTES = 256 << 20
+"""A shard that has grown to this is written, however few its rows."""
+
+
+READ_AHEAD = 32
+"""Pictures that a task holds beside its shard."""
+
+
+PLAN, REFUSED = "plan", "refused.json"
+
+
+OURS = r"shard-[0-9]{5,}-[0-9a-f]{8}\.parquet"
+"""Names that only packing gives."""
 
 
 Run = Callable[[Callable[..., Any], Sequence[Any], Any], Iterator[Any]]
 """(function, tasks, what all of them need) → results in any order: see `serial`."""
+
+
+class Record(Stored):
+    """What a task did."""
+
+    num_read: Annotated[int, Field(ge=0)]
+    labels: dict[str, int]
+    shards: tuple[Shard, ...]
+    rejected: tuple[Rejected, ...]
 
 
 class Task(NamedTuple):
@@ -78,6 +114,8 @@ def pack(
 ) -> Manifest:
     """Pack what a source lists into shards, going on where an earlier build was cut off.
 
+    A data set that is there is replaced when the new one is whole, and its files go after that.
+
     Args:
         listing: of the source.
         dest: folder or s3:// URL to write to.
@@ -87,95 +125,119 @@ def pack(
         run: runs the tasks.
 
     Raises:
-        DataError: where no good picture is found, or `dest` is taken.
+        DataError: where `dest` is taken or overlaps the source, or too many pictures are unusable.
+        ConflictError: where another builds there, or has.
+        StorageError: where a picture could not be read or a shard not written; what is done stays.
     """
-    if storage.join(listing.source) == storage.join(dest):
-        raise DataError(f"{dest}: is source and destination at once; choose another destination")
-    _make_room(dest, overwrite=overwrite)
-    tasks = _plan(listing.entries, packing)
-    records = _resume(listing, dest, packing)
-    num_done = sum(record["num_read"] for record in records.values())
-    todo = [task for task in tasks if str(task.first) not in records]
-    for first, record in run(_pack_task, todo, (dest, packing)):
-        records[first] = record
-        num_done += record["num_read"]
-        progress(num_done, len(listing.entries))
-    manifest = _closed(listing, [records[str(task.first)] for task in tasks])
-    if not manifest.shards:
-        storage.delete_folder(storage.join(dest, RECORDS))
-        raise DataError(
-            f"{dest}: nothing to pack: all {len(manifest.rejected)} pictures of {listing.source} "
-            f"were left out{_first(manifest.rejected)}"
-        )
-    storage.write_json(storage.join(dest, MANIFEST), manifest.to_dict())
-    storage.delete_folder(storage.join(dest, RECORDS))
+    for place in listing.places:
+        if storage.overlap(place, dest):
+            raise DataError(f"{dest}: overlaps the source, {place}; choose a place beside it")
+    _find_room(dest, overwrite=overwrite)
+    folder = storage.join(dest, RECORDS)
+    with claims.hold(folder, what=dest) as check:
+        before = _find_room(dest, overwrite=overwrite)  # nobody closes it from here on
+        tasks = _plan(listing, packing)
+        records = _resume(listing, dest, packing)
+        num_done = sum(record.num_read for record in records.values())
+        todo = [task for task in tasks if task.first not in records]
+        try:
+            for first, record in run(_pack_task, todo, (dest, packing, listing.may_miss)):
+                check()
+                records[first] = record
+                num_done += record.num_read
+                progress(num_done, len(listing.entries))
+        except StorageError as error:
+            kept = f"; {num_done} of {len(listing.entries)} pictures are done and kept"
+            again = "" if isinstance(error, ConflictError) else "; give the command again to go on"
+            raise type(error)(f"{error}{kept}{again}") from None
+        manifest = _closed(listing, [records[task.first] for task in tasks])
+        _check_bad(listing, manifest, dest, packing)
+        check()
+        _close(dest, manifest, before)
+        _sweep(dest, manifest, before[0] if before else None)
     return manifest
 
 
-def _plan(entries: Sequence[Entry], packing: Packing) -> list[Task]:
+def _plan(listing: Listing, packing: Packing) -> list[Task]:
     """Cut entries into tasks, in an order shuffled by seed.
 
     Files and members of tars are drawn from anywhere. Parquet is read by row groups, so that these
-    are drawn at random and their rows mixed over several shards.
+    are drawn at random, and the rows of as many as memory holds are mixed.
     """
 
     def key(name: str) -> str:
         return storage.sha256(f"{packing.seed}/{name}".encode())
 
     size = packing.rows_per_shard
-    alone = sorted((entry for entry in entries if not entry.group), key=lambda e: key(e.id))
+    alone = sorted((entry for entry in listing.entries if not entry.group), key=lambda e: key(e.id))
     tasks = [[list(some)] for some in _batched(alone, size)]
     groups: dict[str, list[Entry]] = {}
-    for entry in entries:
+    for entry in listing.entries:
         if entry.group:
             groups.setdefault(entry.group, []).append(entry)
     together: list[Entry] = []
+    held = 0
     order = sorted(groups, key=key)
     for name in order:
         together += groups[name]
-        if len(together) >= SHARDS_A_READ * size or name == order[-1]:
+        held += listing.group_bytes.get(name, 0)
+        if held >= MIXED_BYTES or len(together) >= MIXED_ROWS or name == order[-1]:
             together.sort(key=lambda entry: key(entry.id))
             tasks.append([list(some) for some in _batched(together, size)])
-            together = []
+            together, held = [], 0
     firsts = [0, *accumulate(len(shards) for shards in tasks)]
     return [Task(first, shards) for first, shards in zip(firsts, tasks, strict=False)]
 
 
-def _pack_task(task: Task, common: tuple[str, Packing]) -> tuple[str, dict[str, Any]]:
+def _pack_task(task: Task, common: tuple[str, Packing, bool]) -> tuple[int, Record]:
     """Write the shards of a task, then its record; return the task's number and the record."""
-    dest, packing = common
-    written, rejected, labels = [], [], Counter[str]()
+    dest, packing, may_miss = common
+    written: list[Shard] = []
+    rejected: list[Rejected] = []
+    labels = Counter[str]()
     read = sources.opened([entry for shard in task.shards for entry in shard])
 
     def examine(entry: Entry) -> tuple[Entry, bytes] | Rejected:
         try:
             return entry, _examined(read(entry), packing)
-        except DataError as error:
-            return Rejected(entry.id, str(error).removeprefix(f"{entry.url}: "))
+        except BadPicture as error:
+            return Rejected(entry.id, str(error))
+        except NotFoundError as error:
+            if may_miss:
+                return Rejected(entry.id, str(error).removeprefix(f"{entry.url}: "))
+            raise
 
     with ThreadPoolExecutor(FETCHERS) as pool:  # decoding leaves the interpreter's lock
         for number, entries in enumerate(task.shards, start=task.first):
-            rows = []
-            for outcome in pool.map(examine, entries):
-                if isinstance(outcome, Rejected):
-                    rejected.append(outcome)
-                else:
+            rows: list[tuple[Entry, bytes]] = []
+            for some in _batched(entries, READ_AHEAD):
+                for outcome in pool.map(examine, some):
+                    if isinstance(outcome, Rejected):
+                        rejected.append(outcome)
+                        continue
                     rows.append(outcome)
                     labels[outcome[0].label] += 1
+                if sum(len(content) for _, content in rows) >= SHARD_BYTES:
+                    written.append(_write_shard(rows, dest, number=number))
+                    rows = []
             if rows:
-                written.append(asdict(_write_shard(rows, dest, number=number)))
-    record = {
-        "num_read": sum(map(len, task.shards)),
-        "labels": labels,
-        "shards": written,
-        "rejected": [item._asdict() for item in rejected],
-    }
-    storage.write_json(storage.join(dest, RECORDS, f"{task.first}.json"), record)
-    return str(task.first), record
+                written.append(_write_shard(rows, dest, number=number))
+    record = Record(
+        num_read=sum(map(len, task.shards)),
+        labels=labels,
+        shards=tuple(written),
+        rejected=tuple(rejected),
+    )
+    document = record.model_dump(mode="json")
+    document["rejected"] = [one._asdict() for one in rejected]
+    storage.write_json(storage.join(dest, RECORDS, f"{task.first}.json"), document)
+    return task.first, record
 
 
 def _examined(content: bytes, packing: Packing) -> bytes:
     """Decode a picture once, and make it smaller where asked."""
+    if not content:
+        raise BadPicture("holds no bytes")
     if packing.max_side is None and not packing.check:
         return content
     pixels = images.decode(content, max_pixels=packing.max_pixels)
@@ -194,54 +256,70 @@ def _write_shard(rows: Sequence[tuple[Entry, bytes]], dest: str, *, number: int)
     )
     buffer = io.BytesIO()
     # JPEG does not compress further; small row groups let a reader stream
-    pq.write_table(table, buffer, compression="none", row_group_size=64)
+    pq.write_table(table, buffer, compression="none", row_group_size=64, use_dictionary=["label"])
     content = buffer.getvalue()
-    name = f"shard-{number:05d}.parquet"
+    digest = storage.sha256(content)
+    name = f"shard-{number:05d}-{digest[:8]}.parquet"
     storage.write_bytes(storage.join(dest, name), content)
-    return Shard(name, len(rows), len(content), storage.sha256(content))
+    return Shard(name=name, num_rows=len(rows), num_bytes=len(content), sha256=digest)
 
 
-def _make_room(dest: str, *, overwrite: bool) -> None:
-    """Refuse to lose a data set, or remove it, its manifest first, so that it is none at once."""
-    url = storage.join(dest, MANIFEST)
-    if not storage.exists(url):
-        return
+def _find_room(dest: str, *, overwrite: bool) -> tuple[Manifest, str] | None:
+    """Return the data set that is there, which may be replaced, and its tag.
+
+    Raises:
+        DataError: where it may not.
+    """
+    try:
+        found = read_tagged_manifest(dest)
+    except NotFoundError:
+        return None
     if not overwrite:
         raise DataError(f"{dest}: already holds a data set; choose another, or overwrite=true")
-    stale = read_manifest(dest)
-    storage.delete_file(url)
-    for shard in stale.shards:
-        storage.delete_file(storage.join(dest, shard.name))
+    return found
 
 
-def _resume(listing: Listing, dest: str, packing: Packing) -> dict[str, dict[str, Any]]:
+def _resume(listing: Listing, dest: str, packing: Packing) -> dict[int, Record]:
     """Return the records of the same build if it was cut off; sweep away those of another."""
     folder = storage.join(dest, RECORDS)
-    plan = storage.join(folder, "plan.json")
-    digest = hashlib.sha256(canonical_json(packing.model_dump()).encode())
-    for entry in listing.entries:
-        digest.update(canonical_json(entry).encode())
-    identity = digest.hexdigest()
-    names = [name for name in storage.list_files(folder) if name != "plan.json"]
-    records = {name[:-5]: storage.read_json(storage.join(folder, name)) for name in names}
-    if storage.exists(plan) and storage.read_json(plan) == identity:
+    names = storage.list_files(folder)
+    identity = _identity(listing, packing)
+    records = {}
+    if PLAN in names and storage.read_bytes(storage.join(folder, PLAN)).decode() == identity:
+        there = set(storage.list_files(dest))
+        for name in names:
+            if name.removesuffix(".json").isdecimal():
+                record = read_stored(
+                    Record, storage.join(folder, name), what="the record of a build",
+                    mend="delete it",
+                )  # fmt: skip
+                if there.issuperset(shard.name for shard in record.shards):
+                    records[int(name.removesuffix(".json"))] = record
         return records
-    for record in records.values():
-        for shard in record["shards"]:
-            storage.delete_file(storage.join(dest, shard["name"]))
-    storage.delete_folder(folder)
-    storage.write_json(plan, identity)
+    for name in names:
+        if name != CLAIM:
+            storage.delete_file(storage.join(folder, name))
+    storage.write_bytes(storage.join(folder, PLAN), identity.encode())
     return {}
 
 
-def _closed(listing: Listing, records: Iterable[Mapping[str, Any]]) -> Manifest:
+def _identity(listing: Listing, packing: Packing) -> str:
+    """Return what two builds share of which one may go on with what the other did."""
+    how = packing.model_dump(exclude={"max_bad_fraction"})
+    digest = hashlib.sha256(canonical_json([FORMAT, listing.stamp, how]).encode())
+    for entry in listing.entries:
+        digest.update(canonical_json(entry).encode())
+    return digest.hexdigest()
+
+
+def _closed(listing: Listing, records: Iterable[Record]) -> Manifest:
     labels: Counter[str] = Counter()
     shards: list[Shard] = []
     rejected = list(listing.rejected)
     for record in records:
-        labels.update(record["labels"])
-        shards += [Shard(**shard) for shard in record["shards"]]
-        rejected += [Rejected(**item) for item in record["rejected"]]
+        labels.update(record.labels)
+        shards += record.shards
+        rejected += record.rejected
     return Manifest(
         num_rows=sum(labels.values()),
         labels=dict(sorted(labels.items())),
@@ -250,6 +328,49 @@ def _closed(listing: Listing, records: Iterable[Mapping[str, Any]]) -> Manifest:
         listed=listing.listed or None,
         source=listing.source,
     )
+
+
+def _check_bad(listing: Listing, manifest: Manifest, dest: str, packing: Packing) -> None:
+    """Refuse to close a data set without the pictures that it was to hold."""
+    found = manifest.rejected[len(listing.rejected) :]
+    refused = [*found, *listing.rejected] if listing.num_refused else [*found]
+    num_bad = len(found) + listing.num_refused
+    total = len(listing.entries) + listing.num_refused
+    if not manifest.shards:
+        raise DataError(
+            f"{dest}: nothing to pack: all {total} pictures of {listing.source} were left out"
+            f"{_first(refused)}"
+        )
+    if num_bad > packing.max_bad_fraction * total:
+        url = storage.join(dest, RECORDS, REFUSED)
+        storage.write_json(url, [one._asdict() for one in refused])
+        raise DataError(
+            f"{dest}: {num_bad} of {total} pictures cannot be used, over "
+            f"max_bad_fraction={packing.max_bad_fraction:g}{_first(refused)}; all are in {url}; "
+            f"mend them, or go on without them by max_bad_fraction={num_bad / total:.3g}"
+        )
+
+
+def _close(dest: str, manifest: Manifest, before: tuple[Manifest, str] | None) -> None:
+    """Write the manifest, if what is there is still what was found."""
+    url = storage.join(dest, MANIFEST)
+    try:
+        storage.write_json(url, manifest.to_dict(), instead_of=before[1] if before else "")
+    except (ConflictError, NotFoundError):
+        raise ConflictError(f"{dest}: another build was closed there meanwhile; it stays") from None
+
+
+def _sweep(dest: str, manifest: Manifest, before: Manifest | None) -> None:
+    """Delete what the data set of before was made of, what builds left, and the records."""
+    kept = {shard.name for shard in manifest.shards}
+    old = {shard.name for shard in before.shards} if before else set()
+    for name in storage.list_files(dest):
+        if name not in kept and (name in old or re.fullmatch(OURS, name)):
+            storage.delete_file(storage.join(dest, name))
+    folder = storage.join(dest, RECORDS)
+    for name in storage.list_files(folder):
+        if name != CLAIM:  # last, so that nobody begins before all is gone
+            storage.delete_file(storage.join(folder, name))
 
 
 def _first(rejected: Sequence[Rejected]) -> str:

@@ -23,12 +23,13 @@ import ray
 import ray.data
 import torch
 
-from raypose import runtime, storage
+from raypose import runtime
 from raypose.config import DataConfig
+from raypose.data.manifests import Manifest, Shard, read_manifest
 from raypose.data.order import Part, Rows, epoch_rows, rank_rows
-from raypose.data.shards import Manifest, read_manifest, read_shard
+from raypose.data.shards import read_shard
 from raypose.data.transforms import Resize, preprocess
-from raypose.errors import DataError
+from raypose.errors import BadPicture, DataError
 
 __all__ = ["Batch", "Decode", "Reader", "load"]
 
@@ -78,10 +79,10 @@ class Decode:
     dct_scaled: bool = False
 
     def __call__(self, table: pa.Table) -> Columns:
-        """Read and decode what a one-row table of (url, rows) names; the bad become zeros."""
+        """Read and decode the rows that a table of one task names; the bad become zeros."""
         torch.set_num_threads(1)  # the tasks side by side are the parallelism
-        (url,), (numbers,) = table["url"].to_pylist(), table["rows"].to_pylist()
-        rows = read_shard(url).take(numbers)
+        (task,) = table.to_pylist()
+        rows = read_shard(task["url"], Shard(**task["shard"])).take(task["rows"])
         pixels = np.zeros((len(rows), self.size, self.size, 3), dtype=np.uint8)
         errors = [""] * len(rows)
         pictures = rows["image"].combine_chunks().field("bytes")
@@ -95,7 +96,7 @@ class Decode:
                     dct_scaled=self.dct_scaled,
                 )
                 pixels[row] = square.transpose(1, 2, 0)
-            except DataError as error:
+            except BadPicture as error:
                 errors[row] = str(error)
         return {
             "pixels": pixels,
@@ -110,7 +111,7 @@ class Reader:
     """A data set that any rank can read.
 
     Attributes:
-        urls: of the shards.
+        files: of each shard, the data set that it is of, and what its manifest says of it.
         sizes: rows of each shard, or of each block where decoded blocks are kept.
         decode: how a shard becomes pixels.
         num_own: shards that an epoch reads whole; the others are drawn upon.
@@ -118,7 +119,7 @@ class Reader:
         blocks: decoded blocks in the object store; empty where each epoch decodes.
     """
 
-    urls: tuple[str, ...]
+    files: tuple[tuple[str, Shard], ...]
     sizes: tuple[int, ...]
     decode: Decode
     num_own: int
@@ -182,7 +183,8 @@ class Reader:
         items = []
         for piece in pieces:
             shard, rows = self._within(piece)
-            items.append({"url": self.urls[shard], "rows": rows.tolist()})
+            url, file = self.files[shard]
+            items.append({"url": url, "shard": file.model_dump(), "rows": rows.tolist()})
         # importing ray.data set its level anew, after the connection was made
         logging.getLogger("ray.data").setLevel(runtime.data_level())
         context = ray.data.DataContext.get_current()
@@ -280,11 +282,10 @@ def load(
     num_own, num_extra = len(sets[0][1].shards), 0
     if synthetic:
         num_extra = _num_extra(sets[0][1], sets[1][1], config, where=synthetic)
-    shards = [(place, shard) for place, manifest in sets for shard in manifest.shards]
-    urls = [storage.join(place, shard.name) for place, shard in shards]
-    sizes = [shard.num_rows for _, shard in shards]
+    files = [(place, shard) for place, manifest in sets for shard in manifest.shards]
+    sizes = [shard.num_rows for _, shard in files]
     decode = Decode(dict(index), size, resize, config.max_pixels, config.dct_scaled)
-    reader = Reader(tuple(urls), tuple(sizes), decode, num_own, num_extra)
+    reader = Reader(tuple(files), tuple(sizes), decode, num_own, num_extra)
     fits = sum(sizes) * 3 * size * size <= config.cache_bytes
     return reader.keep() if cache and fits else reader
 

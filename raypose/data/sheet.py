@@ -18,7 +18,7 @@ from raypose import storage
 from raypose.data import images, inspection, sources
 from raypose.data.inspection import Row
 from raypose.data.sources import Entry
-from raypose.errors import DataError
+from raypose.errors import BadPicture, DataError
 from raypose.pages import markup
 
 __all__ = ["Sheet", "draw", "gather", "page", "save", "summary"]
@@ -153,7 +153,7 @@ def _thumbs(wanted: Mapping[int, Entry]) -> dict[int, bytes]:
     for number, entry in wanted.items():
         try:
             pixels = images.decode(read(entry), max_pixels=inspection.MAX_PIXELS)
-        except DataError:
+        except BadPicture:
             pixels = np.full((THUMB_PX, THUMB_PX, 3), 200, dtype=np.uint8)
         thumbs[number] = images.encode(images.shrink(pixels, max_side=THUMB_PX), quality=80)
     return thumbs

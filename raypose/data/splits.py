@@ -15,8 +15,8 @@ from raypose import storage
 from raypose.config import Packing
 from raypose.data import sources
 from raypose.data.inspection import Row
+from raypose.data.manifests import Manifest
 from raypose.data.packing import Run, pack, serial
-from raypose.data.shards import Manifest
 from raypose.errors import DataError
 
 __all__ = ["Split", "assign", "check_shares", "write"]
@@ -122,13 +122,21 @@ def write(
     """
     listing = sources.find(source, kind="parquet")
     for part in split.counts():
-        if storage.join(dest, part) == storage.join(source):
-            raise DataError(f"{source}: would be overwritten by its own part; choose another DEST")
+        if storage.overlap(storage.join(dest, part), source):
+            raise DataError(
+                f"{storage.join(dest, part)}: overlaps what is split, {source}; choose another DEST"
+            )
     written: dict[str, Manifest] = {}
     done = 0
     for part in sorted(split.counts()):
         entries = [entry for entry in listing.entries if split.parts[entry.id] == part]
-        chosen = sources.Listing(source, entries)
+        chosen = sources.Listing(
+            source,
+            entries,
+            places=(source,),
+            group_bytes=listing.group_bytes,
+            stamp=listing.stamp,
+        )
 
         def update(some: int, total: int, before: int = done) -> None:
             progress(before + some, len(listing.entries))

@@ -19,7 +19,8 @@ from raypose import data
 from raypose.captions import taxonomy
 from raypose.config import Config, override
 from raypose.data import Batch
-from raypose.data.shards import read_labels, read_manifest
+from raypose.data.manifests import read_manifest
+from raypose.data.shards import read_labels
 from raypose.errors import DataError, UsageError, did_you_mean
 
 __all__ = ["BATCH_SIZE", "SupportContext", "draw_supports", "narrow", "read_pictures", "take"]

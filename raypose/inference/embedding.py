@@ -12,8 +12,8 @@ import torch
 from raypose import data
 from raypose.clip import model, zeroshot
 from raypose.config import DataConfig, ModelConfig
+from raypose.data.manifests import read_manifest
 from raypose.data.order import Part
-from raypose.data.shards import read_manifest
 from raypose.data.transforms import Resize
 
 __all__ = ["Embedded", "Progress", "embed", "encode"]

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from raypose import storage
-from raypose.config import NAME_PATTERN
+from raypose.config import NAME_PATTERN, Stored, read_stored
 from raypose.errors import RegistryError
 
 __all__ = ["FORMAT", "VERSION_PATTERN", "Alias", "Manifest", "Settings", "read"]
@@ -24,13 +23,10 @@ Version = Annotated[str, Field(pattern=VERSION_PATTERN)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Document(BaseModel):
-    """Base of what is read: keys that a later version adds are let through."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+Form = TypeVar("Form", bound=Stored)
 
 
-class Manifest(_Document):
+class Manifest(Stored):
     """A release's MANIFEST.json: what it is, and the SHA-256 of each of its files."""
 
     format: Literal["raypose-release/1"] = FORMAT
@@ -40,7 +36,7 @@ class Manifest(_Document):
     """Path within the release → digest in hex."""
 
 
-class Alias(_Document):
+class Alias(Stored):
     """Where an alias points, and where it pointed before."""
 
     version: Version
@@ -49,34 +45,19 @@ class Alias(_Document):
     """When it was moved, in ISO 8601."""
 
 
-class Settings(_Document):
+class Settings(Stored):
     """What of a release's config.json says what it is called."""
 
     name: Name
 
 
-Form = TypeVar("Form", bound=_Document)
-
-
 def read(form: type[Form], url: str, *, mend: str) -> Form:
-    """Read a document.
-
-    Args:
-        form: what it should be.
-        url: where it lies.
-        mend: what to do where it is something else, for the message.
+    """Read a document of a release.
 
     Raises:
         RegistryError: where it is not of that form.
-        DataError: where it cannot be read.
+        NotFoundError: where it is absent.
+        StorageError: where it cannot be read.
     """
-    content = storage.read_bytes(url)
-    try:
-        return form.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        reason = f"{key}: {first['msg']}" if key else first["msg"]
-        short = " ".join(reason.split())[:120]
-        what = form.__name__.lower()
-        raise RegistryError(f"{url}: not the {what} of a release ({short}); {mend}") from None
+    what = f"the {form.__name__.lower()} of a release"
+    return read_stored(form, url, what=what, mend=mend, error=RegistryError)

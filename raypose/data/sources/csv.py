@@ -4,35 +4,131 @@ from __future__ import annotations
 
 import csv
 import io
+import posixpath
+import sys
+import threading
+from collections.abc import Iterator
 
 from raypose import storage
 from raypose.captions.taxonomy import Taxonomy
-from raypose.data.sources.listing import (
-    LABEL_COLUMNS,
-    PATH_COLUMNS,
-    Entry,
-    Listing,
-    Rejected,
-    column,
-)
+from raypose.console import plural, status
+from raypose.data.manifests import Rejected
+from raypose.data.sources import rules, text
+from raypose.data.sources.listing import Entry, Listing
+from raypose.errors import DataError
 
 __all__ = ["list_source"]
+
+DELIMITERS = ",;\t|"
+NAMED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_LIMIT = threading.Lock()
 
 
 def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing:
     """List a table with a column of paths and one of labels; other columns are passed over."""
-    text = io.StringIO(storage.read_bytes(source).decode("utf-8-sig"))
-    reader = csv.DictReader(text)
-    path_column = column(reader.fieldnames or (), PATH_COLUMNS, where=source)
-    label_column = column(reader.fieldnames or (), LABEL_COLUMNS, where=source)
-    listing = Listing(source)
-    for row in reader:
-        path, label = (row[path_column] or "").strip(), (row[label_column] or "").strip()
-        if not path or not label:
-            listing.rejected.append(
-                Rejected(path or f"line {reader.line_num}", "has no label" if path else "no path")
-            )
+    listing = Listing(source, may_miss=True)
+    content = text.read_text(source)
+    places = _Places(pictures)
+    header, rows = _table(content, source)
+    path_column = rules.column(header, rules.PATH_COLUMNS, where=source)
+    label_column = rules.column(header, rules.LABEL_COLUMNS, where=source)
+    turned = 0
+    for line, row in rows:
+        where = f"line {line}"
+        if len(row) != len(header):
+            reason = f"has {len(row)} fields where the header has {len(header)}"
+            listing.refuse(where, f"{reason}; put quotes around what holds a delimiter")
             continue
-        whole = path.startswith(("/", "s3://"))
-        listing.entries.append(Entry(path, label, path if whole else storage.join(pictures, path)))
+        values = dict(zip(header, row, strict=True))
+        given, label = values[path_column].strip(), values[label_column].strip()
+        path = text.slashed(given).removeprefix("./")
+        turned += "\\" in given and path != given
+        try:
+            label = rules.label_of(label)
+        except rules.BadLabel as error:
+            listing.refuse(path or where, str(error))
+            continue
+        if not path or not label:
+            reason = "has no label" if path else "no path"
+            listing.rejected.append(Rejected(path or where, reason))
+        elif path.startswith(("http://", "https://")):
+            listing.refuse(path, "is a web address; fetch it, and give its path")
+        else:
+            listing.entries.append(Entry(path, label, places.find(path)))
+    if turned:
+        status(f"{source}: {plural(turned, 'path')} with backslashes read with slashes")
+    listing.stamp = storage.sha256(content.encode("utf-8", "surrogatepass"))
+    listing.stamp_files(places.found)
     return listing
+
+
+class _Places:
+    """Where the paths of a table lie; each folder is listed once, however many paths it has."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.found: dict[str, storage.Stat] = {}
+        self.spelled: dict[str, dict[str, str]] = {}
+
+    def find(self, path: str) -> str:
+        """Return the location of a path, spelled as the file is: with its accents as they are."""
+        whole = path.startswith(("/", "s3://"))
+        url = path if whole else storage.join(self.folder, path)
+        above, _, name = url.rpartition("/")
+        if not storage.is_s3(url):
+            above = posixpath.normpath(above) if above else "/"
+        if above not in self.spelled:
+            stats = storage.list_stats(above)
+            self.spelled[above] = {rules.composed(one): one for one in stats}
+            self.found.update({storage.join(above, one): stat for one, stat in stats.items()})
+        there = self.spelled[above]
+        return storage.join(above, there.get(rules.composed(name), name))
+
+
+def _table(content: str, where: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Return the header of a table, and its rows with their line numbers."""
+    first, _, rest = content.replace("\r\n", "\n").replace("\r", "\n").partition("\n")
+    delimiter, skipped = "", 0
+    if first.lower().startswith("sep=") and len(first.strip()) == 5:  # as spreadsheets write it
+        delimiter, skipped = first.strip()[4], 1
+        first, content = rest.partition("\n")[0], rest
+    delimiter = delimiter or max(DELIMITERS, key=lambda one: _known(first, one))
+    if delimiter != ",":
+        status(f"{where}: columns told apart by {NAMED.get(delimiter, repr(delimiter))}")
+    rows = _rows(content, delimiter, where, skipped)
+    try:
+        _, header = next(rows)
+    except StopIteration:
+        raise DataError(
+            f"{where}: is empty; expected lines of path and label below a header"
+        ) from None
+    return header, rows
+
+
+def _known(header: str, delimiter: str) -> int:
+    names = [name.strip(" \"'").lower() for name in header.split(delimiter)]
+    return sum(name in (*rules.PATH_COLUMNS, *rules.LABEL_COLUMNS) for name in names)
+
+
+def _rows(
+    content: str, delimiter: str, where: str, skipped: int
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield rows that are not empty, with the numbers of their last lines."""
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        try:
+            with _LIMIT:
+                before = csv.field_size_limit(sys.maxsize)
+                try:
+                    row = next(reader)
+                finally:
+                    csv.field_size_limit(before)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(
+                f"{where}: line {reader.line_num + skipped}: {error}; look for a quotation mark "
+                "that does not close"
+            ) from None
+        if any(field.strip() for field in row):
+            yield reader.line_num + skipped, row

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ import numpy as np
 from raypose import storage, synthesis
 from raypose.captions.taxonomy import Taxonomy
 from raypose.data import images
-from raypose.data.sources import csv, imagefolder, parquet, webdataset, yoga82
-from raypose.data.sources.listing import Entry, Listing, Rejected
+from raypose.data.manifests import MANIFEST, RECORDS, Rejected
+from raypose.data.sources import csv, imagefolder, parquet, rules, webdataset, yoga82
+from raypose.data.sources.listing import Entry, Listing
 from raypose.errors import DataError, NotFoundError, UsageError, did_you_mean
 
 __all__ = ["KINDS", "drawings", "find", "opened"]
@@ -56,9 +56,10 @@ def find(
         raise NotFoundError(f"{source}: not found; check the path")
     if not listing.entries:
         raise DataError(f"{source}: no pictures found, read as {chosen}; {EXPECTED[chosen]}")
-    listing.entries = list(_numbered(listing, classes))
     _unmixed(listing, classes)
+    listing.entries = list(_as_cards(listing, classes))
     _once(listing)
+    listing.places = (source,)
     return listing
 
 
@@ -92,22 +93,39 @@ def drawings(counts: Mapping[str, int], *, size: int, seed: int) -> Listing:
 
 
 def _guess(source: str) -> str:
-    if source.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")):
-        raise DataError(f"{source}: a compressed tar cannot be read in places; unpack it to .tar")
-    by_ending = {".csv": "csv", ".txt": "yoga82", ".tar": "webdataset", ".parquet": "parquet"}
-    ending = PurePosixPath(source).suffix
-    if ending in by_ending:
-        return by_ending[ending]
-    endings = {PurePosixPath(name).suffix for name in storage.list_files(source)}
-    return next((by_ending[e] for e in (".parquet", ".tar") if e in endings), "imagefolder")
+    """Tell the kind of a source from names; refuse one that may be two kinds."""
+    low = source.lower()
+    if low.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")):
+        raise DataError(f"{source}: what is compressed cannot be read in places; unpack it")
+    ending = rules.ending(low)
+    if ending in BY_ENDING:
+        return BY_ENDING[ending]
+    names = storage.list_files(source)
+    if MANIFEST in names:
+        return "parquet"
+    kinds = {BY_ENDING[end]: end for name in names if (end := rules.ending(name)) in ARCHIVES}
+    folders = [
+        name
+        for name in storage.list_folders(source)
+        if name != RECORDS and not rules.is_passed_over(f"{name}/x")
+    ]
+    if len(kinds) > 1 or (kinds and folders):
+        found = [*kinds.values(), *(["class folders"] if folders else [])]
+        raise DataError(
+            f"{source}: holds {' and '.join(found)}; say which by kind={next(iter(kinds))}"
+            + (" or kind=imagefolder" if folders else "")
+        )
+    return next(iter(kinds), "imagefolder")
 
 
-def _numbered(listing: Listing, classes: Taxonomy | None) -> Iterator[Entry]:
-    """Put card ids in place of class numbers, where a taxonomy has that many classes."""
+def _as_cards(listing: Listing, classes: Taxonomy | None) -> Iterator[Entry]:
+    """Put card ids in place of class numbers and aliases, where there is a taxonomy."""
     known = classes.index() if classes else {}
     for entry in listing.entries:
         label = entry.label
-        if classes and label not in known and label.isdecimal() and int(label) < len(classes):
+        if classes and label in known:
+            entry = entry._replace(label=classes.ids[known[label]])
+        elif classes and label.isdecimal() and int(label) < len(classes):
             entry = entry._replace(label=classes.ids[int(label)])
         yield entry
 
@@ -117,7 +135,8 @@ def _unmixed(listing: Listing, classes: Taxonomy | None) -> None:
     labels = sorted({entry.label for entry in listing.entries})
     known = classes.index() if classes else {}
     if classes:
-        classes.require(labels, where=listing.source)
+        numbers = map(str, range(len(classes)))
+        classes.require({*labels} - {*numbers}, where=listing.source)
     owner: dict[Any, str] = {}
     for label in labels:
         key = known.get(label, re.sub(r"[\s_-]+", " ", label).strip().casefold())
@@ -131,11 +150,25 @@ def _unmixed(listing: Listing, classes: Taxonomy | None) -> None:
 
 
 def _once(listing: Listing) -> None:
-    """Keep the first of entries with one id, and name the others."""
+    """Keep one of entries that are the same, and name the others; refuse two labels of one picture.
+
+    Raises:
+        DataError: naming a picture that is listed under two labels.
+    """
     kept: dict[str, Entry] = {}
     for entry in listing.entries:
-        if kept.setdefault(entry.id, entry) is not entry:
+        first = kept.setdefault(entry.id, entry)
+        if first is entry:
+            continue
+        if first.label != entry.label:
+            raise DataError(
+                f'{listing.source}: {entry.id} is listed as "{first.label}" and as '
+                f'"{entry.label}"; keep one'
+            )
+        if (first.url, first.offset) == (entry.url, entry.offset):
             listing.rejected.append(Rejected(entry.id, "listed twice"))
+        else:
+            listing.refuse(entry.id, "another picture has its name; rename one")
     listing.entries = list(kept.values())
 
 
@@ -147,6 +180,17 @@ KINDS: Mapping[str, Callable[[str, str, Taxonomy | None], Listing]] = {
     "csv": csv.list_source,
 }
 """Kind of source → what lists it."""
+
+
+ARCHIVES = (".parquet", ".tar")
+BY_ENDING = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "yoga82",
+    ".tar": "webdataset",
+    ".parquet": "parquet",
+}
+"""Ending → kind."""
 
 
 EXPECTED = {

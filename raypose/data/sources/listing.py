@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from raypose import storage
-from raypose.errors import DataError
+from raypose.data.manifests import Rejected
 
-__all__ = [
-    "LABEL_COLUMNS",
-    "MANIFEST",
-    "PATH_COLUMNS",
-    "PICTURES",
-    "RECORDS",
-    "Entry",
-    "Listing",
-    "Rejected",
-    "column",
-    "inside",
-]
-
-MANIFEST = "MANIFEST.json"
-"""What closes a folder of shards: see `shards`."""
-
-
-RECORDS = "_building"
-"""What lies in one that is being built."""
-
-
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-
-
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path")
-
-
-LABEL_COLUMNS = ("label", "labels", "class", "posture", "pose")
+__all__ = ["Entry", "Listing", "inside"]
 
 
 class Entry(NamedTuple):
     """Where one picture lies.
 
-    `offset` and `size` are bytes in a tar, a row of Parquet, or the seed and side of a drawing.
-    Entries with the same `group` are read together.
+    `offset` and `size` are bytes in a tar, a row and a row group of Parquet, or the seed and side
+    of a drawing. Entries with the same `group` are read together.
     """
 
     id: str
@@ -54,13 +27,6 @@ class Entry(NamedTuple):
     group: str = ""
 
 
-class Rejected(NamedTuple):
-    """A picture left out, and why."""
-
-    id: str
-    reason: str
-
-
 @dataclass
 class Listing:
     """What a source holds.
@@ -69,25 +35,42 @@ class Listing:
         source: its location.
         entries: its pictures; ids are unique.
         rejected: what was seen to be unusable without reading it.
+        num_refused: of these, pictures that there are and that cannot be used; the others, such as
+            rows without a label, are no pictures of a class.
         listed: pictures of each class that a list names, where there is a list.
+        may_miss: pictures that are named may not be there.
+        places: that are read, and so may not be written to.
+        group_bytes: of each group, all its pictures together.
+        stamp: changes when a file of the source does.
     """
 
     source: str
     entries: list[Entry] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    num_refused: int = 0
     listed: dict[str, int] = field(default_factory=dict)
+    may_miss: bool = False
+    places: tuple[str, ...] = ()
+    group_bytes: dict[str, int] = field(default_factory=dict)
+    stamp: str = ""
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Leave a picture out that there is, and that cannot be used."""
+        self.rejected.append(Rejected(name, reason))
+        self.num_refused += 1
+
+    def stamp_files(self, stats: dict[str, storage.Stat]) -> None:
+        """Note sizes and times of files, so that a build that goes on sees if they change."""
+        digest = hashlib.sha256(self.stamp.encode())
+        for name in sorted(stats):
+            digest.update(f"{name}\0{stats[name]}\n".encode("utf-8", "surrogateescape"))
+        self.stamp = digest.hexdigest()
 
 
-def column(found: Sequence[str], known: Sequence[str], *, where: str) -> str:
-    """Return the first known column that was found; a DataError names what there is."""
-    for name in known:
-        if name in found:
-            return name
-    there = ", ".join(found) or "none"
-    raise DataError(f'{where}: no column "{known[0]}"; found {there}; name one {known[0]}')
-
-
-def inside(folder: str, ending: str) -> list[str]:
-    """Return the locations of a folder's files with an ending."""
-    names = storage.list_files(folder)
-    return [storage.join(folder, name) for name in names if name.endswith(ending)]
+def inside(folder: str, ending: str) -> dict[str, storage.Stat]:
+    """Return the locations of a folder's files with an ending, in any case of letters."""
+    return {
+        storage.join(folder, name): stat
+        for name, stat in sorted(storage.list_stats(folder).items())
+        if name.lower().endswith(ending)
+    }

@@ -1,0 +1,73 @@
+"""Lists as people save them: decoded from the encodings of spreadsheets and old editors."""
+
+from __future__ import annotations
+
+import codecs
+
+from raypose import storage
+from raypose.console import status
+from raypose.errors import DataError
+
+__all__ = ["decoded", "read_lines", "read_text", "slashed"]
+
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""What a file begins with → its encoding."""
+PROBED = 4096
+
+
+def read_text(url: str) -> str:
+    """Return the text of a list; an encoding other than UTF-8 is said.
+
+    Raises:
+        DataError: where it is in no encoding that can be told.
+    """
+    return decoded(storage.read_bytes(url), where=url)
+
+
+def decoded(content: bytes, *, where: str) -> str:
+    """Return the text of bytes in UTF-8, UTF-16 or UTF-32, or in Windows-1252: see `read_text`."""
+    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "")
+    encoding = encoding or _unmarked(content)
+    try:
+        text = content.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
+        raise DataError(
+            f"{where}: not UTF-8 (nor UTF-16 or Windows-1252); convert it: "
+            "iconv -f ENCODING -t UTF-8 FILE"
+        ) from None
+    if "\0" in text:
+        raise DataError(f"{where}: holds zero bytes, so it is no text; save it as UTF-8")
+    if encoding not in ("utf-8", "utf-8-sig"):
+        shown = {"cp1252": "Windows-1252"}.get(encoding, encoding.upper())
+        status(f"{where}: read as {shown}; save it as UTF-8 where letters come out wrong")
+    return text
+
+
+def read_lines(url: str) -> list[str]:
+    """Return the lines of a list, however they end."""
+    text = read_text(url)
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def slashed(path: str) -> str:
+    """Return a path of a list with slashes where it has backslashes only."""
+    return path if "/" in path else path.replace("\\", "/")
+
+
+def _unmarked(content: bytes) -> str:
+    """Tell the encoding of bytes that do not say it."""
+    head = content[:PROBED]
+    if b"\0" in head:  # letters of Latin scripts leave every other byte zero
+        even, odd = head[::2].count(0), head[1::2].count(0)
+        return "utf-16-be" if even > odd else "utf-16-le"
+    try:
+        content.decode("utf-8")
+        return "utf-8"
+    except UnicodeDecodeError:
+        return "cp1252"
