@@ -16,10 +16,11 @@ __all__ = ["Stat", "tag", "walk", "write"]
 
 
 class Stat(NamedTuple):
-    """Bytes of a file, and when it was last written, in ns since 1970."""
+    """Bytes of a file, when it was last written, in ns since 1970, and its tag where it has one."""
 
     size: int
     mtime_ns: int
+    tag: str = ""
 
 
 def tag(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Objects on S3, one request each: read, written whole, and written only if nobody else has.
+"""Objects on S3: listed, read, written whole, and written only if nobody else has.
 
 boto3 makes the requests, since pyarrow has no conditional ones and completes an upload that failed
 half-way. Trying again is done here, where it is counted, bounded and said; a body that was cut off
@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from raypose.console import status
+from raypose.disks import Stat
 from raypose.errors import ConflictError, DataError, NotFoundError, StorageError
 
-__all__ = ["SETTINGS", "delete", "get", "put", "tag"]
+__all__ = ["SETTINGS", "delete", "exists", "get", "inside", "make_bucket", "put", "tag"]
 
 TRIES, DEADLINE_S = 10, 40.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 3.0
@@ -98,6 +99,53 @@ def put(url: str, content: bytes, *, instead_of: str | None = None) -> str:
         if there == content:
             return current
         raise ConflictError(f"{url}: was written by another meanwhile") from error
+
+
+def inside(url: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:
+    """Yield what lies below a folder, names relative to it; folders, made of slashes, have None."""
+    bucket, _, prefix = url.removeprefix("s3://").strip("/").partition("/")
+    prefix = f"{prefix}/" if prefix else ""
+    asked: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+    if not recursive:
+        asked["Delimiter"] = "/"
+    while True:
+        try:
+            page = _persist(url, lambda: _client().list_objects_v2(**asked))
+        except NotFoundError:
+            return
+        for found in page.get("Contents", ()):
+            name = found["Key"][len(prefix) :]
+            if name and not name.endswith("/"):  # what consoles make to show a folder
+                mtime_ns = int(found["LastModified"].timestamp() * 1e9)
+                yield name, Stat(found["Size"], mtime_ns, found["ETag"])
+        for found in page.get("CommonPrefixes", ()):
+            yield found["Prefix"][len(prefix) :].rstrip("/"), None
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def exists(url: str) -> bool:
+    """Tell whether a bucket, an object, or one below a folder is there."""
+    bucket, _, key = url.removeprefix("s3://").strip("/").partition("/")
+    asked = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "MaxKeys": 1}
+    try:
+        if key and tag(url):
+            return True
+        page = _persist(url, lambda: _client().list_objects_v2(**asked))
+    except NotFoundError:
+        return False
+    return not key or bool(page.get("Contents"))
+
+
+def make_bucket(url: str) -> None:
+    """Create the bucket of a location where it is missing."""
+    bucket = url.removeprefix("s3://").split("/")[0]
+    if not exists(f"s3://{bucket}"):
+        region = _client().meta.region_name
+        where = {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        asked = {} if region in (None, "us-east-1", "aws-global") else where
+        _persist(url, lambda: _client().create_bucket(Bucket=bucket, **asked))
 
 
 def delete(url: str) -> None:

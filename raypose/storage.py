@@ -1,8 +1,8 @@
 """Files on ``s3://`` and local paths: read, list, atomic and conditional write, copy.
 
 S3-compatible servers are reached by the standard variables (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION): by pyarrow to list and to read within a file, by
-`objects` for all else; both try again what was refused or cut off.
+AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION): by pyarrow to read within a file, by `objects` for all
+else; both try again what was refused or cut off.
 A write is atomic: a reader sees the old object, or the new one whole.
 
 That a file is not there, that it could not be read, and that another wrote it meanwhile are three
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -111,9 +112,8 @@ def join(url: str, *parts: str) -> str:
 
 def exists(url: str) -> bool:
     """Tell whether a file or folder is there."""
-    fs, path = filesystem(url)
-    with _explained(url):
-        return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+    _, path = filesystem(url)
+    return objects.exists(f"s3://{path}") if is_s3(url) else os.path.exists(path)
 
 
 def read_bytes(url: str, *, offset: int = 0, size: int = -1) -> bytes:
@@ -254,10 +254,14 @@ def download_folder(url: str, folder: Path) -> Path:
 
 def delete_folder(url: str) -> None:
     """Remove a folder and all below it; an absent one is no error."""
-    fs, path = filesystem(url)
-    with _explained(url):
-        if fs.get_file_info(path).type == pafs.FileType.Directory:
-            fs.delete_dir(path)
+    _, path = filesystem(url)
+    if is_s3(url):
+        for name, stat in objects.inside(f"s3://{path}", recursive=True):
+            if stat is not None:
+                objects.delete(f"s3://{path}/{name}")
+    elif os.path.isdir(path):
+        with _explained(url):
+            shutil.rmtree(path)
 
 
 def delete_file(url: str) -> None:
@@ -278,14 +282,7 @@ def prune(url: str) -> None:
 
 def make_bucket(url: str) -> None:
     """Create the bucket of an S3 location where it is missing."""
-    fs, path = filesystem(url)
-    bucket = path.split("/")[0]
-    with _explained(url):
-        if fs.get_file_info(bucket).type == pafs.FileType.NotFound:
-            allowed = pafs.S3FileSystem(
-                endpoint_override=os.environ.get("AWS_ENDPOINT_URL"), allow_bucket_creation=True
-            )
-            allowed.create_dir(bucket)
+    objects.make_bucket(url)
 
 
 def sha256(content: bytes) -> str:
@@ -301,16 +298,10 @@ def _inside(url: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:
             if os.path.isdir(here):
                 yield from disks.walk(here, recursive=recursive)
         return
-    fs, path = filesystem(url)
-    selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
-    with _explained(url):
-        infos = fs.get_file_info(selector)
-    for info in infos:
-        name = info.path[len(path) :].strip("/")
-        if info.type == pafs.FileType.Directory:
-            yield name, None
-        elif not name.rpartition("/")[2].startswith("."):
-            yield name, Stat(info.size, info.mtime_ns or 0)
+    filesystem(url)  # refuses a location without a bucket
+    for name, stat in objects.inside(url, recursive=recursive):
+        if stat is None or not name.rpartition("/")[2].startswith("."):
+            yield name, stat
 
 
 @contextmanager

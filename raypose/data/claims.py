@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from raypose import storage
@@ -24,6 +24,8 @@ __all__ = ["CLAIM", "Claim", "hold"]
 
 CLAIM = "claim.json"
 RENEWED_S, LAPSES_S = 15.0, 120.0
+_ACTIVE: set[str] = set()
+"""Holders of this process, whose number says nothing of a claim that it could not let go."""
 
 
 class Claim(Stored):
@@ -45,7 +47,9 @@ class Claim(Stored):
     def has_lapsed(self) -> bool:
         """Its holder has been silent for long, or is a process of this machine that has ended."""
         silent = time.time() - self.at > LAPSES_S
-        return silent or (self.host == socket.gethostname() and not _is_alive(self.pid))
+        if silent or self.host != socket.gethostname():
+            return silent
+        return self.holder not in _ACTIVE if self.pid == os.getpid() else not _is_alive(self.pid)
 
 
 @contextmanager
@@ -64,6 +68,7 @@ def hold(folder: str, *, what: str) -> Iterator[Callable[[], None]]:
         holder=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid(), at=0, who=_user()
     )
     tag = [_taken(url, mine, what)]
+    _ACTIVE.add(mine.holder)
     lost: list[Exception] = []
     over = threading.Event()
 
@@ -88,9 +93,11 @@ def hold(folder: str, *, what: str) -> Iterator[Callable[[], None]]:
     finally:
         over.set()
         thread.join()
+        _ACTIVE.discard(mine.holder)
         if not lost:
-            storage.delete_file(url)
-            storage.prune(folder)
+            with suppress(StorageError):  # it lapses, and what ended the work is told
+                storage.delete_file(url)
+                storage.prune(folder)
 
 
 def _taken(url: str, mine: Claim, what: str) -> str:

@@ -10,10 +10,11 @@ from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import Field
 
-from raypose.config import NAME_PATTERN, Stored, read_stored
+from raypose import storage
+from raypose.config import NAME_PATTERN, Stored, parse_stored
 from raypose.errors import RegistryError
 
-__all__ = ["FORMAT", "VERSION_PATTERN", "Alias", "Manifest", "Settings", "read"]
+__all__ = ["FORMAT", "VERSION_PATTERN", "Alias", "Manifest", "Number", "Settings", "parse", "read"]
 
 FORMAT: Final = "raypose-release/1"
 VERSION_PATTERN = r"^v(\d+)-[0-9a-f]{8}$"
@@ -43,6 +44,17 @@ class Alias(Stored):
     previous: Version | None = None
     at: str
     """When it was moved, in ISO 8601."""
+    by: str = ""
+    """Who moved it."""
+
+
+class Number(Stored):
+    """Whose a version's number is: one content has it, for good."""
+
+    number: Annotated[int, Field(ge=1)]
+    content: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+    by: str = ""
+    """Who took it."""
 
 
 class Settings(Stored):
@@ -59,5 +71,10 @@ def read(form: type[Form], url: str, *, mend: str) -> Form:
         NotFoundError: where it is absent.
         StorageError: where it cannot be read.
     """
+    return parse(form, storage.read_bytes(url), url, mend=mend)
+
+
+def parse(form: type[Form], content: bytes, url: str, *, mend: str) -> Form:
+    """Return a document of a release from the bytes of its JSON: see `read`."""
     what = f"the {form.__name__.lower()} of a release"
-    return read_stored(form, url, what=what, mend=mend, error=RegistryError)
+    return parse_stored(form, content, url, what=what, mend=mend, error=RegistryError)

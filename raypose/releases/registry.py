@@ -4,6 +4,8 @@ A release is complete when its MANIFEST.json, written last, is there; every file
 it on the way out. A version is a count and a hash of the content (``v3-1a2b3c4d``): publishing the
 same folder again gives the same version, and two publishers at once cannot mix their files.
 
+A number is taken, and an alias moved, by writes that only one of several can make.
+
 References: ``name`` (its alias production), ``name@alias``, ``name:version`` or ``name:v3``; or the
 place of a release, be it in a registry or a copy: a folder, or ``s3://…``.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +22,10 @@ from typing import Any
 
 from raypose import storage
 from raypose.config import NAME_PATTERN
-from raypose.errors import RegistryError, did_you_mean
+from raypose.console import status
+from raypose.errors import ConflictError, NotFoundError, RegistryError, did_you_mean
 from raypose.releases import documents
-from raypose.releases.documents import VERSION_PATTERN, Alias, Manifest, Settings
+from raypose.releases.documents import VERSION_PATTERN, Alias, Manifest, Number, Settings
 
 __all__ = [
     "FORMS",
@@ -75,7 +79,7 @@ def overview(root: str) -> list[dict[str, Any]]:
     for name in names(root):
         folder = storage.join(root, "releases", name, "aliases")
         aliases = [file.removesuffix(".json") for file in storage.list_files(folder)]
-        targets = {alias: _read_alias(root, name, alias) for alias in aliases}
+        targets = {alias: _read_alias(root, name, alias)[0] for alias in aliases}
         for version in _versions(root, name):
             there = [alias for alias, to in targets.items() if to and to.version == version]
             rows.append({"release": str(_release(root, name, version)), "aliases": there})
@@ -100,17 +104,44 @@ def publish(root: str, name: str, folder: Path) -> Release:
         if path.is_file() and path.name != MANIFEST
     }
     content = storage.sha256("\n".join(f"{k} {v}" for k, v in files.items()).encode())[:8]
-    taken = _versions(root, name)
-    for version in taken:
+    for version in _versions(root, name):
         if version.endswith(content):
             return _release(root, name, version)
-    number = max((_number(version) for version in taken), default=0) + 1
-    release = _release(root, name, f"v{number}-{content}")
+    release = _release(root, name, f"v{_claimed(root, name, content)}-{content}")
     for file in files:
         storage.write_bytes(storage.join(release.url, file), (folder / file).read_bytes())
     manifest = Manifest(name=name, version=release.version, files=files)
     storage.write_json(storage.join(release.url, MANIFEST), manifest.model_dump(mode="json"))
     return release
+
+
+def _claimed(root: str, name: str, content: str) -> int:
+    """Return the number that some content has, or take the next one that nobody has.
+
+    A number is taken by one publisher, also where several ask at once, and for good: content whose
+    publishing was cut off finds its own again.
+    """
+    folder = storage.join(root, "releases", name, "numbers")
+    begun = storage.list_folders(storage.join(root, "releases", name, "versions"))
+    known = [_number(version) for version in begun if re.fullmatch(VERSION_PATTERN, version)]
+    for file in storage.list_files(folder):
+        claim = documents.read(Number, storage.join(folder, file), mend="delete it")
+        if claim.content == content:
+            return claim.number
+        known.append(claim.number)
+    number = max(known, default=0) + 1
+    while True:
+        url = storage.join(folder, f"v{number}.json")
+        mine = Number(number=number, content=content, by=_ourselves())
+        try:
+            storage.write_json(url, mine.model_dump(mode="json"), instead_of="")
+            return number
+        except ConflictError:
+            first = documents.read(Number, url, mend="delete it")
+        if first.content == content:
+            return number
+        number += 1
+        status(f"{name}:v{first.number} was taken by {first.by} meanwhile: this is v{number}")
 
 
 def resolve(root: str, reference: str | Path) -> Release:
@@ -134,13 +165,15 @@ def resolve(root: str, reference: str | Path) -> Release:
     if not versions:
         return _here(root, text, name if named else "")
     if separator == ":":
-        for version in versions:
-            if rest in (version, version.split("-")[0]):
-                return _release(root, name, version)
+        meant = [version for version in versions if rest in (version, version.split("-")[0])]
+        if len(meant) > 1:
+            raise RegistryError(f"{text}: may be any of {', '.join(meant)}; give one of them whole")
+        if meant:
+            return _release(root, name, meant[0])
         raise RegistryError(f"{text}: no such version; there are: {', '.join(versions)}")
     alias = rest or PRODUCTION
     _check_name(alias)
-    target = _read_alias(root, name, alias)
+    target, _ = _read_alias(root, name, alias)
     if target is None:
         pair = "" if alias == PRODUCTION else f" alias={alias}"
         raise RegistryError(
@@ -158,7 +191,8 @@ def promote(root: str, reference: str, *, alias: str = PRODUCTION) -> Release:
     """Point an alias at a release; what it pointed at before is remembered.
 
     Raises:
-        RegistryError: where there is no such release in this registry.
+        RegistryError: where there is no such release in this registry, or another moved the alias
+            meanwhile.
     """
     release = resolve(root, reference)
     _check_name(alias)
@@ -168,9 +202,10 @@ def promote(root: str, reference: str, *, alias: str = PRODUCTION) -> Release:
             f"{reference}: lies at {release.url}, which is no release of {root or 'a registry'}; "
             "aliases point at what is published there, such as NAME:v3"
         )
-    before = _read_alias(root, release.name, alias)
+    before, tag = _read_alias(root, release.name, alias)
     if before is None or before.version != release.version:
-        _write_alias(root, release, alias, previous=before.version if before else None)
+        previous = before.version if before else None
+        _write_alias(root, release, alias, previous=previous, instead_of=tag)
     return entry
 
 
@@ -183,11 +218,11 @@ def rollback(root: str, name: str, *, alias: str = PRODUCTION) -> Release:
     if _is_place(name):
         raise RegistryError(f"{name}: a place has no aliases; give the name of what was published")
     now = resolve(root, f"{name}@{alias}")
-    target = _read_alias(root, name, alias)
+    target, tag = _read_alias(root, name, alias)
     if target is None or target.previous is None:
         raise RegistryError(f"{name}@{alias}: has no earlier version to go back to")
     release = resolve(root, f"{name}:{target.previous}")
-    _write_alias(root, release, alias, previous=now.version)
+    _write_alias(root, release, alias, previous=now.version, instead_of=tag)
     return release
 
 
@@ -304,17 +339,42 @@ def _alias_url(root: str, name: str, alias: str) -> str:
     return storage.join(root, "releases", name, "aliases", f"{alias}.json")
 
 
-def _read_alias(root: str, name: str, alias: str) -> Alias | None:
+def _read_alias(root: str, name: str, alias: str) -> tuple[Alias | None, str]:
+    """Return where an alias points, and the tag by which it is moved; nothing before that."""
     url = _alias_url(root, name, alias)
-    if not storage.exists(url):
-        return None
-    return documents.read(Alias, url, mend=f"delete it, and run: raypose promote {name}:VERSION")
+    try:
+        content, tag = storage.read_tagged(url)
+    except NotFoundError:
+        return None, ""
+    mend = f"delete it, and run: raypose promote {name}:VERSION"
+    return documents.parse(Alias, content, url, mend=mend), tag
 
 
-def _write_alias(root: str, release: Release, alias: str, *, previous: str | None) -> None:
+def _write_alias(
+    root: str, release: Release, alias: str, *, previous: str | None, instead_of: str
+) -> None:
+    """Move an alias, if it still points where it was seen to.
+
+    Raises:
+        RegistryError: where another moved it first, naming whom and where to.
+    """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    target = Alias(version=release.version, previous=previous, at=now)
-    storage.write_json(_alias_url(root, release.name, alias), target.model_dump(mode="json"))
+    target = Alias(version=release.version, previous=previous, at=now, by=_ourselves())
+    url = _alias_url(root, release.name, alias)
+    try:
+        storage.write_json(url, target.model_dump(mode="json"), instead_of=instead_of)
+    except (ConflictError, NotFoundError):
+        winner, _ = _read_alias(root, release.name, alias)
+        to = f"moved to {winner.version} by {winner.by or 'another'}" if winner else "deleted"
+        raise RegistryError(
+            f"{release.name}@{alias}: was {to} meanwhile, and stays so; look, and promote "
+            f"{release.version} again if it is still wanted"
+        ) from None
+
+
+def _ourselves() -> str:
+    """Return who writes: the process and its machine."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _check_name(name: str) -> None:

@@ -31,8 +31,8 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b"")
 
 
-def photo(width: int = 90, height: int = 60) -> Image.Image:
-    return synthesis.render("Boat_Pose_or_Paripurna_Navasana_", seed=1, size=96).resize(
+def photo(width: int = 90, height: int = 60, seed: int = 1) -> Image.Image:
+    return synthesis.render("Boat_Pose_or_Paripurna_Navasana_", seed=seed, size=96).resize(
         (width, height)
     )
 
