@@ -33,6 +33,11 @@ class RayposeError(Exception):
 
     exit_code = 1
 
+    @property
+    def called(self) -> str:
+        """What a user reads before the line: a kind that he can do something about."""
+        return "DataError" if isinstance(self, DataError) else type(self).__name__
+
 
 class UsageError(RayposeError):
     """The command line itself is wrong."""

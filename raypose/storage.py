@@ -29,7 +29,6 @@ from raypose.disks import Stat
 from raypose.errors import DataError, NotFoundError, StorageError
 
 __all__ = [
-    "Stat",
     "default_root",
     "delete_file",
     "delete_folder",

@@ -56,7 +56,7 @@ def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
         for module, owners in metadata.packages_distributions().items()
         if not allowed & {normal(owner) for owner in owners}
     }
-    assert {"torch", "ray", "open_clip", "moto", "boto3", "matplotlib"} <= blocked
+    assert {"torch", "ray", "open_clip", "moto", "matplotlib"} <= blocked
     folder = tmp_path_factory.mktemp("base")
     (folder / "sitecustomize.py").write_text(f"BLOCKED = {blocked!r}\n{BLOCKER}")
     return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{wheel}"}

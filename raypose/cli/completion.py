@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from typer import _completion_shared as shells
 
-from raypose.cli.verbs import Verb, known_keys
+from raypose.cli.verbs import Verb, known_keys, section_rows
 from raypose.config.settings import Config
 from raypose.errors import UsageError
 
@@ -88,6 +88,7 @@ RELEASES = ("RELEASE", "NAME", "A", "B")
 TAXONOMIES = ("TAXONOMY",)
 GRAMMARS = ("GRAMMAR",)
 RECIPES = ("RECIPE",)
+KEYS = ("WORD",)
 
 
 def complete(verb: Verb, given: Sequence[str], incomplete: str) -> list[str]:
@@ -102,8 +103,9 @@ def complete(verb: Verb, given: Sequence[str], incomplete: str) -> list[str]:
     if equals:
         return [f"{key}={word}" for word in _values(verb, key) if word.startswith(value)]
     placed = sum("=" not in word and not word.startswith("-") for word in given)
+    missing = placed < sum(word.least for word in verb.words)
     names = list(_named(verb, placed, given, incomplete)) if placed < len(verb.words) else []
-    keys = [f"{name}=" for name in known_keys(verb)]
+    keys = [] if missing else [f"{name}=" for name in known_keys(verb)]
     return [word for word in [*names, *keys] if word.startswith(incomplete)]
 
 
@@ -112,6 +114,8 @@ def _named(verb: Verb, placed: int, given: Sequence[str], incomplete: str) -> It
     word = verb.words[placed].name
     if word in RELEASES:
         yield from _releases(given, incomplete)
+    elif word in KEYS:
+        yield from (name for name, _, _ in section_rows())
     elif word in RECIPES:
         from raypose.config import shipped
 

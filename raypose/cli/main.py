@@ -68,13 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in arguments
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         _run(arguments)
     except RayposeError as error:
         if verbose and not isinstance(error, UsageError):
             raise
-        return _failed(f"{type(error).__name__}: {error}", error.exit_code)
+        return _failed(f"{error.called}: {error}", error.exit_code)
     except typer.TyperException as error:
         return _failed(f"UsageError: {error}", UsageError.exit_code)
     except ModuleNotFoundError as error:
@@ -82,8 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verbose or extra is None:
             raise
         return _failed(f"{error.name} is not installed: pip install 'raypose[{extra}]'", 1)
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:  # with which Ray exits where it comes as it starts
+            raise
+        return _failed(_ended("terminated", arguments), 143)
     except KeyboardInterrupt:
-        _failed(_interrupted(arguments), 130)
+        _failed(_ended("interrupted", arguments), 130)
         if argv is None:  # a thread within Ray, left behind, may crash an interpreter that ends
             os._exit(130)
         return 130
@@ -238,11 +242,19 @@ def _function(verb: Verb) -> Callable[..., Callable[[], None]]:
     return command
 
 
-def _interrupted(arguments: Sequence[str]) -> str:
+def _terminate(signum: int, frame: Any) -> None:
+    """End what was started; what Ray's processes say as they are ended with it is not told."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _failed(_ended("terminated", sys.argv[1:]), 0)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.exit(128 + signum)
+
+
+def _ended(how: str, arguments: Sequence[str]) -> str:
     """Say how to go on, where the same command goes on."""
     words = [word for word in arguments if word not in FLAGS]
     name = next((name for name in GO_ON if words[: len(name)] == list(name)), None)
-    return f"interrupted; to go on: raypose {shlex.join(arguments)}" if name else "interrupted"
+    return f"{how}; to go on: raypose {shlex.join(arguments)}" if name else how
 
 
 def _failed(message: str, code: int) -> int:

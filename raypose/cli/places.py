@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 from raypose.console import waiting
-from raypose.errors import UsageError
+from raypose.errors import ResourceError, UsageError
 
-__all__ = ["check_out", "looked_up", "require_shared"]
+__all__ = ["check_out", "looked_up", "require_port", "require_shared"]
 
 
 def require_shared(release: Any, *, word: str) -> None:
@@ -19,6 +20,19 @@ def require_shared(release: Any, *, word: str) -> None:
             f"{word}: lies on this machine, where other nodes of the cluster cannot see it; "
             "publish it to s3://, or leave out cluster.address"
         )
+
+
+def require_port(host: str, port: int) -> None:
+    """Refuse a port that is taken, before anything starts; 0 is any that is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ResourceError(
+                f"{host}:{port}: cannot be bound ({reason}); set serve.port=0 for any that is free"
+            ) from None
 
 
 def looked_up(root: str, reference: str) -> Any:

@@ -6,7 +6,7 @@ import os
 import signal
 
 from raypose.cli.evaluation import RELEASE
-from raypose.cli.places import looked_up, require_shared
+from raypose.cli.places import looked_up, require_port, require_shared
 from raypose.cli.verbs import Call, Verb
 from raypose.console import waiting
 
@@ -20,6 +20,7 @@ def serve(call: Call) -> None:
     release = looked_up(config.storage, call.words[0])  # before anything starts
     if config.cluster.address or os.environ.get("RAY_ADDRESS"):
         require_shared(release, word=call.words[0])
+    require_port(config.serve.host, config.serve.port)
     with waiting("loading torch and Ray"):
         from raypose import runtime
         from raypose.serving import endpoint as serving

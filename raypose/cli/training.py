@@ -45,9 +45,9 @@ def check(call: Call) -> None:
     """Print the resolved document of a recipe."""
     import yaml
 
-    from raypose import config, storage
+    from raypose import config
     from raypose.data import inputs
-    from raypose.data.manifests import MANIFEST
+    from raypose.errors import NotFoundError
 
     resolved = call.config(call.words[0])
     classes = inputs.check_names(resolved)
@@ -56,11 +56,13 @@ def check(call: Call) -> None:
             _check_weights(resolved)
     for key in ("train", "val", "synthetic"):
         url = getattr(resolved.data, key)
-        if url and storage.exists(storage.join(url, MANIFEST)):
-            inputs.check(url, classes, key=f"data.{key}")
-        elif url or key == "train":
-            what = f"no shards at {url}" if url else "not set"
-            status(f"data.{key}: {what}; raypose shards build makes some")
+        if url:
+            try:
+                inputs.check(url, classes, key=f"data.{key}")
+            except NotFoundError as error:  # a recipe may be written before its data
+                status(f"{error}; training will refuse it")
+        elif key == "train":
+            status("data.train: not set; training needs shards, which raypose shards build makes")
     document = config.dump(resolved)
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     call.show(document, f"# {resolved.run_id}\n{text}".rstrip())

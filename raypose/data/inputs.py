@@ -14,7 +14,7 @@ from raypose.captions import taxonomy
 from raypose.captions.taxonomy import Taxonomy
 from raypose.config import Config, ModelConfig
 from raypose.data.manifests import Manifest, read_manifest
-from raypose.errors import ConfigError, DataError, did_you_mean
+from raypose.errors import ConfigError, DataError, TaxonomyError, did_you_mean
 
 __all__ = ["Inputs", "check", "check_names", "load"]
 
@@ -57,7 +57,10 @@ def check_names(config: Config) -> Taxonomy:
         TaxonomyError: for its cards.
         CaptionError: for its captions.
     """
-    classes = taxonomy.load(config.data.taxonomy)
+    try:
+        classes = taxonomy.load(config.data.taxonomy)
+    except TaxonomyError as error:
+        raise TaxonomyError(f"data.taxonomy: {error}") from None
     captions.check(captions.load(config.captions), classes)
     models = [config.model]
     if "model.backbone" in config.search.space:
@@ -112,6 +115,6 @@ def check(url: str, classes: Taxonomy, *, key: str) -> Manifest:
     try:
         manifest = read_manifest(url)
     except DataError as error:
-        raise DataError(f"{key}: {error}") from None
+        raise type(error)(f"{key}: {error}") from None
     classes.require(manifest.labels, where=url)
     return manifest

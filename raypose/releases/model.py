@@ -25,7 +25,7 @@ from raypose.captions.taxonomy import Taxonomy
 from raypose.config import Config
 from raypose.data import images
 from raypose.data.transforms import to_square
-from raypose.errors import CheckpointError, DataError, UsageError
+from raypose.errors import CheckpointError, DataError, StorageError, UsageError
 from raypose.releases import registry
 from raypose.releases.predictions import Predicted, Predictions
 from raypose.releases.predictor import Predictor
@@ -214,7 +214,7 @@ class Model:
                 pixels = _three_channels(picture)
             if not pixels.size:
                 raise DataError("picture without pixels")
-        except DataError as error:
+        except (DataError, StorageError) as error:
             return str(error)
         return to_square(pixels, self.predictor.clip.image_size, resize=self.config.model.resize)
 
@@ -257,8 +257,8 @@ def _read(path: str | Path) -> bytes:
         raise DataError("a folder, not a picture; give the files in it")
     try:
         return storage.read_bytes(place)
-    except DataError as error:
-        raise DataError(str(error).removeprefix(f"{place}: ")) from None
+    except (DataError, StorageError) as error:
+        raise type(error)(str(error).removeprefix(f"{place}: ")) from None
 
 
 def _three_channels(pixels: npt.NDArray[np.uint8]) -> images.Pixels:

@@ -220,7 +220,10 @@ def rollback(root: str, name: str, *, alias: str = PRODUCTION) -> Release:
     now = resolve(root, f"{name}@{alias}")
     target, tag = _read_alias(root, name, alias)
     if target is None or target.previous is None:
-        raise RegistryError(f"{name}@{alias}: has no earlier version to go back to")
+        raise RegistryError(
+            f"{name}@{alias}: has no earlier version to go back to; point it at another: "
+            f"raypose promote {name}:VERSION"
+        )
     release = resolve(root, f"{name}:{target.previous}")
     _write_alias(root, release, alias, previous=now.version, instead_of=tag)
     return release

@@ -18,7 +18,7 @@ from raypose import captions, metrics, storage
 from raypose.captions import taxonomy
 from raypose.clip import model, tokens, zeroshot
 from raypose.clip.towers import Towers
-from raypose.config import Config
+from raypose.config import Config, override
 from raypose.training import checkpoint
 from raypose.training.context import WorkerContext
 from raypose.training.scorer import Scorer, val_figures
@@ -45,7 +45,7 @@ def finish(config: Config, context: WorkerContext, *, run_url: str) -> None:
     clip, saved = checkpoint.restore(run_url, state)
     clip.model.to(context.device).eval()
     scorer = Scorer(
-        config,
+        override(config, {"train.precision": "fp32"}),  # as a release computes: its own figures
         context,
         clip,
         Towers(clip.model),

@@ -77,7 +77,7 @@ def test_help_and_version(raypose: str) -> None:
         (
             ["train", "{recipe}", "data.taxonomy=yoga83"],
             3,
-            'TaxonomyError: yoga83: no such taxonomy; did you mean "yoga82"?',
+            'TaxonomyError: data.taxonomy: yoga83: no such taxonomy; did you mean "yoga82"?',
         ),
         (["check", "{recipe}", "captions.grammar=<nam>"], 3, "CaptionError: captions: column 1"),
         (["evaluate", "yoga:v9", "x"], 3, 'RegistryError: yoga:v9: no release "yoga" in'),
@@ -153,6 +153,12 @@ def test_from_pictures_to_shards(raypose: str, tmp_path: Path) -> None:
     assert run(raypose, "synthesize", "p", *words, cwd=tmp_path).returncode == 0
     (tmp_path / "p/Tree_Pose_or_Vrksasana_/bad.jpg").write_bytes(b"<html>")
     done = run(raypose, "shards", "build", "p", "d", "--json", cwd=tmp_path)
+    assert done.returncode == 3
+    assert (
+        "1 of 13 pictures cannot be used, over max_bad_fraction=0.01; the first is" in done.stderr
+    )
+    lenient = "max_bad_fraction=0.1"
+    done = run(raypose, "shards", "build", "p", "d", lenient, "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["num_rows"] == 12
     assert "left out Tree_Pose_or_Vrksasana_/bad.jpg: not a picture" in done.stderr
     done = run(raypose, "shards", "verify", "d", cwd=tmp_path)

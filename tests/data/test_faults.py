@@ -56,7 +56,7 @@ def test_an_expired_token_loses_nothing(source: str, bucket: str) -> None:
             packing.build(source, f"{bucket}/d", HOW)
         with pytest.raises(StorageError, match="access denied"):
             manifests.read_manifest(f"{bucket}/d")
-    with pytest.raises(NotFoundError, match="no data set here"):
+    with pytest.raises(DataError, match="no data set here"):
         manifests.read_manifest(f"{bucket}/d")
     told: list[Any] = []
     again = packing.build(source, f"{bucket}/d", HOW, progress=lambda *count: told.append(count))

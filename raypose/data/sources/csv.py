@@ -15,6 +15,7 @@ from raypose.console import plural, status
 from raypose.data.manifests import Rejected
 from raypose.data.sources import rules, text
 from raypose.data.sources.listing import Entry, Listing
+from raypose.disks import Stat
 from raypose.errors import DataError
 
 __all__ = ["list_source"]
@@ -67,7 +68,7 @@ class _Places:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.found: dict[str, storage.Stat] = {}
+        self.found: dict[str, Stat] = {}
         self.spelled: dict[str, dict[str, str]] = {}
 
     def find(self, path: str) -> str:

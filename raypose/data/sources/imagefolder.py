@@ -12,6 +12,7 @@ from raypose.console import plural, status
 from raypose.data.manifests import Rejected
 from raypose.data.sources import rules
 from raypose.data.sources.listing import Entry, Listing
+from raypose.disks import Stat
 from raypose.errors import DataError
 
 __all__ = ["list_source"]
@@ -56,7 +57,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     return listing
 
 
-def _left_out(name: str, stat: storage.Stat, in_folder: bool, stems: set[str]) -> str:
+def _left_out(name: str, stat: Stat, in_folder: bool, stems: set[str]) -> str:
     """Return why a file is no picture of a class; empty where it may be one."""
     if not in_folder:
         return "not in a class folder"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from raypose import storage
 from raypose.data.manifests import Rejected
+from raypose.disks import Stat
 
 __all__ = ["Entry", "Listing", "inside"]
 
@@ -59,7 +60,7 @@ class Listing:
         self.rejected.append(Rejected(name, reason))
         self.num_refused += 1
 
-    def stamp_files(self, stats: dict[str, storage.Stat]) -> None:
+    def stamp_files(self, stats: dict[str, Stat]) -> None:
         """Note sizes and times of files, so that a build that goes on sees if they change."""
         digest = hashlib.sha256(self.stamp.encode())
         for name in sorted(stats):
@@ -67,7 +68,7 @@ class Listing:
         self.stamp = digest.hexdigest()
 
 
-def inside(folder: str, ending: str) -> dict[str, storage.Stat]:
+def inside(folder: str, ending: str) -> dict[str, Stat]:
     """Return the locations of a folder's files with an ending, in any case of letters."""
     return {
         storage.join(folder, name): stat

@@ -16,6 +16,7 @@ from raypose.console import status
 from raypose.data.manifests import MANIFEST, RECORDS, Rejected, read_manifest
 from raypose.data.sources import rules
 from raypose.data.sources.listing import Entry, Listing, inside
+from raypose.disks import Stat
 from raypose.errors import DataError
 
 __all__ = ["list_source", "read_rows"]
@@ -82,7 +83,7 @@ def _files(listing: Listing, source: str) -> list[str]:
     return list(found)
 
 
-def _refuse_sets(source: str, urls: Mapping[str, storage.Stat]) -> None:
+def _refuse_sets(source: str, urls: Mapping[str, Stat]) -> None:
     """Refuse files named as several sets, as Hugging Face names them: train-00000-of-00002."""
     firsts = {url.rpartition("/")[2].split("-")[0].split(".")[0] for url in urls}
     sets = rules.sets_among(firsts)
