@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 from raypose import config, evaluation, releases, runtime, training, tuning
 from raypose import storage as storages
+from raypose.captions import taxonomy
 from raypose.config import ClusterConfig, Config
 from raypose.console import bar, status, waiting
 from raypose.data import inputs, manifests
@@ -157,7 +158,7 @@ def _settled(recipe: Recipe, overrides: Mapping[str, Any] | None) -> Config:
         made = config.override(whole, overrides) if overrides else whole
     if made.storage == Config().storage:
         made = config.override(made, {"storage": storages.default_root()})
-    return config.absolute(made)
+    return taxonomy.embedded(config.absolute(made))
 
 
 @contextmanager

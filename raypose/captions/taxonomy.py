@@ -7,6 +7,7 @@ are card ids, or aliases of them. What a card says of a body is in `facets`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raypose import storage
 from raypose.captions import facets, folders
-from raypose.config import read_yaml, typed
+from raypose.config import SOURCE, Cards, Config, override, read_yaml, typed
 from raypose.console import plural
 from raypose.errors import ConfigError, TaxonomyError, did_you_mean
 
@@ -26,6 +27,7 @@ __all__ = [
     "Card",
     "Facets",
     "Taxonomy",
+    "embedded",
     "format_taxonomy",
     "from_folders",
     "load",
@@ -106,6 +108,19 @@ class Taxonomy:
             table.update(dict.fromkeys(card.aliases, number))
         return table
 
+    def counts(self, labels: Mapping[str, int]) -> dict[str, int]:
+        """Return card id → pictures, of labels that may be aliases; those with none are left out.
+
+        Raises:
+            TaxonomyError: where a label has no card.
+        """
+        self.require(labels, where="labels")
+        known = self.index()
+        found = Counter[str]()
+        for label, count in labels.items():
+            found[self.ids[known[label]]] += count
+        return {name: count for name, count in found.items() if count}
+
     def require(self, labels: Iterable[str], *, where: str) -> None:
         """Raise a TaxonomyError that names the labels no card has."""
         known = self.index()
@@ -129,12 +144,32 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
-def load(source: str) -> Taxonomy:
-    """Load a shipped taxonomy by name, or a YAML file by path.
+def embedded(config: Config) -> Config:
+    """Return a document with the cards in it, where it names a file: see `DataConfig.taxonomy`.
+
+    Raises:
+        TaxonomyError: where there is no such file, or its cards contradict one another.
+    """
+    source = config.data.taxonomy
+    if not isinstance(source, str) or source in shipped():
+        return config
+    try:
+        document = {**load(source).to_dict(), SOURCE: source}
+    except TaxonomyError as error:
+        raise TaxonomyError(f"data.taxonomy: {error}") from None
+    return override(config, {"data.taxonomy": document})
+
+
+def load(source: str | Cards) -> Taxonomy:
+    """Load a shipped taxonomy by name, a YAML file by path, or the one that a document holds.
 
     Raises:
         TaxonomyError: where there is none, or its cards contradict one another.
     """
+    if not isinstance(source, str):
+        return parse(source, where="data.taxonomy")
+    if storage.is_s3(source):
+        return _read(source)
     path = SHIPPED / f"{source}.yaml" if "/" not in source else Path(source)
     if not path.is_file():
         path = Path(source)
@@ -143,18 +178,22 @@ def load(source: str) -> Taxonomy:
             f"{source}: no such taxonomy{did_you_mean(source, shipped())}; shipped are "
             f"{', '.join(shipped())}; or give the path of a YAML file"
         )
+    return _read(str(path), where=source)
+
+
+def _read(url: str, *, where: str = "") -> Taxonomy:
     try:
-        document = typed(read_yaml(str(path)), str)
+        document = typed(read_yaml(url), str)
     except ConfigError as error:
         raise TaxonomyError(str(error)) from None
-    return parse(document, where=source)
+    return parse(document, where=where or url)
 
 
 def parse(document: Any, *, where: str) -> Taxonomy:
     """Build a taxonomy from its document and check it."""
     if not isinstance(document, Mapping) or not isinstance(document.get("classes"), Sequence):
         raise TaxonomyError(f"{where}: expected a mapping with name and a list of classes")
-    unknown = set(document) - {"name", "base", "classes"}
+    unknown = set(document) - {"name", "base", "classes", SOURCE}
     if unknown:
         raise TaxonomyError(
             f"{where}: {sorted(unknown)[0]}: unknown key; known: name, base, classes"

@@ -44,10 +44,13 @@ def synthesize(call: Call) -> None:
     from raypose.data import manifests, packing, sources
 
     keys, (dest,) = call.keys, call.words
-    counts = dict.fromkeys(taxonomy.load(keys.taxonomy).ids, keys.per_class)
+    classes = taxonomy.load(keys.taxonomy)
+    counts = dict.fromkeys(classes.ids, keys.per_class)
     synthesis.drawn(counts)
     if keys.fill:
-        there = manifests.read_manifest(keys.fill).labels
+        known = classes.index()
+        labels = manifests.read_manifest(keys.fill).labels
+        there = classes.counts({label: n for label, n in labels.items() if label in known})
         counts = {label: max(0, count - there.get(label, 0)) for label, count in counts.items()}
     counts = {label: count for label, count in counts.items() if count}
     if keys.form == "shards":

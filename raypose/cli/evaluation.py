@@ -10,6 +10,7 @@ from pydantic import Field
 from raypose.cli.places import check_out, looked_up
 from raypose.cli.shards import DATA
 from raypose.cli.verbs import Call, Keys, Verb, Word
+from raypose.config.section import Fraction
 from raypose.console import bar, waiting
 
 __all__ = ["RELEASE", "VERBS"]
@@ -18,7 +19,14 @@ RELEASE = Word("RELEASE", "NAME, NAME@ALIAS, NAME:VERSION, a folder, or an s3://
 SECTIONS = ("storage", "cluster")
 
 
-class EvaluateKeys(Keys):
+class ToleranceKeys(Keys):
+    """What is put up with."""
+
+    max_bad_fraction: Fraction | None = None
+    """Share of pictures that may be bad; by default what the release was trained with."""
+
+
+class EvaluateKeys(ToleranceKeys):
     """What is scored beside the release."""
 
     baselines: bool = True
@@ -49,7 +57,12 @@ def evaluate(call: Call) -> None:
 
     with runtime.connect(config.cluster, verbose=call.verbose), bar("evaluating") as update:
         figures = summary.evaluate(
-            config.storage, reference, url, with_baselines=call.keys.baselines, progress=update
+            config.storage,
+            reference,
+            url,
+            with_baselines=call.keys.baselines,
+            max_bad_fraction=call.keys.max_bad_fraction,
+            progress=update,
         )
     call.show(figures, tables.table(figures))
     call.next(f"raypose report {shlex.join((reference, url))}{call.at(config)}")
@@ -71,7 +84,16 @@ def compare(call: Call) -> None:
 
     with runtime.connect(config.cluster, verbose=call.verbose), bar("scoring") as update:
         found = summary.compare(
-            *(scoring.score(config.storage, each, url, progress=update) for each in (a, b))
+            *(
+                scoring.score(
+                    config.storage,
+                    each,
+                    url,
+                    max_bad_fraction=call.keys.max_bad_fraction,
+                    progress=update,
+                )
+                for each in (a, b)
+            )
         )
     call.show(found, tables.comparison_table(found))
 
@@ -94,7 +116,12 @@ def report(call: Call) -> None:
 
     with runtime.connect(config.cluster, verbose=call.verbose), bar("evaluating") as update:
         scored = scoring.score(
-            config.storage, reference, url, num_mistakes=keys.mistakes, progress=update
+            config.storage,
+            reference,
+            url,
+            num_mistakes=keys.mistakes,
+            max_bad_fraction=keys.max_bad_fraction,
+            progress=update,
         )
         figures = summary.figures(scored, with_baselines=keys.baselines, progress=update)
     run = storage.join(runs.locate(scored.config, root=config.storage).url, "metrics.jsonl")
@@ -119,7 +146,8 @@ VERBS = (
         "hold two releases against each other",
         compare,
         ("raypose compare postures:v2 postures:v1 shards/val",),
-        sections=SECTIONS,
+        ToleranceKeys,
+        SECTIONS,
     ),
     Verb(
         "report",

@@ -64,8 +64,15 @@ def check(call: Call) -> None:
         elif key == "train":
             status("data.train: not set; training needs shards, which raypose shards build makes")
     document = config.dump(resolved)
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    shown = {**document, "data": {**document["data"], "taxonomy": _named(resolved, classes)}}
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
     call.show(document, f"# {resolved.run_id}\n{text}".rstrip())
+
+
+def _named(config: Any, classes: Any) -> str:
+    """Return what a person calls a document's taxonomy: its cards are in the document."""
+    held = config.data.taxonomy
+    return held if isinstance(held, str) else str(held.get("source", classes.name))
 
 
 def _check_weights(config: Any) -> None:

@@ -77,7 +77,9 @@ class Call:
         stated = "storage" in (self.overrides if location is None else made.model_fields_set)
         if not stated:
             made = config.override(made, {"storage": storage.default_root()})
-        return config.absolute(made)
+        from raypose.captions import taxonomy
+
+        return taxonomy.embedded(config.absolute(made))
 
     def show(self, document: Any, shown: Any) -> None:
         """Print the result: for a machine where asked, else for a person.

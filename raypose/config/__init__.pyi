@@ -8,11 +8,13 @@ from .document import parse_config as parse_config
 from .document import read_yaml as read_yaml
 from .document import shipped as shipped
 from .document import sparse as sparse
+from .identity import SOURCE as SOURCE
 from .identity import canonical_json as canonical_json
 from .identity import document_hash as document_hash
 from .identity import run_hash_0_1 as run_hash_0_1
 from .learning import AugmentConfig as AugmentConfig
 from .learning import CaptionConfig as CaptionConfig
+from .learning import Cards as Cards
 from .learning import DataConfig as DataConfig
 from .learning import LossConfig as LossConfig
 from .learning import ModelConfig as ModelConfig

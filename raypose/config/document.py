@@ -142,7 +142,7 @@ def absolute(config: Config) -> Config:
     }
     if backbone.startswith("local-dir:"):
         overrides["model.backbone"] = f"local-dir:{full(backbone.removeprefix('local-dir:'))}"
-    if taxonomy.endswith((".yaml", ".yml")):
+    if isinstance(taxonomy, str) and taxonomy.endswith((".yaml", ".yml")):
         overrides["data.taxonomy"] = full(taxonomy)
     return override(config, overrides)
 

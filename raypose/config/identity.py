@@ -12,13 +12,23 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["FORMAT", "canonical_json", "document_hash", "run_hash", "run_hash_0_1", "search_hash"]
+__all__ = [
+    "FORMAT",
+    "SOURCE",
+    "canonical_json",
+    "document_hash",
+    "run_hash",
+    "run_hash_0_1",
+    "search_hash",
+]
 
 FORMAT = 2
 """Of the identity; 1 was the hash of the whole document."""
 ADDED_SINCE_0_1: tuple[str, ...] = ()
 """Dotted keys that a document of 0.1 did not have."""
 NOT_OF_A_RUN = ("search", "serve", "cluster")
+SOURCE = "source"
+"""Key of a taxonomy in a document: where its file lay."""
 SPREAD = (
     "num_workers", "cpus_per_worker", "use_gpu", "max_failures", "checkpoint_steps", "sharding",
     "activation_checkpointing", "compile",
@@ -44,7 +54,8 @@ def run_hash(sparse: Mapping[str, Any]) -> str:
     Args:
         sparse: the document less what is as by default.
     """
-    return _digits(_without(_without(sparse, NOT_OF_A_RUN), SPREAD, section="train"))
+    kept = _without(_unplaced(sparse), NOT_OF_A_RUN)
+    return _digits(_without(kept, SPREAD, section="train"))
 
 
 def search_hash(sparse: Mapping[str, Any]) -> str:
@@ -53,7 +64,8 @@ def search_hash(sparse: Mapping[str, Any]) -> str:
     Args:
         sparse: the document less what is as by default.
     """
-    kept = _without(_without(sparse, ("serve", "cluster")), SPREAD, section="train")
+    kept = _without(_unplaced(sparse), ("serve", "cluster"))
+    kept = _without(kept, SPREAD, section="train")
     return _digits(_without(kept, NOT_OF_A_SEARCH, section="search"))
 
 
@@ -64,10 +76,22 @@ def run_hash_0_1(document: Mapping[str, Any]) -> str:
         document: the complete document.
     """
     document = _without(_without(document, NOT_OF_A_RUN), SPREAD, section="train")
+    cards = document.get("data", {}).get("taxonomy")
+    if isinstance(cards, Mapping) and SOURCE in cards:  # 0.1 knew a file by its place alone
+        document = {**document, "data": {**document["data"], "taxonomy": cards[SOURCE]}}
     for key in ADDED_SINCE_0_1:
         section, _, name = key.partition(".")
         document = _without(document, (name,), section=section)
     return document_hash(document)[:8]
+
+
+def _unplaced(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a copy in which a taxonomy is what it holds, wherever its file lay."""
+    data = document.get("data", {})
+    cards = data.get("taxonomy")
+    if not isinstance(cards, Mapping):
+        return document
+    return {**document, "data": {**data, "taxonomy": _without(cards, (SOURCE,))}}
 
 
 def _digits(document: Mapping[str, Any]) -> str:

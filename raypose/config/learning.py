@@ -11,11 +11,17 @@ from raypose.config.section import Count, Fraction, Positive, Section
 __all__ = [
     "AugmentConfig",
     "CaptionConfig",
+    "Cards",
     "DataConfig",
     "LossConfig",
     "ModelConfig",
     "OptimConfig",
 ]
+
+
+_CardText = str | list[str] | dict[str, str | list[str]]
+Cards = dict[str, str | list[str | dict[str, _CardText]]]
+"""What a taxonomy file holds, and `source`, where it lay."""
 
 
 class DataConfig(Section):
@@ -25,8 +31,9 @@ class DataConfig(Section):
     """URL or path of the training shards, a folder with MANIFEST.json."""
     val: str = ""
     """URL or path of the validation shards: they rank epochs and trials."""
-    taxonomy: str = "yoga82"
-    """Name of a shipped taxonomy or path of a YAML file: the classes and their order."""
+    taxonomy: str | Cards = "yoga82"
+    """Name of a shipped taxonomy or path of a YAML file: the classes and their order. A file
+    travels inside the document, as what it holds, to where there is no such file."""
     max_bad_fraction: Fraction = 0.0
     """Share of undecodable pictures above which a run stops; below it they are quarantined."""
     max_pixels: Count = 50_000_000

@@ -14,7 +14,7 @@ from raypose.captions import taxonomy
 from raypose.captions.taxonomy import Taxonomy
 from raypose.config import Config, ModelConfig
 from raypose.data.manifests import Manifest, read_manifest
-from raypose.errors import ConfigError, DataError, TaxonomyError, did_you_mean
+from raypose.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["Inputs", "check", "check_names", "load"]
 
@@ -25,6 +25,10 @@ class Inputs:
 
     classes: Taxonomy
     manifests: dict[str, Manifest]
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Return card id → pictures of a split; classes without any are left out."""
+        return self.classes.counts(self.manifests[split].labels)
 
 
 def load(config: Config) -> Inputs:
@@ -57,10 +61,7 @@ def check_names(config: Config) -> Taxonomy:
         TaxonomyError: for its cards.
         CaptionError: for its captions.
     """
-    try:
-        classes = taxonomy.load(config.data.taxonomy)
-    except TaxonomyError as error:
-        raise TaxonomyError(f"data.taxonomy: {error}") from None
+    classes = taxonomy.load(config.data.taxonomy)
     captions.check(captions.load(config.captions), classes)
     models = [config.model]
     if "model.backbone" in config.search.space:

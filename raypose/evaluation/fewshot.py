@@ -12,7 +12,6 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,7 +74,7 @@ def run(
     """
     _check(methods, per_class, num_draws)
     with tempfile.TemporaryDirectory() as name:
-        config = narrow(config, classes, Path(name))
+        config = narrow(config, classes)
         shown = _counted(progress, len(methods) * len(per_class) * num_draws)
         study = _Study.load(config, max(per_class), num_draws, nowhere=f"{name}/run")
         points = {

@@ -17,6 +17,7 @@ from raypose.captions.taxonomy import Taxonomy
 from raypose.config import Config
 from raypose.data import inputs
 from raypose.data.order import Part
+from raypose.data.tolerance import check_bad
 from raypose.errors import DataError
 from raypose.inference.embedding import Progress
 from raypose.releases import Model
@@ -80,6 +81,7 @@ def score(
     url: str,
     *,
     num_mistakes: int = 0,
+    max_bad_fraction: float | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Scored:
     """Classify a data set by a release.
@@ -89,10 +91,11 @@ def score(
         reference: of the release, or the release itself.
         url: of the shards.
         num_mistakes: pictures to keep of those that were taken for something else.
+        max_bad_fraction: of the pictures; by default what the release was trained with.
         progress: called with (pictures done, in all).
 
     Raises:
-        DataError: where no picture can be read.
+        DataError: where no picture can be read, or too many are bad.
     """
     model = reference if isinstance(reference, Model) else Model.load(reference, storage=root)
     predictor, classes, config = model.predictor, model.taxonomy, model.config
@@ -120,6 +123,8 @@ def score(
             worst = heapq.nlargest(num_mistakes, [*worst, *found])
         done += len(batch)
         progress(done, manifest.num_rows)
+    allowed = config.data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
+    check_bad(bad, num_rows=manifest.num_rows, where=url, allowed=allowed, key="max_bad_fraction")
     if not targets:
         raise DataError(f"{url}: holds no good picture")
     return Scored(

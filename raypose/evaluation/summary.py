@@ -26,11 +26,12 @@ def evaluate(
     url: str,
     *,
     with_baselines: bool = True,
+    max_bad_fraction: float | None = None,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Score a release on a data set: see `score` and `figures`."""
     return figures(
-        score(root, reference, url, progress=progress),
+        score(root, reference, url, max_bad_fraction=max_bad_fraction, progress=progress),
         with_baselines=with_baselines,
         progress=progress,
     )

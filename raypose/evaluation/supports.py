@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,8 +61,8 @@ class SupportContext:
         """Keep silent."""
 
 
-def narrow(config: Config, classes: Sequence[str], folder: Path) -> Config:
-    """Return the recipe with a taxonomy of some of its classes, written to a folder."""
+def narrow(config: Config, classes: Sequence[str]) -> Config:
+    """Return the recipe with a taxonomy of some of its classes."""
     if not classes:
         return config
     whole = taxonomy.load(config.data.taxonomy)
@@ -72,9 +71,8 @@ def narrow(config: Config, classes: Sequence[str], folder: Path) -> Config:
         if name not in index:
             raise UsageError(f"classes: {name!r} is not in {whole.name}{did_you_mean(name, index)}")
     cards = tuple(card for card in whole.cards if index[card.id] in {index[n] for n in classes})
-    path = folder / "classes.yaml"
-    path.write_text(taxonomy.format_taxonomy(taxonomy.Taxonomy(whole.name, cards)), "utf-8")
-    return override(config, {"data.taxonomy": str(path)})
+    narrowed = taxonomy.Taxonomy(whole.name, cards)
+    return override(config, {"data.taxonomy": narrowed.to_dict()})
 
 
 def _labelled(url: str, classes: taxonomy.Taxonomy) -> list[npt.NDArray[np.int64]]:

@@ -14,6 +14,7 @@ from raypose.clip import model, zeroshot
 from raypose.config import DataConfig, ModelConfig
 from raypose.data.manifests import read_manifest
 from raypose.data.order import Part
+from raypose.data.tolerance import check_bad
 from raypose.data.transforms import Resize
 
 __all__ = ["Embedded", "Progress", "embed", "encode"]
@@ -63,6 +64,7 @@ def encode(
     reader = data.load(url, index, config, size=clip.image_size, resize=resize, cache=False)
     features, targets, good = [], [], []
     ids: list[str] = []
+    bad: dict[str, str] = {}
     for batch in reader.batches(reader.share(Part()), batch_size=BATCH_SIZE):
         keep = np.array([not error for error in batch.errors])
         found = zeroshot.embed(clip, batch.pixels).cpu().numpy()
@@ -70,7 +72,9 @@ def encode(
         targets.append(batch.targets.numpy())
         good.append(keep)
         ids += batch.ids
+        bad |= batch.bad
         progress(len(ids), reader.num_rows)
+    check_bad(bad, num_rows=reader.num_rows, where=url, allowed=config.max_bad_fraction)
     return Embedded(np.concatenate(features), np.concatenate(targets), ids, np.concatenate(good))
 
 

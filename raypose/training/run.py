@@ -81,11 +81,11 @@ def _readers(config: Config) -> tuple[dict[str, data.Reader], tuple[int, ...]]:
         status("data.val is not set: the last epoch counts as the best")
     if config.augment.flip and captions.sides(captions.load(config.captions), classes):
         status("captions or classes tell left from right: pictures are not mirrored")
-    unseen = sorted(set(classes.ids) - set(found.manifests["train"].labels))
+    counts = found.counts("train")
+    unseen = sorted(set(classes.ids) - set(counts))
     if unseen:
         status(f"{len(unseen)} of {len(classes)} classes have no training picture: {unseen[0]}, …")
     size = model.image_size(config.model)
-    labels = found.manifests["train"].labels
     readers: dict[str, data.Reader] = {
         split: data.load(
             getattr(config.data, split),
@@ -98,4 +98,4 @@ def _readers(config: Config) -> tuple[dict[str, data.Reader], tuple[int, ...]]:
         for split in ("train", "val")
         if split in found.manifests
     }
-    return readers, tuple(labels.get(label, 0) for label in classes.ids)
+    return readers, tuple(counts.get(label, 0) for label in classes.ids)

@@ -17,6 +17,7 @@ from raypose.clip.text import TextCache
 from raypose.clip.towers import Towers
 from raypose.config import Config
 from raypose.data import Batch
+from raypose.data.tolerance import check_bad
 from raypose.training.context import WorkerContext, gather
 
 __all__ = ["Scorer", "val_figures"]
@@ -71,19 +72,37 @@ class Scorer:
         """Yield float32 (B, D) and class numbers (B,) of this rank's good pictures, by batches.
 
         Ranks go together: one that has run out yields empty batches.
+
+        Raises:
+            DataError: at the end, where more pictures are bad than `data.max_bad_fraction` allows.
         """
         self.clip.model.eval()
         source = self.context.batches(split, batch_size=self.local_batch_size, epoch=0)
+        seen = 0
+        bad: dict[str, str] = {}
         while True:
             batch = next(source, None)
             if not sum(gather(self.context, batch is not None)):
+                self._check_set(split, seen, bad)
                 return
+            seen += len(batch) if batch else 0
             batch = batch or self.empty_batch()
             with self.autocast():
                 features = self.towers(self.prepared(batch), None)[0]
-            self.bad.update({key: error for key, error in batch.bad.items() if key})
+            bad.update({key: error for key, error in batch.bad.items() if key})
+            self.bad.update(bad)
             keep = torch.tensor([not error for error in batch.errors])
             yield features.float()[keep.to(features.device)], batch.targets[keep]
+
+    def _check_set(self, split: str, seen: int, bad: dict[str, str]) -> None:
+        """Stop on all ranks at once when more pictures of a set are bad than is tolerated."""
+        ranks = gather(self.context, (seen, bad))
+        check_bad(
+            {key: error for _, found in ranks for key, error in found.items()},
+            num_rows=sum(number for number, _ in ranks),
+            where=getattr(self.config.data, split),
+            allowed=self.config.data.max_bad_fraction,
+        )
 
     def validate(self) -> dict[str, float]:
         """Score the validation set.

@@ -23,7 +23,8 @@ from raypose.clip import loss, model
 from raypose.clip.augment import augment
 from raypose.clip.towers import clip_gradients
 from raypose.data import Batch
-from raypose.errors import DataError, TrainError
+from raypose.data.tolerance import check_bad
+from raypose.errors import TrainError
 from raypose.training import optim
 from raypose.training.scorer import Scorer
 
@@ -249,15 +250,14 @@ class Trainer(Scorer):
 
     def _check_bad(self, num_bad: int) -> None:
         """Stop on all ranks at once when more pictures are bad than is tolerated."""
-        allowed = self.config.data.max_bad_fraction
-        if num_bad <= allowed * self.num_rows:
-            return
-        first, error = next(iter(self.all_bad().items()))
-        raise DataError(
-            f"{self.config.data.train}: {num_bad} of {self.num_rows} pictures are bad, more than "
-            f"data.max_bad_fraction={allowed:g} allows; first {first}: {error}; "
-            "build the shards again, or raise it"
-        )
+        settings = self.config.data
+        if num_bad > settings.max_bad_fraction * self.num_rows:
+            check_bad(
+                self.all_bad(),
+                num_rows=self.num_rows,
+                where=settings.train,
+                allowed=settings.max_bad_fraction,
+            )
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from raypose import config
 from raypose.captions import taxonomy
+from raypose.config import Config
 from raypose.errors import TaxonomyError
 from raypose.synthesis.poses import POSES
 
@@ -193,3 +196,38 @@ def test_a_pool_of_sets_is_one_taxonomy(pictures: Path) -> None:
     made = taxonomy.from_folders(str(pictures))
     assert made.ids == tuple(sorted(taxonomy.load("synthetic12").ids))
     assert made.name == taxonomy.from_folders(str(pictures / "val")).name == pictures.name
+
+
+def test_a_file_travels_inside_the_document(tmp_path: Path) -> None:
+    text = "name: mine\nclasses:\n- {id: 2024, names: [tree]}\n- {id: b, names: [boat]}\n"
+    places = [tmp_path / name for name in ("one.yaml", "other.yaml")]
+    for place in places:
+        place.write_text(text)
+    one, other = (
+        taxonomy.embedded(config.override(Config(), {"data.taxonomy": str(place)}))
+        for place in places
+    )
+    assert one.run_id == other.run_id  # what it holds counts, not where it lay
+    for place in places:
+        place.unlink()
+    sent = config.parse_config(config.dump(one))
+    assert taxonomy.load(sent.data.taxonomy).ids == ("2024", "b")
+    written = yaml.safe_dump(config.sparse(one))
+    (tmp_path / "winner.yaml").write_text(written)
+    again = config.load(str(tmp_path / "winner.yaml"))
+    assert taxonomy.load(again.data.taxonomy) == taxonomy.load(one.data.taxonomy)
+    assert again.run_id == one.run_id
+    places[0].write_text(text.replace("tree", "oak"))
+    changed = config.override(Config(), {"data.taxonomy": str(places[0])})
+    assert taxonomy.embedded(changed).run_id != one.run_id
+    assert taxonomy.embedded(Config()) == Config()
+
+
+def test_pictures_under_an_alias_count_for_the_class() -> None:
+    cards = taxonomy.parse(
+        {"classes": [{"id": "tree", "names": ["tree"], "aliases": ["arbre"]},
+                     {"id": "boat", "names": ["boat"]}]}, where="t",
+    )  # fmt: skip
+    assert cards.counts({"arbre": 3, "tree": 2}) == {"tree": 5}
+    with pytest.raises(TaxonomyError, match="nope"):
+        cards.counts({"nope": 1})

@@ -414,3 +414,12 @@ def test_a_batch_larger_than_the_set_still_steps() -> None:
 @pytest.mark.parametrize(("grammar", "flip"), [("<name>", True), ("<name>, left side", False)])
 def test_pictures_are_mirrored_where_sides_do_not_matter(grammar: str, flip: bool) -> None:
     assert prepare(recipe(**{"captions.grammar": grammar}), []).config.augment.flip is flip
+
+
+def test_validation_pictures_are_held_to_the_same_share() -> None:
+    config = recipe(**{"data.val": "memory-val", "data.max_bad_fraction": 0.25})
+    fine = prepare(config, [batch([0, 1, 2, 3], bad=(1,))])
+    assert fine.validate()["val_top1"] >= 0
+    mostly_bad = prepare(config, [batch([0, 1, 2, 3], bad=(1, 2, 3))])
+    with pytest.raises(DataError, match="memory-val: 3 of 4 pictures are bad, more than"):
+        mostly_bad.validate()
