@@ -69,6 +69,9 @@ def train(recipe: Recipe, overrides: Mapping[str, Any] | None = None) -> TrainRe
     done = training.finished(settled)
     if done:
         status(f"{done.run_id} is finished already: nothing to train; see {done.url}")
+        changed = training.changed_data(settled, done)
+        if changed:
+            status(changed)
         return done
     inputs.load(settled)
     with _connected(settled.cluster):

@@ -20,17 +20,19 @@ from raypose.captions import taxonomy
 from raypose.cli.verbs import Call
 from raypose.console import bar, status
 from raypose.data import packing
-from raypose.errors import TrainError
+from raypose.errors import DataError, TrainError
 from raypose.releases import registry
 from raypose.serving import endpoint
 from raypose.testing.s3 import embedded_s3
 
-__all__ = ["RECIPE", "run"]
+__all__ = ["RECIPE", "mark", "run"]
 
 BUCKET = "s3://raypose-demo"
 SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000}
 """Split → seed of its first picture: no picture is in two splits."""
 SEARCH_EPOCHS = 3
+MARK = ".raypose-demo"
+"""File of a folder whose content the demo may replace."""
 
 RECIPE: dict[str, Any] = {
     "name": "demo",
@@ -93,7 +95,8 @@ def run(
     """Run the chain and print what came of it; the last line on stdout is one JSON object.
 
     Args:
-        folder: for pictures, figures and the release; what an earlier demo left is replaced.
+        folder: for pictures, figures and the release; what an earlier demo left there is
+            replaced, and nothing else.
         call: how to answer.
         per_class: training pictures of each posture.
         epochs: of the winner's training.
@@ -141,6 +144,22 @@ def run(
             )
             if keep:
                 signal.pause()
+
+
+def mark(folder: Path) -> None:
+    """Mark a folder as the demo's; refuse one that holds what the demo would replace, unmarked.
+
+    Raises:
+        DataError: naming what is there.
+    """
+    ours = folder / MARK
+    for name in ("pictures", "release", "evaluation.json"):
+        if (folder / name).exists() and not ours.exists():
+            raise DataError(
+                f"{folder / name}: is there already, and not of a demo; give another folder="
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    ours.write_text("what lies here is replaced by the next raypose demo\n", encoding="utf-8")
 
 
 def _draw(folder: Path, per_class: int) -> None:

@@ -33,6 +33,7 @@ def demo(call: Call) -> None:
     """Run the whole chain here, on pictures it draws."""
     with waiting("loading torch and Ray"):
         from raypose.cli import chain
+    chain.mark(Path(call.keys.folder))
     chain.run(Path(call.keys.folder), call, **call.keys.model_dump(exclude={"folder"}))
 
 

@@ -61,7 +61,12 @@ def synthesize(call: Call) -> None:
     else:
         with bar("drawing") as update:
             synthesis.synthesize(
-                Path(dest), counts, size=keys.size, seed=keys.seed, progress=update
+                Path(dest),
+                counts,
+                size=keys.size,
+                seed=keys.seed,
+                overwrite=keys.overwrite,
+                progress=update,
             )
     total = sum(counts.values())
     text = f"drew {plural(total, 'picture')} of {plural(len(counts), 'posture')} in {dest}"

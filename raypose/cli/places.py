@@ -13,6 +13,17 @@ from raypose.errors import ResourceError, UsageError
 __all__ = ["check_out", "looked_up", "require_port", "require_shared"]
 
 
+OURS = {
+    ".html": (b"", b"content=raypose"),
+    ".htm": (b"", b"content=raypose"),
+    ".png": (b"\x89PNG", b"raypose"),
+    ".csv": (b"picture,label,name,probability,error", b""),
+    ".jsonl": (b'{"picture":', b'"probability":'),
+    ".parquet": (b"", b"probability"),
+}
+"""Ending → what a file of ours begins with, and what is in its first bytes, or its last."""
+
+
 def require_shared(release: Any, *, word: str) -> None:
     """Refuse a release that only this machine has, where other nodes of a cluster must read it."""
     if release.is_local:
@@ -52,14 +63,34 @@ def check_out(url: str, endings: tuple[str, ...] = ()) -> None:
         endings: of the forms that can be written; any where none is named.
 
     Raises:
-        UsageError: for another ending, a folder, or a place where nothing can be written.
+        UsageError: for another ending, a folder, a place where nothing can be written, or a file
+            that is there and no work of ours.
     """
     if endings and not url.endswith(endings):
         raise UsageError(f"out: {url!r} ends in none of {', '.join(endings)}")
-    if url.startswith("s3://"):
-        return
-    path = Path(url)
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        what = "is a folder" if path.is_dir() else "cannot be written"
-        raise UsageError(f"out: {url}: {what}; name a file to write")
+    if not url.startswith("s3://"):
+        path = Path(url)
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+            what = "is a folder" if path.is_dir() else "cannot be written"
+            raise UsageError(f"out: {url}: {what}; name a file to write")
+    if not _is_ours(url):
+        raise UsageError(
+            f"out: {url}: is there already, and nothing of raypose's; name another file"
+        )
+
+
+def _is_ours(url: str) -> bool:
+    """Tell whether a place is free, or holds what an earlier command wrote there."""
+    from raypose import storage
+    from raypose.errors import NotFoundError
+
+    try:
+        content = storage.read_bytes(url)
+    except NotFoundError:
+        return True
+    head = content[:1024]
+    starts, holds = OURS.get(Path(url).suffix.lower(), (b"", b""))
+    if url.lower().endswith(".parquet"):
+        head = content[-64 * 1024 :]  # where its columns are named
+    return not content or (head.startswith(starts) and holds in head)

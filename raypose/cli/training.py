@@ -138,6 +138,9 @@ def train(call: Call) -> None:
     held = runs.baselines(result)
     if again:
         status(f"{result.run_id} is finished already: nothing to train; see {result.url}")
+        changed = runs.changed_data(config, result)
+        if changed:
+            status(changed)
         if config.data.val and not held:
             status("it was not held against its baselines; raypose evaluate does that")
     figures = "  ".join(

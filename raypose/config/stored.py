@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from raypose import storage
 from raypose.errors import DataError, RayposeError
@@ -22,7 +22,7 @@ class Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
-Form = TypeVar("Form", bound=BaseModel)
+Form = TypeVar("Form")
 
 
 def read_stored(
@@ -36,7 +36,7 @@ def read_stored(
     """Read a document.
 
     Args:
-        form: what it should be.
+        form: what it should be: a model, a dataclass, or another type.
         url: where it lies.
         what: what it is called, for the message.
         mend: what to do where it is something else, for the message.
@@ -61,7 +61,7 @@ def parse_stored(
 ) -> Form:
     """Return a document from the bytes of its JSON: see `read_stored`."""
     try:
-        return form.model_validate_json(content)
+        return TypeAdapter(form).validate_json(content)
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -13,6 +13,7 @@ from html import escape
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from raypose import storage
 from raypose.data import images, inspection, sources
@@ -140,10 +141,17 @@ def save(sheet: Sheet, url: str) -> None:
     """Write the page, or the picture where the name ends in .png."""
     if url.endswith(".png"):
         buffer = io.BytesIO()
-        draw(sheet).save(buffer, "PNG")
+        draw(sheet).save(buffer, "PNG", pnginfo=_mark())
         storage.write_bytes(url, buffer.getvalue())
     else:
         storage.write_bytes(url, page(sheet).encode())
+
+
+def _mark() -> PngInfo:
+    """Return what says of a picture that it may be written over by another of ours."""
+    mark = PngInfo()
+    mark.add_text("Software", "raypose")
+    return mark
 
 
 def _thumbs(wanted: Mapping[int, Entry]) -> dict[int, bytes]:

@@ -13,7 +13,7 @@ from raypose.console import plural
 from raypose.errors import TrainError
 from raypose.releases import documents, registry
 from raypose.releases.predictor import write_release
-from raypose.training import finish, provenance, runs
+from raypose.training import finish, runs
 
 __all__ = ["publish", "with_same_weights"]
 
@@ -37,7 +37,7 @@ def publish(config: Config) -> registry.Release:
     result = training.finished(config)
     if result is None:
         raise TrainError(f"{config.run_id}: not finished; run: raypose train with the same recipe")
-    origin = storage.read_json(storage.join(result.url, provenance.PROVENANCE))
+    origin = storage.read_json(storage.join(result.url, runs.PROVENANCE))
     end = storage.read_json(storage.join(finish.url_of(result.url), finish.FINAL))
     held = runs.baselines(result)
     figures = {**result.metrics, "baselines": held} if held else result.metrics

@@ -100,14 +100,9 @@ def score(
     model = reference if isinstance(reference, Model) else Model.load(reference, storage=root)
     predictor, classes, config = model.predictor, model.taxonomy, model.config
     manifest = inputs.check(url, classes, key="data")
-    reader = data.load(
-        url,
-        classes.index(),
-        config.data,
-        size=predictor.clip.image_size,
-        resize=config.model.resize,
-        cache=False,
-    )
+    size, resize = predictor.clip.image_size, config.model.resize
+    index = classes.index()
+    reader = data.load(url, index, config.data, size=size, resize=resize, cache=False)
     probabilities, targets, ids, done = [], [], [], 0
     bad: dict[str, str] = {}
     worst: list[Mistake] = []

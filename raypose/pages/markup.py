@@ -18,6 +18,7 @@ def page(title: str, body: str, *, style: str) -> str:
     """
     return f"""<!doctype html>
 <html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
+<meta name=generator content=raypose>
 <title>{escape(title)}</title>
 <style>{style}</style>
 <h1>{escape(title)}</h1>

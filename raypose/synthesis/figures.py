@@ -7,6 +7,7 @@ else. It is a drawing, not a photograph: it proves that the chain works, and can
 
 from __future__ import annotations
 
+import io
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -113,6 +114,7 @@ def synthesize(
     *,
     size: int = 128,
     seed: int = 0,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write an ImageFolder: ``<label>/<seed>.jpg``.
@@ -122,14 +124,18 @@ def synthesize(
         counts: label of a posture → pictures of it.
         size: pixels of a side.
         seed: number of the first picture; sets from distant seeds have none in common.
+        overwrite: write over files that are there and are other pictures.
         progress: called with (pictures done, in all).
+
+    Raises:
+        DataError: where a file is there that is another picture.
     """
     done, total = 0, sum(counts.values())
     for label in drawn(counts):
         folder = dest / label
         folder.mkdir(parents=True, exist_ok=True)
         for k in range(seed, seed + counts[label]):
-            render(label, seed=k, size=size).save(folder / f"{k:06d}.jpg", quality=90)
+            _save(render(label, seed=k, size=size), folder / f"{k:06d}.jpg", overwrite=overwrite)
         done += counts[label]
         progress(done, total)
 
@@ -298,3 +304,14 @@ def _capsule(
         draw.line((*start, *end), fill=color, width=max(1, round(width)))
     for x, y in (start, end):
         draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=color)
+
+
+def _save(image: Image.Image, path: Path, *, overwrite: bool) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    if not overwrite and path.exists() and path.read_bytes() != buffer.getvalue():
+        raise DataError(
+            f"{path}: is there already, and another picture; draw in another folder, or "
+            "overwrite=true"
+        )
+    path.write_bytes(buffer.getvalue())

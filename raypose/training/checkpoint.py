@@ -17,6 +17,7 @@ import torch
 
 from raypose import storage
 from raypose.clip import model
+from raypose.config import parse_stored
 from raypose.errors import CheckpointError
 
 __all__ = ["Checkpoint", "best", "complete", "latest", "prune", "restore", "save", "url_of"]
@@ -102,13 +103,13 @@ def complete(run_url: str) -> list[Checkpoint]:
         url = storage.join(folder, name, STATE)
         if not storage.exists(url):
             continue
-        document = storage.read_json(url)
-        if document.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{url}: format {document.get('format')} where {FORMAT} is known; "
-                "train under another name"
-            )
-        found.append(Checkpoint(**document))
+        what, mend = "the state of a checkpoint", "train under another name"
+        how: dict[str, Any] = {"what": what, "mend": mend, "error": CheckpointError}
+        content = storage.read_bytes(url)
+        written = parse_stored(dict[str, Any], content, url, **how).get("format")
+        if written != FORMAT:
+            raise CheckpointError(f"{url}: format {written} where {FORMAT} is known; {mend}")
+        found.append(parse_stored(Checkpoint, content, url, **how))
     return sorted(found, key=lambda state: state.step)
 
 

@@ -14,9 +14,8 @@ from raypose.captions.grammar import grammar_hash
 from raypose.config import Config, document_hash, dump
 from raypose.data.shards import manifest_hash
 
-__all__ = ["PROVENANCE", "changed", "code_hash", "gather"]
+__all__ = ["changed", "code_hash", "gather"]
 
-PROVENANCE = "provenance.json"
 PACKAGES = ("open_clip_torch", "ray", "torch")
 
 

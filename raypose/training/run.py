@@ -60,7 +60,7 @@ def train(
 
 def _note_origin(config: Config, run_id: str, url: str) -> None:
     """Write down what a run is made of when it begins; later say what has changed since."""
-    record, now = storage.join(url, provenance.PROVENANCE), provenance.gather(config)
+    record, now = storage.join(url, runs.PROVENANCE), provenance.gather(config)
     if not storage.exists(record):
         storage.write_json(record, now)
         return

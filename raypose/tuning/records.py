@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from raypose import storage
-from raypose.config import Config, load
+from raypose.config import Config, load, read_stored
 
-__all__ = ["METRIC", "TRIALS", "WINNER", "SearchResult", "finished"]
+__all__ = ["METRIC", "TRIALS", "WINNER", "SearchResult", "TrialRecord", "finished"]
 
 METRIC = "val_balanced_accuracy"
 """By which trials are ranked."""
 TRIALS = "trials.json"
 WINNER = "winner.yaml"
+
+
+class TrialRecord(TypedDict):
+    """What is kept of a trial: its score is None where it failed."""
+
+    values: dict[str, Any]
+    score: float | None
+    epochs: NotRequired[int]
+    error: NotRequired[str | None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class SearchResult:
     config: Config
     values: dict[str, Any]
     score: float
-    trials: list[dict[str, Any]]
+    trials: list[TrialRecord]
 
 
 def finished(config: Config) -> SearchResult | None:
@@ -43,16 +54,17 @@ def finished(config: Config) -> SearchResult | None:
     recipe, record = storage.join(url, WINNER), storage.join(url, TRIALS)
     if not storage.exists(recipe) or not storage.exists(record):
         return None
-    trials = storage.read_json(record)
+    mend = "delete it, and search again"
+    trials = read_stored(list[TrialRecord], record, what="the trials of a search", mend=mend)
     scored = [trial for trial in trials if trial["score"] is not None]
     if len(trials) < config.search.num_trials or not scored:
         return None
-    best = max(scored, key=lambda trial: float(trial["score"]))
+    best = max(scored, key=lambda trial: trial["score"] or 0.0)
     return SearchResult(
         url=url,
         recipe=recipe,
         config=load(recipe),
         values=best["values"],
-        score=best["score"],
+        score=best["score"] or 0.0,
         trials=trials,
     )

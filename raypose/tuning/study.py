@@ -26,7 +26,7 @@ from raypose.config import Config, Distribution, dump, override, parse_config, s
 from raypose.console import plural, status
 from raypose.data import inputs
 from raypose.errors import ConfigError, TrainError
-from raypose.tuning.records import METRIC, TRIALS, WINNER, SearchResult
+from raypose.tuning.records import METRIC, TRIALS, WINNER, SearchResult, TrialRecord
 
 __all__ = ["search"]
 
@@ -175,7 +175,7 @@ def _ask(trial: optuna.Trial, key: str, distribution: Distribution) -> Any:
 
 
 def _conclude(config: Config, results: tune.ResultGrid, *, url: str) -> SearchResult:
-    trials = [
+    trials: list[TrialRecord] = [
         {
             "values": _values(config, result.config or {}),
             "score": _best_score(result),
@@ -187,7 +187,7 @@ def _conclude(config: Config, results: tune.ResultGrid, *, url: str) -> SearchRe
     scored = [trial for trial in trials if trial["score"] is not None]
     if not scored:
         raise TrainError(f"search {config.name}: every trial failed; first: {trials[0]['error']}")
-    best = max(scored, key=lambda trial: float(trial["score"]))
+    best = max(scored, key=lambda trial: trial["score"] or 0.0)
     winner = override(config, {**best["values"], "search": {}})
     recipe = storage.join(url, WINNER)
     text = yaml.safe_dump(sparse(winner), sort_keys=False, allow_unicode=True)
@@ -199,7 +199,7 @@ def _conclude(config: Config, results: tune.ResultGrid, *, url: str) -> SearchRe
         recipe=recipe,
         config=winner,
         values=best["values"],
-        score=best["score"],
+        score=best["score"] or 0.0,
         trials=trials,
     )
 
