@@ -29,6 +29,7 @@ from raypose.disks import Stat
 from raypose.errors import DataError, NotFoundError, StorageError
 
 __all__ = [
+    "absolute",
     "default_root",
     "delete_file",
     "delete_folder",
@@ -74,6 +75,11 @@ def default_root() -> str:
     here = Path.cwd()
     found = (folder / DEFAULT_ROOT for folder in (here, *here.parents))
     return str(next((folder for folder in found if folder.is_dir()), here / DEFAULT_ROOT))
+
+
+def absolute(url: str) -> str:
+    """Return a location that means the same wherever it is read: workers have other folders."""
+    return url if is_s3(url) else str(Path(url).expanduser().absolute())
 
 
 def filesystem(url: str) -> tuple[pafs.FileSystem, str]:

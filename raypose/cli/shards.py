@@ -96,18 +96,27 @@ def tasks(num_workers: int, *, verbose: bool) -> Iterator[Any]:
 
 def shards_build(call: Call) -> None:
     """Pack pictures of any source into shards."""
+    from raypose import storage
     from raypose.captions import taxonomy
     from raypose.data import packing, sources
 
     keys = call.keys
     source, dest = call.words
     classes = taxonomy.load(keys.taxonomy) if keys.taxonomy else None
+    pictures = storage.absolute(keys.pictures) if keys.pictures else ""
     with waiting(f"listing {source}"):
-        listing = sources.find(source, kind=keys.kind, pictures=keys.pictures, classes=classes)
+        listing = sources.find(
+            storage.absolute(source), kind=keys.kind, pictures=pictures, classes=classes
+        )
     how = Packing(**{name: getattr(keys, name) for name in Packing.model_fields})
     with tasks(keys.num_workers, verbose=call.verbose) as run, bar("packing") as update:
         manifest = packing.pack(
-            listing, dest, how, overwrite=keys.overwrite, progress=update, run=run
+            listing,
+            storage.absolute(dest),
+            how,
+            overwrite=keys.overwrite,
+            progress=update,
+            run=run,
         )
     _show_packed(call, dest, manifest)
 
@@ -170,8 +179,11 @@ def _inspected(call: Call, urls: Sequence[str]) -> Any:
 
 def shards_dedupe(call: Call) -> None:
     """List near-duplicates within shards and between."""
-    first, *others = call.words
-    rows, groups = _inspected(call, call.words)
+    from raypose import storage
+
+    first, *others = map(storage.absolute, call.words)
+    rows, groups = _inspected(call, [first, *others])
+    given = dict(zip([first, *others], call.words, strict=True))
     twinned = {
         number
         for group in groups
@@ -182,7 +194,7 @@ def shards_dedupe(call: Call) -> None:
     sizes = {url: sum(row.data == url for row in rows) for url in others}
     leaks = {url: sum(rows[number].data == url for number in twinned) for url in others}
     lines = [
-        "  ".join(f"{rows[k].data}/{rows[k].id}" if others else rows[k].id for k in group)
+        "  ".join(f"{given[rows[k].data]}/{rows[k].id}" if others else rows[k].id for k in group)
         for group in groups
     ]
     lines.append(
@@ -190,23 +202,27 @@ def shards_dedupe(call: Call) -> None:
         f"{plural(len(groups), 'group')} of twins"
     )
     lines += [
-        f"{leaks[url]} of {plural(sizes[url], 'picture')} of {url} have a twin in {first}"
+        f"{leaks[url]} of {plural(sizes[url], 'picture')} of {given[url]} have a twin in "
+        f"{given[first]}"
         for url in others
     ]
     document = {
-        "groups": [[{"data": rows[k].data, "id": rows[k].id} for k in group] for group in groups],
+        "groups": [
+            [{"data": given[rows[k].data], "id": rows[k].id} for k in group] for group in groups
+        ],
         "num_rows": len(rows),
-        "twins_in_first": leaks,
+        "twins_in_first": {given[url]: count for url, count in leaks.items()},
     }
     call.show(document, "\n".join(lines))
 
 
 def shards_split(call: Call) -> None:
     """Divide shards, near-duplicates on one side."""
+    from raypose import storage
     from raypose.data import splits
 
     keys = call.keys
-    source, dest = call.words
+    source, dest = map(storage.absolute, call.words)
     shares = {part: getattr(keys, part) for part in ("val", "test") if getattr(keys, part)}
     splits.check_shares(shares)
     rows, groups = _inspected(call, [source])
@@ -218,6 +234,7 @@ def shards_split(call: Call) -> None:
         )
     counts = {part: manifest.num_rows for part, manifest in written.items()}
     sizes = ", ".join(f"{part} {count}" for part, count in counts.items())
+    dest = call.words[1]
     text = (
         f"{sizes} at {dest}; {plural(sum(map(len, groups)), 'picture')} in "
         f"{plural(len(groups), 'group')} of near-duplicates, each on one side"

@@ -128,9 +128,7 @@ def absolute(config: Config) -> Config:
     """Make local locations absolute: workers do not share the directory that a command ran in."""
 
     def full(location: str | None) -> str | None:
-        if not location or storage.is_s3(location):
-            return location
-        return str(Path(location).expanduser().absolute())
+        return storage.absolute(location) if location else location
 
     backbone, taxonomy = config.model.backbone, config.data.taxonomy
     overrides = {

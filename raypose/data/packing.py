@@ -312,7 +312,7 @@ def _identity(listing: Listing, packing: Packing) -> str:
     how = packing.model_dump(exclude={"max_bad_fraction"})
     digest = hashlib.sha256(canonical_json([FORMAT, listing.stamp, how]).encode())
     for entry in listing.entries:
-        digest.update(canonical_json(entry).encode())
+        digest.update(canonical_json(entry).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

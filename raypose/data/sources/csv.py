@@ -7,6 +7,7 @@ import io
 import posixpath
 import sys
 import threading
+import unicodedata
 from collections.abc import Iterator
 
 from raypose import storage
@@ -79,11 +80,18 @@ class _Places:
         if not storage.is_s3(url):
             above = posixpath.normpath(above) if above else "/"
         if above not in self.spelled:
-            stats = storage.list_stats(above)
-            self.spelled[above] = {rules.composed(one): one for one in stats}
-            self.found.update({storage.join(above, one): stat for one, stat in stats.items()})
-        there = self.spelled[above]
-        return storage.join(above, there.get(rules.composed(name), name))
+            self.spelled[above] = self._listed(above)
+        return self.spelled[above].get(rules.composed(name), storage.join(above, name))
+
+    def _listed(self, above: str) -> dict[str, str]:
+        """Return composed name → location of the files of a folder, however it is spelled."""
+        found: dict[str, str] = {}
+        for folder in {unicodedata.normalize("NFD", above), rules.composed(above), above}:
+            for name, stat in storage.list_stats(folder).items():
+                place = storage.join(folder, name)
+                found[rules.composed(name)] = place
+                self.found[place] = stat
+        return found
 
 
 def _table(content: str, where: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:

@@ -41,29 +41,10 @@ OTHER = {
 PATH_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath")
 LABEL_COLUMNS = ("label", "labels", "class", "posture", "pose")
 BY_TOOLS = {"thumbs.db", "desktop.ini", "icon\r", "ehthumbs.db"}
-MASKS = [
-    "alpha",
-    "annotated",
-    "annotation",
-    "annotations",
-    "bbox",
-    "depth",
-    "heatmap",
-    "keypoints",
-    "label",
-    "labels",
-    "mask",
-    "masks",
-    "matte",
-    "normal",
-    "normals",
-    "overlay",
-    "seg",
-    "segm",
-    "segmentation",
-    "skeleton",
-    "vis",
-]
+MASKS = (
+    "alpha|annotated|annotations?|bbox|depth|heatmap|keypoints|labels?|masks?|matte|normals?|"
+    "overlay|segm?|segmentation|skeleton|vis"
+)
 """What is put behind a picture's name for one that is drawn from it."""
 NOTHING = ("", "-1", "nan", "null", "none", "<na>")
 """What tables write where there is no label."""
