@@ -42,7 +42,7 @@ from raypose.data.order import Part
 BATCH_SIZE = 64
 NUM_WORKERS = 2
 BUCKET = "s3://raypose-input"
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 25_000_000
 LABELS = taxonomy.load("yoga82").ids
 
 

@@ -26,6 +26,7 @@ from .operation import ServeConfig as ServeConfig
 from .operation import TrainConfig as TrainConfig
 from .packing import Packing as Packing
 from .reading import typed as typed
+from .section import MAX_PIXELS as MAX_PIXELS
 from .section import NAME_PATTERN as NAME_PATTERN
 from .settings import Config as Config
 from .stored import Stored as Stored

@@ -22,10 +22,12 @@ __all__ = [
     "search_hash",
 ]
 
-FORMAT = 2
-"""Of the identity; 1 was the hash of the whole document."""
+FORMAT = 3
+"""Of the identity; 1 was the hash of the whole document, 2 was never released."""
 ADDED_SINCE_0_1: tuple[str, ...] = ()
 """Dotted keys that a document of 0.1 did not have."""
+CHANGED_SINCE_0_1 = {"data.max_pixels": (25_000_000, 50_000_000)}
+"""Dotted key → its default now, and in 0.1: a run of 0.1 is looked for by the latter."""
 NOT_OF_A_RUN = ("search", "serve", "cluster")
 SOURCE = "source"
 """Key of a taxonomy in a document: where its file lay."""
@@ -82,6 +84,10 @@ def run_hash_0_1(document: Mapping[str, Any]) -> str:
     for key in ADDED_SINCE_0_1:
         section, _, name = key.partition(".")
         document = _without(document, (name,), section=section)
+    for key, (now, then) in CHANGED_SINCE_0_1.items():
+        section, _, name = key.partition(".")
+        if document[section][name] == now:
+            document = {**document, section: {**document[section], name: then}}
     return document_hash(document)[:8]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raypose.config.section import Count, Fraction, Positive, Section
+from raypose.config.section import MAX_PIXELS, Count, Fraction, Positive, Section
 
 __all__ = [
     "AugmentConfig",
@@ -36,7 +36,7 @@ class DataConfig(Section):
     travels inside the document, as what it holds, to where there is no such file."""
     max_bad_fraction: Fraction = 0.0
     """Share of undecodable pictures above which a run stops; below it they are quarantined."""
-    max_pixels: Count = 50_000_000
+    max_pixels: Count = MAX_PIXELS
     """Pictures whose header claims more pixels are refused undecoded."""
     dct_scaled: bool = False
     """Decode large JPEGs at a fraction of their size: faster, at some 42 dB instead of exact."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raypose.config.section import Count, Fraction, Section
+from raypose.config.section import MAX_PIXELS, Count, Fraction, Section
 
 __all__ = ["Packing"]
 
@@ -18,7 +18,7 @@ class Packing(Section):
     """Pixels of the longer side at most, upright and as JPEG; by default bytes stay as they are."""
     quality: Annotated[int, Field(ge=1, le=95)] = 85
     """Of that JPEG."""
-    max_pixels: Count = 50_000_000
+    max_pixels: Count = MAX_PIXELS
     """Pictures whose header claims more are left out."""
     rows_per_shard: Count = 256
     """Pictures in one file."""

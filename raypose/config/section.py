@@ -6,7 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-__all__ = ["NAME_PATTERN", "Count", "Fraction", "Positive", "Section"]
+__all__ = ["MAX_PIXELS", "NAME_PATTERN", "Count", "Fraction", "Positive", "Section"]
+
+MAX_PIXELS = 25_000_000
+"""Of a picture; some 300 MB and a second are what as many may cost."""
+
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from raypose.config import MAX_PIXELS
 from raypose.data import images, manifests, shards, twins
 from raypose.data.manifests import Shard
 from raypose.data.packing import Run, serial
@@ -16,7 +17,6 @@ from raypose.errors import BadPicture
 
 __all__ = ["Row", "cluster", "inspect", "suspicious"]
 
-MAX_PIXELS = 50_000_000
 SMALL_PX = 64
 MAX_ASPECT = 3.0
 BLANK = 0.002

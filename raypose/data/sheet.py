@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from raypose import storage
+from raypose.config import MAX_PIXELS
 from raypose.data import images, inspection, sources
 from raypose.data.inspection import Row
 from raypose.data.sources import Entry
@@ -160,7 +161,7 @@ def _thumbs(wanted: Mapping[int, Entry]) -> dict[int, bytes]:
     thumbs = {}
     for number, entry in wanted.items():
         try:
-            pixels = images.decode(read(entry), max_pixels=inspection.MAX_PIXELS)
+            pixels = images.decode(read(entry), max_pixels=MAX_PIXELS)
         except BadPicture:
             pixels = np.full((THUMB_PX, THUMB_PX, 3), 200, dtype=np.uint8)
         thumbs[number] = images.encode(images.shrink(pixels, max_side=THUMB_PX), quality=80)
