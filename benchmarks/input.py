@@ -28,6 +28,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pyarrow.parquet as pq
 import simplejpeg
@@ -209,10 +210,15 @@ def web_dataset(url: str, size: int) -> Iterator[int]:
 
 
 def tars(url: str) -> list[str]:
-    """Locations of a bucket's tars over plain HTTP."""
-    bucket = url.removeprefix("s3://")
-    names = [name for name in storage.list_files(url) if name.endswith(".tar")]
-    return [f"{os.environ['AWS_ENDPOINT_URL']}/{bucket}/{name}" for name in names]
+    """Signed locations of a bucket's tars over plain HTTP."""
+    bucket, _, folder = url.removeprefix("s3://").partition("/")
+    client = boto3.client("s3")
+    return [
+        client.generate_presigned_url(
+            "get_object", Params={"Bucket": bucket, "Key": f"{folder}/{name}"}
+        )
+        for name in storage.list_files(url)
+    ]
 
 
 def lay_out(contents: dict[str, bytes]) -> None:
