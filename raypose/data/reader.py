@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ import torch
 from raypose import runtime
 from raypose.config import DataConfig
 from raypose.data.manifests import Manifest, Shard, read_manifest
-from raypose.data.order import Part, Rows, epoch_rows, rank_rows
+from raypose.data.order import Part, Rows, epoch_spans, rank_rows
 from raypose.data.shards import read_shard
 from raypose.data.transforms import Resize, preprocess
 from raypose.errors import BadPicture, DataError
@@ -126,6 +127,11 @@ class Reader:
     num_extra: int = 0
     blocks: tuple[ray.ObjectRef[Columns], ...] = ()
 
+    @cached_property
+    def ends(self) -> Rows:
+        """int64 (S,): rows up to the end of each shard or block."""
+        return np.cumsum(np.asarray(self.sizes, dtype=np.int64))
+
     @property
     def num_rows(self) -> int:
         """Rows of an epoch."""
@@ -135,7 +141,7 @@ class Reader:
         self, part: Part, *, window: int, seed: int, epoch: int, preserve_order: bool
     ) -> Rows:
         """Return the rows of one rank in an epoch of training, in order: see `order`."""
-        rows = epoch_rows(
+        rows = epoch_spans(
             self.sizes, seed=seed, epoch=epoch, num_own=self.num_own, num_extra=self.num_extra
         )
         return rank_rows(
@@ -144,8 +150,9 @@ class Reader:
 
     def share(self, part: Part) -> Rows:
         """Return one rank's part of all rows, in their own order, for evaluation."""
-        rows = np.arange(sum(self.sizes))
-        return rank_rows(rows, part, window=0, seed=0, epoch=0, preserve_order=False)
+        total = int(self.ends[-1]) if len(self.ends) else 0
+        first, last = (total * k // part.world_size for k in (part.rank, part.rank + 1))
+        return np.arange(first, last)
 
     def batches(self, rows: Rows, *, batch_size: int) -> Iterator[Batch]:
         """Hand out rows in the order given, the last batch shorter."""
@@ -173,7 +180,7 @@ class Reader:
 
     def _pieces(self, rows: Rows) -> list[Rows]:
         """Group rows by shard, shards in the order of need."""
-        shards = np.searchsorted(np.cumsum(self.sizes), rows, side="right")
+        shards = np.searchsorted(self.ends, rows, side="right")
         _, needed, ranks = np.unique(shards, return_index=True, return_inverse=True)
         ranks = np.argsort(np.argsort(needed))[ranks]
         together = np.lexsort((rows, ranks))
@@ -212,9 +219,8 @@ class Reader:
 
     def _within(self, piece: Rows) -> tuple[int, Rows]:
         """Return the shard or block that a piece is of, and its rows counted within it."""
-        ends = np.cumsum(self.sizes)
-        number = int(np.searchsorted(ends, piece[0], side="right"))
-        return number, piece - (ends[number] - self.sizes[number])
+        number = int(np.searchsorted(self.ends, piece[0], side="right"))
+        return number, piece - (self.ends[number] - self.sizes[number])
 
 
 class _Shelf:

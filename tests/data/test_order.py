@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypose.data.order import Part, epoch_rows, rank_rows
+from raypose.data.order import Part, epoch_rows, epoch_spans, rank_rows
 
 sizes = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -85,3 +87,66 @@ def test_fewer_rows_than_ranks(preserve_order: bool) -> None:
         for rank in range(3)
     ]  # fmt: skip
     assert sum(lengths) == 2
+
+
+def rows_of_before(
+    sizes: list[int], *, seed: int, epoch: int, num_own: int, num_extra: int
+) -> np.ndarray:
+    """All rows of an epoch, written out: how it was defined, and is to stay."""
+    rng = np.random.default_rng((seed, epoch))
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    pieces = [np.arange(starts[k], starts[k + 1]) for k in range(num_own)]
+    for k in num_own + rng.permutation(len(sizes) - num_own):
+        piece = np.arange(starts[k], starts[k + 1])[:num_extra]
+        num_extra -= len(piece)
+        pieces += [piece] if len(piece) else []
+    order = rng.permutation(len(pieces))
+    return np.concatenate([pieces[k] for k in order]) if pieces else np.empty(0, np.int64)
+
+
+def share_of_before(
+    rows: np.ndarray, part: Part, *, window: int, seed: int, epoch: int, preserve_order: bool
+) -> np.ndarray:
+    def shuffled(rows: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+        if window < 2:
+            return rows
+        rng = np.random.default_rng((*key, 1))
+        parts = [rng.permutation(rows[k : k + window]) for k in range(0, len(rows), window)]
+        return np.concatenate(parts) if parts else rows
+
+    if preserve_order:
+        rows = shuffled(rows, (seed, epoch, 0))
+        step = part.batch_size * part.world_size
+        return rows[np.arange(len(rows)) % step // part.batch_size == part.rank]
+    first, last = (len(rows) * k // part.world_size for k in (part.rank, part.rank + 1))
+    return shuffled(rows[first:last], (seed, epoch, part.rank))
+
+
+@given(sizes, sizes, st.floats(0, 1), st.integers(0, 5), st.integers(1, 5), st.integers(0, 40),
+       st.booleans(), st.integers(1, 7))  # fmt: skip
+def test_the_order_is_that_of_before(
+    own: list[int], more: list[int], share: float, epoch: int, ranks: int, window: int,
+    preserve_order: bool, batch_size: int,
+) -> None:  # fmt: skip
+    drawn = {"num_own": len(own), "num_extra": round(share * sum(more))}
+    before = rows_of_before([*own, *more], seed=3, epoch=epoch, **drawn)
+    spans = epoch_spans([*own, *more], seed=3, epoch=epoch, **drawn)
+    assert (spans.take(np.arange(len(spans))) == before).all()
+    for rank in range(ranks):
+        part = Part(rank, ranks, batch_size)
+        how = {"window": window, "seed": 3, "epoch": epoch, "preserve_order": preserve_order}
+        assert (rank_rows(spans, part, **how) == share_of_before(before, part, **how)).all()
+
+
+def test_a_rank_writes_out_its_own_rows_alone() -> None:
+    """A thousand million rows, of which a rank of a thousand holds a million."""
+    sizes = np.full(1_000_000, 1000)
+    tracemalloc.start()
+    try:
+        spans = epoch_spans(sizes, seed=0, epoch=0)
+        rows = rank_rows(spans, Part(7, 1000), window=2048, seed=0, epoch=0, preserve_order=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(rows) == len(np.unique(rows)) == 1_000_000
+    assert peak < 150e6
