@@ -45,6 +45,8 @@ class TwinKeys(Keys):
 
     max_distance: Annotated[int, Field(ge=0, le=64)] = 6
     """Bits in which the perceptual hashes of twins may differ."""
+    min_correlation: Annotated[float, Field(ge=-1, le=1)] = 0.9
+    """Correlation of the brightness of twins, pixel by pixel of small pictures."""
     min_cosine: Fraction = 0.96
     """Cosine of the features of twins, where a model is named."""
     model: str = ""
@@ -173,7 +175,11 @@ def _inspected(call: Call, urls: Sequence[str]) -> Any:
         with runtime.connect(config.ClusterConfig(), verbose=call.verbose):
             with bar("embedding") as update:
                 features = np.concatenate([embed(url, settings, progress=update) for url in urls])
-    limits = {"max_distance": keys.max_distance, "min_cosine": keys.min_cosine}
+    limits = {
+        "max_distance": keys.max_distance,
+        "min_correlation": keys.min_correlation,
+        "min_cosine": keys.min_cosine,
+    }
     return rows, inspection.cluster(rows, features=features, **limits)
 
 
@@ -232,6 +238,9 @@ def shards_split(call: Call) -> None:
         written = splits.write(
             source, dest, split, how, overwrite=keys.overwrite, progress=update, run=run
         )
+    lacking = split.lacking(rows, list(shares))
+    for part, absent in lacking.items():
+        status(f"{part} has no picture of {plural(len(absent), 'class')}: {', '.join(absent[:3])}")
     counts = {part: manifest.num_rows for part, manifest in written.items()}
     sizes = ", ".join(f"{part} {count}" for part, count in counts.items())
     dest = call.words[1]
@@ -239,7 +248,7 @@ def shards_split(call: Call) -> None:
         f"{sizes} at {dest}; {plural(sum(map(len, groups)), 'picture')} in "
         f"{plural(len(groups), 'group')} of near-duplicates, each on one side"
     )
-    call.show({"data": dest, "parts": counts, "groups": len(groups)}, text)
+    call.show({"data": dest, "parts": counts, "groups": len(groups), "lacking": lacking}, text)
     train, val = (shlex.quote(f"data.{part}={dest}/{part}") for part in ("train", "val"))
     call.next(f"raypose train RECIPE {train} {val}")
 

@@ -37,6 +37,16 @@ class Split:
     parts: Mapping[str, str]
     groups: Sequence[Sequence[str]]
 
+    def lacking(self, rows: Sequence[Row], parts: Sequence[str]) -> dict[str, list[str]]:
+        """Return part → classes that have pictures, and none in it: twins may not be parted."""
+        labels = {row.label for row in rows}
+        there = {(self.parts[row.id], row.label) for row in rows}
+        found = {
+            part: sorted(label for label in labels if (part, label) not in there)
+            for part in (REST, *parts)
+        }
+        return {part: absent for part, absent in found.items() if absent}
+
     def counts(self) -> dict[str, int]:
         """Return the pictures of each part."""
         return dict(Counter(self.parts.values()))
@@ -54,16 +64,16 @@ def assign(
     Args:
         rows: of `inspection.inspect`.
         groups: of `inspection.cluster`.
-        shares: part → share in 0..1; what is left is the training part. A class of three pictures
-            and more gives at least one to each part.
+        shares: part → share in 0..1; what is left is the training part. A class with as many
+            pictures as there are parts, or more, gives at least one to each, twins permitting.
         seed: of the draw.
     """
     check_shares(shares)
     sizes = Counter(row.label for row in rows)
     quota = {
-        (part, label): max(round(share * size), 1 if share and size > len(shares) + 1 else 0)
-        for part, share in shares.items()
+        (part, label): count
         for label, size in sizes.items()
+        for part, count in _quota(size, shares).items()
     }
     twinned = {number for group in groups for number in group}
     units = [[number] for number in range(len(rows)) if number not in twinned]
@@ -87,6 +97,21 @@ def assign(
                 quota[part, label] -= count
         parts.update((rows[number].id, part) for number in unit)
     return Split(parts, [[rows[number].id for number in group] for group in groups])
+
+
+def _quota(size: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """Return how many pictures of a class each part gets: one at least where there are enough.
+
+    One picture at least is left to train on.
+    """
+    least = 1 if size > len(shares) else 0
+    found = {
+        part: max(round(share * size), least if share else 0) for part, share in shares.items()
+    }
+    while sum(found.values()) > max(0, size - 1):
+        largest = max(found, key=lambda part: found[part])
+        found[largest] -= 1
+    return found
 
 
 def check_shares(shares: Mapping[str, float]) -> None:

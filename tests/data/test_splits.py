@@ -148,3 +148,25 @@ def test_a_page_and_a_picture_to_look_at(doubled: str, tmp_path: Path) -> None:
     sheet.save(made, str(tmp_path / "page.png"))
     with Image.open(tmp_path / "page.png") as image:
         assert image.width > 1000
+
+
+@given(st.integers(1, 40), st.floats(0, 0.49), st.floats(0, 0.49), st.integers(0, 9))
+def test_each_part_gets_one_where_there_are_enough(
+    size: int, val: float, test: float, seed: int
+) -> None:
+    rows = [row(f"a/{k}", "a") for k in range(size)]
+    shares = {part: share for part, share in (("val", val), ("test", test)) if share}
+    split = splits.assign(rows, [], shares=shares, seed=seed)
+    counts = split.counts()
+    assert counts.get("train", 0) >= 1
+    if size > len(shares):
+        assert all(counts.get(part, 0) >= 1 for part in shares)
+        assert not split.lacking(rows, list(shares))
+    else:
+        assert set(split.lacking(rows, list(shares))) == set(shares)
+
+
+def test_what_twins_leave_empty_is_told() -> None:
+    rows = [row(f"a/{k}", "a") for k in range(4)] + [row(f"b/{k}", "b") for k in range(4)]
+    split = splits.assign(rows, [[0, 1, 2, 3]], shares={"val": 0.25})
+    assert split.lacking(rows, ["val"]) == {"val": ["a"]}
