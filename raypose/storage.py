@@ -51,6 +51,7 @@ __all__ = [
     "read_tagged",
     "sha256",
     "upload_folder",
+    "walk",
     "write_bytes",
     "write_json",
 ]
@@ -224,6 +225,16 @@ def list_stats(url: str, *, recursive: bool = False) -> dict[str, Stat]:
     passed over.
     """
     return {name: stat for name, stat in _inside(url, recursive=recursive) if stat is not None}
+
+
+def walk(url: str) -> Iterator[tuple[str, Stat]]:
+    """Yield all files below a folder, each with what is known of it: see `list_stats`.
+
+    They come in an order that is the same for the same files, and none is held.
+    """
+    for name, stat in _inside(url, recursive=True):
+        if stat is not None:
+            yield name, stat
 
 
 def overlap(one: str, other: str) -> bool:

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, islice
 from typing import Annotated, Any, NamedTuple, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
@@ -85,7 +86,7 @@ class Task(NamedTuple):
     """Shards to write from entries that are read together; `first` numbers the first of them."""
 
     first: int
-    shards: list[list[Entry]]
+    shards: Sequence[Sequence[Entry]]
 
 
 def serial(function: Callable[..., Any], tasks: Sequence[Any], common: Any) -> Iterator[Any]:
@@ -169,12 +170,15 @@ def _plan(listing: Listing, packing: Packing) -> list[Task]:
     are drawn at random, and the rows of as many as memory holds are mixed.
     """
 
-    def key(name: str) -> str:
-        return storage.sha256(f"{packing.seed}/{name}".encode())
+    def key(name: str) -> int:
+        content = f"{packing.seed}/{name}".encode("utf-8", "surrogateescape")
+        return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
     size = packing.rows_per_shard
-    alone = sorted((entry for entry in listing.entries if not entry.group), key=lambda e: key(e.id))
-    tasks = [[list(some)] for some in _batched(alone, size)]
+    alone = [entry for entry in listing.entries if not entry.group]
+    keys = np.fromiter((key(entry.id) for entry in alone), np.uint64, len(alone))
+    alone = [alone[k] for k in np.argsort(keys, kind="stable")]
+    tasks = [[some] for some in _batched(alone, size)]
     groups: dict[str, list[Entry]] = {}
     for entry in listing.entries:
         if entry.group:
@@ -187,7 +191,7 @@ def _plan(listing: Listing, packing: Packing) -> list[Task]:
         held += listing.group_bytes.get(name, 0)
         if held >= MIXED_BYTES or len(together) >= MIXED_ROWS or name == order[-1]:
             together.sort(key=lambda entry: key(entry.id))
-            tasks.append([list(some) for some in _batched(together, size)])
+            tasks.append(list(_batched(together, size)))
             together, held = [], 0
     firsts = [0, *accumulate(len(shards) for shards in tasks)]
     return [Task(first, shards) for first, shards in zip(firsts, tasks, strict=False)]
@@ -208,7 +212,7 @@ def _pack_task(task: Task, common: tuple[str, Packing, bool]) -> tuple[int, Reco
             return Rejected(entry.id, str(error))
         except NotFoundError as error:
             if may_miss:
-                return Rejected(entry.id, str(error).removeprefix(f"{entry.url}: "))
+                return Rejected(entry.id, str(error).removeprefix(f"{entry.place}: "))
             raise
 
     with ThreadPoolExecutor(FETCHERS) as pool:  # decoding leaves the interpreter's lock
@@ -312,7 +316,7 @@ def _identity(listing: Listing, packing: Packing) -> str:
     how = packing.model_dump(exclude={"max_bad_fraction"})
     digest = hashlib.sha256(canonical_json([FORMAT, listing.stamp, how]).encode())
     for entry in listing.entries:
-        digest.update(canonical_json(entry).encode("utf-8", "surrogateescape"))
+        digest.update("\0".join(map(str, entry)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

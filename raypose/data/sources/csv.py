@@ -60,7 +60,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     if turned:
         status(f"{source}: {plural(turned, 'path')} with backslashes read with slashes")
     listing.stamp = storage.sha256(content.encode("utf-8", "surrogatepass"))
-    listing.stamp_files(places.found)
+    listing.stamp_files(sorted((places.found).items()))
     return listing
 
 

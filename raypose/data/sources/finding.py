@@ -77,7 +77,7 @@ def opened(entries: Sequence[Entry]) -> Callable[[Entry], bytes]:
             label = entry.url.removeprefix(DRAWN)
             picture = synthesis.render(label, seed=entry.offset, size=entry.size)
             return images.encode(np.asarray(picture))
-        return storage.read_bytes(entry.url, offset=entry.offset, size=entry.size)
+        return storage.read_bytes(entry.place, offset=entry.offset, size=entry.size)
 
     return read
 

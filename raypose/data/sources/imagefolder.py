@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from raypose import storage
 from raypose.captions.taxonomy import Taxonomy
@@ -29,24 +29,27 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
             classes in it, or a class whose name is not UTF-8.
     """
     listing = Listing(source)
-    stats = storage.list_stats(source, recursive=True)
-    names = sorted(name for name in stats if not rules.is_passed_over(name))
-    by_tools = [name for name in sorted(stats) if name.startswith("__")]
-    listing.rejected += [Rejected(name, "in a folder that a tool made") for name in by_tools]
+    names, nowhere = _names(listing, source)
     _refuse_sets(source, names)
     _refuse_wrapping(source, names)
-    stems = {name.rpartition(".")[0] for name in names if rules.ending(name) in rules.PICTURES}
+    wanted = {rules.drawn_from(name) for name in names} - {""}
+    stems = {
+        stem
+        for name in names
+        if (stem := name.rpartition(".")[0]) in wanted and rules.ending(name) in rules.PICTURES
+    }
     deep = Counter[str]()
+    folder, labels = storage.join(source, ""), dict[str, str]()
     for name in names:
         label, slash, rest = name.partition("/")
-        reason = _left_out(name, stats[name], bool(slash), stems)
+        reason = _left_out(name, bool(slash), stems, nowhere)
         if reason:
             listing.rejected.append(Rejected(rules.as_text(name), reason))
             continue
         deep[label] += "/" in rest
-        place = storage.join(source, name)
-        listing.entries.append(Entry(rules.as_text(name), _label(label, source), place))
-    listing.stamp_files({name: stats[name] for name in names})
+        key = rules.as_text(name)
+        place = folder if key == name else storage.join(source, name)
+        listing.entries.append(Entry(key, labels.setdefault(label, _label(label, source)), place))
     _tell_depth(source, listing, deep)
     seen = {entry.label for entry in listing.entries}
     folders = [
@@ -57,13 +60,33 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     return listing
 
 
-def _left_out(name: str, stat: Stat, in_folder: bool, stems: set[str]) -> str:
+def _names(listing: Listing, source: str) -> tuple[list[str], set[str]]:
+    """Return the files that are not passed over, sorted, and those that are links to nowhere."""
+    names: list[str] = []
+    nowhere: set[str] = set()
+
+    def kept() -> Iterator[tuple[str, Stat]]:
+        for name, stat in storage.walk(source):
+            if name.startswith("__"):
+                listing.rejected.append(Rejected(name, "in a folder that a tool made"))
+            if not rules.is_passed_over(name):
+                names.append(name)
+                if stat.size < 0:
+                    nowhere.add(name)
+                yield name, stat
+
+    listing.stamp_files(kept())
+    names.sort()
+    return names, nowhere
+
+
+def _left_out(name: str, in_folder: bool, stems: set[str], nowhere: set[str]) -> str:
     """Return why a file is no picture of a class; empty where it may be one."""
     if not in_folder:
         return "not in a class folder"
     if rules.is_other(name):
         return "no picture by its name"
-    if stat.size < 0:
+    if name in nowhere:
         return "a link that leads nowhere"
     return "drawn from the picture beside it" if rules.is_mask(name, stems) else ""
 

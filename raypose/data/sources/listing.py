@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ class Entry(NamedTuple):
     """Where one picture lies.
 
     `offset` and `size` are bytes in a tar, a row and a row group of Parquet, or the seed and side
-    of a drawing. Entries with the same `group` are read together.
+    of a drawing. Entries with the same `group` are read together. A `url` that ends in a slash is
+    the folder that the picture lies in by its id: a million entries share it.
     """
 
     id: str
@@ -26,6 +28,11 @@ class Entry(NamedTuple):
     offset: int = 0
     size: int = -1
     group: str = ""
+
+    @property
+    def place(self) -> str:
+        """The location of the file that holds the picture."""
+        return self.url + self.id if self.url.endswith("/") else self.url
 
 
 @dataclass
@@ -60,11 +67,15 @@ class Listing:
         self.rejected.append(Rejected(name, reason))
         self.num_refused += 1
 
-    def stamp_files(self, stats: dict[str, Stat]) -> None:
-        """Note sizes and times of files, so that a build that goes on sees if they change."""
+    def stamp_files(self, files: Iterable[tuple[str, Stat]]) -> None:
+        """Note sizes and times of files, so that a build that goes on sees if they change.
+
+        Args:
+            files: in an order that is the same for the same files.
+        """
         digest = hashlib.sha256(self.stamp.encode())
-        for name in sorted(stats):
-            digest.update(f"{name}\0{stats[name]}\n".encode("utf-8", "surrogateescape"))
+        for name, stat in files:
+            digest.update(f"{name}\0{stat}\n".encode("utf-8", "surrogateescape"))
         self.stamp = digest.hexdigest()
 
 

@@ -66,7 +66,7 @@ def _files(listing: Listing, source: str) -> list[str]:
     if source.lower().endswith(".parquet"):
         above, _, name = source.rpartition("/")
         stats = storage.list_stats(above or ".")
-        listing.stamp_files({name: stats[name]} if name in stats else {})
+        listing.stamp_files(sorted(({name: stats[name]} if name in stats else {}).items()))
         return [source]
     found = inside(source, ".parquet")
     if storage.exists(storage.join(source, MANIFEST)):
@@ -79,7 +79,7 @@ def _files(listing: Listing, source: str) -> list[str]:
         raise DataError(f"{source}: a build that was cut off; give its command again to finish it")
     else:
         _refuse_sets(source, found)
-    listing.stamp_files(found)
+    listing.stamp_files(sorted((found).items()))
     return list(found)
 
 

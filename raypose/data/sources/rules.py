@@ -22,6 +22,7 @@ __all__ = [
     "as_text",
     "column",
     "composed",
+    "drawn_from",
     "ending",
     "is_mask",
     "is_other",
@@ -62,7 +63,11 @@ def composed(name: str) -> str:
 
 def as_text(name: str) -> str:
     """Return a name that can be stored: bytes of it that are not UTF-8 are written out."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        name.encode()
+        return name  # itself: there may be millions
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def ending(name: str) -> str:
@@ -90,10 +95,15 @@ def is_mask(path: str, stems: Collection[str]) -> bool:
 
     Args:
         path: of the picture.
-        stems: paths of all pictures, without their endings.
+        stems: paths of pictures, without their endings.
     """
+    return drawn_from(path) in stems
+
+
+def drawn_from(path: str) -> str:
+    """Return the path, without ending, of what a mask would be drawn from; empty for no mask."""
     found = _MASK.fullmatch(path.rpartition(".")[0])
-    return found is not None and found[1] in stems
+    return found[1] if found else ""
 
 
 def label_of(value: Any, names: Sequence[str] = ()) -> str:

@@ -32,7 +32,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     above, _, name = source.rpartition("/")
     tars = inside(source, ".tar") if not alone else {}
     there = storage.list_stats(above or ".") if alone else {}
-    listing.stamp_files(tars or {one: there[one] for one in there if one == name})
+    listing.stamp_files(sorted((tars or {one: there[one] for one in there if one == name}).items()))
     for tar in tars or [source]:
         _list_tar(listing, tar, f"{PurePosixPath(tar).stem}/" if len(tars) > 1 else "")
     return listing

@@ -47,5 +47,5 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     listing.listed = dict(sorted(listed.items()))
     listing.stamp = storage.sha256("\n".join(lines).encode())
     named = {there[entry.id] for entry in listing.entries}
-    listing.stamp_files({name: stats[name] for name in named})
+    listing.stamp_files(sorted(({name: stats[name] for name in named}).items()))
     return listing
