@@ -95,8 +95,7 @@ def run(
     """Run the chain and print what came of it; the last line on stdout is one JSON object.
 
     Args:
-        folder: for pictures, figures and the release; what an earlier demo left there is
-            replaced, and nothing else.
+        folder: for pictures, figures and the release, in place of an earlier demo's: see `mark`.
         call: how to answer.
         per_class: training pictures of each posture.
         epochs: of the winner's training.

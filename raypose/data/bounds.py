@@ -1,93 +1,46 @@
-"""What a picture may cost: bounds on what would be made of it, told from its bytes beforehand.
+"""What a picture may claim and cost, whatever its file says: checked before anything is made.
 
-Time and memory are to grow with pixels alone. A progressive JPEG may come back to all of them in
-scans of a few bytes each; a strip of a line grows by its other side when it is scaled; a tile or a
-canvas may be larger than the picture on it.
+A few bytes can ask for gigabytes or hours. These bounds hold for every format and every door; those
+on the parts of a file are with the format, in `headers` and `jpeg`.
 """
 
 from __future__ import annotations
 
-import re
-
-from PIL import Image
-
 from raypose.errors import BadPicture
 
-__all__ = ["check_canvas", "check_scans", "check_size", "check_tiles", "too_many"]
+__all__ = ["MAX_RATIO", "check_count", "check_sides"]
 
 MAX_RATIO = 100
-"""Of the sides; panoramas have 20 at most."""
-MAX_SCANS = 32
-"""Of a JPEG; encoders write 10 or so."""
-_TILE_WIDTH, _TILE_LENGTH = 322, 323
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""Ends a scan: what is neither a stuffed byte nor a restart."""
-_SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)
+"""Between the sides: wide panoramas stay under 20, and of a strip no posture can be told."""
 
 
-def check_size(width: int, height: int, *, max_pixels: int) -> None:
-    """Refuse too many pixels, none, or a strip.
+def check_sides(width: int, height: int, *, max_pixels: int | None = None) -> None:
+    """Refuse a picture by its sides.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        max_pixels: of the whole; None where it is in memory already.
 
     Raises:
-        BadPicture: saying how many, or how long.
+        BadPicture: where it has no pixels, too many, or is a strip.
     """
-    if width * height > max_pixels:
-        raise BadPicture(too_many(width * height, max_pixels))
-    if width < 1 or height < 1:
-        raise BadPicture("picture without pixels")
+    if width <= 0 or height <= 0:
+        raise BadPicture(f"picture without pixels: {width} × {height}")
+    if max_pixels is not None and width * height > max_pixels:
+        claimed, allowed = width * height / 1e6, max_pixels / 1e6
+        raise BadPicture(f"header claims {claimed:.0f} megapixels where {allowed:.0f} are allowed")
     if max(width, height) > MAX_RATIO * min(width, height):
         raise BadPicture(
-            f"a strip of {width} × {height} pixels, where {MAX_RATIO} to 1 is the most"
+            f"a strip of {width} × {height} pixels; sides may differ {MAX_RATIO} times"
         )
 
 
-def check_scans(content: bytes) -> None:
-    """Refuse a JPEG of more scans than encoders write: each costs as much as all of its pixels.
+def check_count(found: int, allowed: int, what: str) -> None:
+    """Refuse a file that has more of its parts than any program writes.
 
     Raises:
-        BadPicture: saying how many are the most.
+        BadPicture: naming the parts.
     """
-    place, scans = 2, 0
-    while (found := _MARKER.search(content, place)) is not None:
-        place = found.end()
-        kind = content[place - 1]
-        if kind == _END:
-            return
-        if kind in _ALONE:
-            continue
-        if kind == _SCAN:
-            scans += 1
-            if scans > MAX_SCANS:
-                raise BadPicture(f"a JPEG of over {MAX_SCANS} scans; save it anew")
-        place += int.from_bytes(content[place : place + 2], "big")
-
-
-def check_canvas(content: bytes, *, max_pixels: int) -> None:
-    """Refuse a WebP with a canvas of too many pixels, which its decoder makes as it opens it.
-
-    Raises:
-        BadPicture: saying how many.
-    """
-    if content[:4] == b"RIFF" and content[8:16] == b"WEBPVP8X":
-        width, height = (int.from_bytes(content[k : k + 3], "little") + 1 for k in (24, 27))
-        check_size(width, height, max_pixels=max_pixels)
-
-
-def check_tiles(image: Image.Image, *, max_pixels: int) -> None:
-    """Refuse a TIFF whose tiles are larger than any picture may be.
-
-    Raises:
-        BadPicture: saying how large.
-    """
-    tags = getattr(image, "tag_v2", None)
-    if not tags:
-        return
-    sides = [tags.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
-    if all(isinstance(side, int) for side in sides) and sides[0] * sides[1] > max_pixels:
-        raise BadPicture(f"tiles of {sides[0]} × {sides[1]} pixels, larger than a picture may be")
-
-
-def too_many(pixels: int, max_pixels: int) -> str:
-    """Say that a picture has more pixels than are allowed."""
-    claimed = f"{pixels / 1e6:.0f} megapixels" if pixels else "too many pixels"
-    return f"header claims {claimed} where {max_pixels / 1e6:.0f} are allowed"
+    if found > allowed:
+        raise BadPicture(f"file of {found} {what} where {allowed} are allowed")

@@ -8,17 +8,22 @@ later, on the device: see `augment`.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from raypose.data.bounds import check_sides
 from raypose.data.images import Pixels, decode
 
 __all__ = ["Resize", "preprocess", "to_square"]
 
 Resize = Literal["shortest", "longest", "squash"]
+CROP_FIRST = 4
+"""Ratio of the sides from which on a middle is cut out before it is scaled."""
 
 
 def preprocess(
@@ -37,21 +42,28 @@ def preprocess(
         uint8 (3, size, size), RGB.
 
     Raises:
-        DataError: as `images.decode`.
+        BadPicture: as `images.decode`.
     """
     pixels = decode(content, max_pixels=max_pixels, min_side=size if dct_scaled else 0)
     return to_square(pixels, size, resize=resize)
 
 
 def to_square(pixels: Pixels, size: int, *, resize: Resize) -> Pixels:
-    """Bring uint8 (H, W, 3) to (3, size, size): crop the middle, pad with black, or stretch."""
+    """Bring uint8 (H, W, 3) to (3, size, size): crop the middle, pad with black, or stretch.
+
+    Raises:
+        BadPicture: where it has no pixels, or is a strip.
+    """
     height, width = pixels.shape[:2]
+    check_sides(width, height)
     if resize == "squash":
         return _scaled(pixels, size, size)
     if resize == "shortest":
         short = min(width, height)
         wide, high = int(size * width / short), int(size * height / short)
         left, top = round((wide - size) / 2.0), round((high - size) / 2.0)
+        if max(wide, high) > CROP_FIRST * size:
+            return _middle(pixels, (left, top), (wide, high), size)
         return _scaled(pixels, high, wide)[:, top : top + size, left : left + size]
     ratio = max(width, height) / size
     wide, high = max(1, round(width / ratio)), max(1, round(height / ratio))
@@ -59,6 +71,32 @@ def to_square(pixels: Pixels, size: int, *, resize: Resize) -> Pixels:
     padded = np.zeros((size, size, 3), dtype=np.uint8).transpose(2, 0, 1)
     padded[:, top : top + high, left : left + wide] = _scaled(pixels, high, wide)
     return padded
+
+
+def _middle(pixels: Pixels, corner: tuple[int, int], scaled: tuple[int, int], size: int) -> Pixels:
+    """Resize a square of a long picture to (3, size, size), and make nothing of the rest.
+
+    Pillow begins at a fraction of a pixel, where torch can begin at the picture's edge alone.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        corner: left and top of the square, in the picture as scaled.
+        scaled: width and height of the picture as scaled.
+        size: of the square.
+    """
+    slices, box = [], []
+    for length, first, whole in zip(
+        (pixels.shape[1], pixels.shape[0]), corner, scaled, strict=True
+    ):
+        scale = length / whole
+        reach = 2 * max(scale, 1.0) + 1  # of the kernel, in pixels of the source
+        start = max(0, math.floor(first * scale - reach))
+        slices.append(slice(start, math.ceil((first + size) * scale + reach)))
+        box.append((first * scale - start, (first + size) * scale - start))
+    (left, right), (top, bottom) = box
+    image = Image.fromarray(np.ascontiguousarray(pixels[slices[1], slices[0]]))
+    bicubic, edges = Image.Resampling.BICUBIC, (left, top, right, bottom)
+    return np.array(image.resize((size, size), bicubic, box=edges)).transpose(2, 0, 1)
 
 
 def _scaled(pixels: Pixels, height: int, width: int) -> Pixels:

@@ -212,11 +212,10 @@ class Model:
                 pixels = images.convert(picture, max_pixels=self.config.data.max_pixels)
             else:
                 pixels = _three_channels(picture)
-            if not pixels.size:
-                raise DataError("picture without pixels")
+            side, resize = self.predictor.clip.image_size, self.config.model.resize
+            return to_square(pixels, side, resize=resize)
         except (DataError, StorageError) as error:
             return str(error)
-        return to_square(pixels, self.predictor.clip.image_size, resize=self.config.model.resize)
 
 
 def _resolved(reference: str | Path | Release, root: str | Path) -> Release:

@@ -186,21 +186,6 @@ def test_what_is_transparent_lies_over_white(kind: str, mode: str) -> None:
     assert (found[:, WIDTH // 2 :] == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("grey", "message"),
-    [
-        (np.full((8, 8), -5, np.int32), "grey values from -5 to -5"),
-        (np.full((8, 8), 70_000, np.int32), "grey values from 70000 to 70000"),
-        (np.full((8, 8), np.nan, np.float32), "grey values from nan to nan"),
-        (np.full((8, 8), np.inf, np.float32), "grey values from inf"),
-        (np.full((8, 8), -0.5, np.float32), "grey values from -0.5"),
-    ],
-)
-def test_tones_that_cannot_be_told_are_refused(grey: npt.NDArray[np.float32], message: str) -> None:
-    with pytest.raises(BadPicture, match=message):
-        images.decode(saved(Image.fromarray(grey), "TIFF"), max_pixels=MAX_PIXELS)
-
-
 @pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
 def test_fractions_go_by_the_range_that_holds_them(top: float) -> None:
     grey = np.linspace(0, top, 64, dtype=np.float32).reshape(8, 8)
@@ -245,7 +230,7 @@ def with_scans(count: int, size: tuple[int, int] = (64, 64)) -> bytes:
 
 def test_scans_are_bounded() -> None:
     images.decode(noisy(progressive=True), max_pixels=MAX_PIXELS)
-    with pytest.raises(BadPicture, match="a JPEG of over 32 scans"):
+    with pytest.raises(BadPicture, match="scans or more where 32 are allowed"):
         images.decode(with_scans(5000), max_pixels=MAX_PIXELS)
 
 
@@ -281,7 +266,7 @@ def test_panoramas_are_pictures() -> None:
         assert made.shape == (3, 64, 64)
 
 
-def test_a_canvas_and_tiles_count_too() -> None:
+def test_a_canvas_counts_too() -> None:
     content = bytearray(saved(Image.new("RGBA", (8, 8)), "WEBP"))
     if content[12:16] != b"VP8X":
         frame = bytes(content[12:])
@@ -292,11 +277,6 @@ def test_a_canvas_and_tiles_count_too() -> None:
     content[24:30] = (16382).to_bytes(3, "little") * 2
     with pytest.raises(BadPicture, match="268 megapixels"):
         images.decode(bytes(content), max_pixels=MAX_PIXELS)
-    tiled = saved(Image.new("L", (64, 64)), "TIFF")
-    with Image.open(io.BytesIO(tiled)) as image:
-        image.tag_v2[322], image.tag_v2[323] = 60_000, 60_000  # type: ignore[attr-defined]
-        with pytest.raises(BadPicture, match="tiles of 60000 × 60000"):
-            images.convert(image, max_pixels=MAX_PIXELS)
 
 
 COSTLY = """
