@@ -245,7 +245,9 @@ def _function(verb: Verb) -> Callable[..., Callable[[], None]]:
 def _terminate(signum: int, frame: Any) -> None:
     """End what was started; what Ray's processes say as they are ended with it is not told."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _failed(_ended("terminated", sys.argv[1:]), 0)
+    told = _ended("terminated", sys.argv[1:])
+    if told != "terminated":
+        _failed(told, 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.exit(128 + signum)
 

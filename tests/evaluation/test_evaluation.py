@@ -51,12 +51,15 @@ def test_bad_pictures_are_counted_and_named(
 
     bad = {f"{label}/bad.jpg": b"<html>"}
     pack(bad | {f"{label}/good.jpg": encoded(photo())}, f"{bucket}/some", tmp_path / "some")
-    made = evaluation.evaluate(trained.storage, "tiny", f"{bucket}/some")
+    with pytest.raises(DataError, match=r"1 of 2 pictures are bad, more than max_bad_fraction=0"):
+        evaluation.evaluate(trained.storage, "tiny", f"{bucket}/some")
+    half = {"max_bad_fraction": 0.5}
+    made = evaluation.evaluate(trained.storage, "tiny", f"{bucket}/some", **half)
     assert made["num_examples"] == made["num_bad"] == 1
     assert "not a picture" in made["bad"][f"{label}/bad.jpg"]
     pack(bad, f"{bucket}/none", tmp_path / "none")
     with pytest.raises(DataError, match="holds no good picture"):
-        evaluation.evaluate(trained.storage, "tiny", f"{bucket}/none")
+        evaluation.evaluate(trained.storage, "tiny", f"{bucket}/none", max_bad_fraction=1)
 
 
 def test_features_of_a_data_set_find_its_copies(
