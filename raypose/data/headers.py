@@ -8,12 +8,14 @@ other ways is left for Pillow to find.
 from __future__ import annotations
 
 import struct
+import zlib
+from collections.abc import Iterator
 
 from raypose.data import exif
 from raypose.data.bounds import check_count, check_sides
 from raypose.errors import BadPicture
 
-__all__ = ["FORMATS", "check", "format_of", "turned"]
+__all__ = ["FORMATS", "check", "format_of", "is_whole_png", "turned"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_CHUNKS = 65_536
@@ -33,7 +35,20 @@ _SIGNATURES = (
     (b"II+\x00", "TIFF"),
     (b"MM\x00+", "TIFF"),
 )
-_WIDTH, _HEIGHT, _STRIPS, _TILE_WIDTH, _TILE_HEIGHT, _TILES = 256, 257, 273, 322, 323, 324
+_WIDTH, _HEIGHT, _STRIPS, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES = (
+    256,
+    257,
+    273,
+    278,
+    322,
+    323,
+    324,
+)
+_ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+"""Left, top and steps of the passes of an interlaced PNG."""
 _INNER = (34665, 34853, 40965)
 
 
@@ -83,6 +98,36 @@ def turned(content: bytes) -> tuple[bytes, int]:
     plain = struct.pack(found.order + form, exif.ORIENTATION, 3, 1, 1)
     patched = b"".join([content[: tag.place], plain, content[tag.place + len(plain) :]])
     return patched, value if value in range(1, 9) else 1  # type: ignore[return-value]
+
+
+def is_whole_png(content: bytes) -> bool:
+    """Return whether the data of a PNG fills all its rows, by unpacking it once more.
+
+    Where it ends between two rows, Pillow leaves the rest black. A picture that does not end in
+    black need not be asked.
+    """
+    width, height, bits, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
+    depth = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    needed = 0
+    for left, top, across, down in passes:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        needed += max(0, rows) * (1 + -(-columns * depth // 8)) if columns > 0 else 0
+    unpacked = zlib.decompressobj()
+    for part in _data_of_png(content):
+        while part and needed > 0:
+            needed -= len(unpacked.decompress(part, 1 << 20))
+            part = unpacked.unconsumed_tail
+    return needed <= 0
+
+
+def _data_of_png(content: bytes) -> Iterator[bytes]:
+    at = 8
+    while at + 12 <= len(content):
+        (size,) = struct.unpack_from(">I", content, at)
+        if content[at + 4 : at + 8] == b"IDAT":
+            yield content[at + 8 : at + 8 + size]
+        at += 12 + size
 
 
 def _png(content: bytes, max_pixels: int) -> None:
@@ -141,7 +186,8 @@ def _tiff(content: bytes, max_pixels: int) -> None:
     found = exif.directory(content)
     if found is None:
         raise BadPicture("damaged picture (TIFF without a directory)")
-    check_sides(found.number(_WIDTH) or 0, found.number(_HEIGHT) or 0, max_pixels=max_pixels)
+    width, height = found.number(_WIDTH) or 0, found.number(_HEIGHT) or 0
+    check_sides(width, height, max_pixels=max_pixels)
     inner = [found.number(tag) for tag in _INNER]
     for part in (found, *(exif.directory(content, at) for at in inner if at)):
         if part is not None:
@@ -149,5 +195,11 @@ def _tiff(content: bytes, max_pixels: int) -> None:
     for tag in (_STRIPS, _TILES):
         if tag in found.tags:
             check_count(found.tags[tag].length, MAX_PIECES, "strips or tiles")
-    tile = (found.number(_TILE_WIDTH) or 0) * (found.number(_TILE_HEIGHT) or 0)
-    check_count(tile, max_pixels, "pixels in a tile")
+    wide, high = found.number(_TILE_WIDTH) or width, found.number(_TILE_HEIGHT) or height
+    check_count(wide * high, max_pixels, "pixels in a tile")
+    if _STRIPS in found.tags:
+        wide, high = width, found.number(_ROWS) or height
+    pieces = found.tags.get(_STRIPS) or found.tags.get(_TILES)
+    needed = -(-width // wide) * -(-height // high)
+    if pieces and pieces.length < needed:  # Pillow leaves black what they would fill
+        raise BadPicture(f"damaged picture (TIFF of {pieces.length} of {needed} strips or tiles)")

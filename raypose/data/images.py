@@ -40,7 +40,7 @@ __all__ = ["Pixels", "convert", "decode", "encode", "shrink"]
 Pixels = npt.NDArray[np.uint8]
 DAMAGED = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError, zlib.error),
-    *(LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError, MemoryError),
+    *(LookupError, ArithmeticError, RuntimeError, MemoryError),
     *(Image.DecompressionBombError, Warning),
 )
 """What Pillow raises over files that are cut off or wrong; warnings, where they are made errors."""
@@ -72,14 +72,15 @@ def decode(content: bytes, *, max_pixels: int, min_side: int = 0) -> Pixels:
     Raises:
         BadPicture: saying what is wrong, without a name; the caller knows it.
     """
-    kind = headers.format_of(content)
-    if kind == "JPEG":
-        return _decode_jpeg(content, max_pixels, min_side)
-    headers.check(content, kind, max_pixels=max_pixels)
-    if kind == "TIFF":
-        content, orientation = headers.turned(content)
-        return _decode(content, kind, max_pixels, lambda image: orientation)
-    return _decode(content, kind, max_pixels, _as_it_says)
+    with _reading():
+        kind = headers.format_of(content)
+        if kind == "JPEG":
+            return _decode_jpeg(content, max_pixels, min_side)
+        headers.check(content, kind, max_pixels=max_pixels)
+        if kind == "TIFF":
+            content, orientation = headers.turned(content)
+            return _decode(content, kind, max_pixels, lambda image: orientation)
+        return _decode(content, kind, max_pixels, _as_it_says)
 
 
 def convert(image: Image.Image, *, max_pixels: int) -> Pixels:
@@ -140,10 +141,20 @@ def _decode_jpeg(content: bytes, max_pixels: int, min_side: int) -> Pixels:
 def _decode(
     content: bytes, kind: str, max_pixels: int, orientation: Callable[[Image.Image], int]
 ) -> Pixels:
-    with _reading():
-        opened = _PLUGINS[kind](io.BytesIO(content))
-        image = _first_of_webp(opened) if kind == "WEBP" else opened
-        return _pixels(image, max_pixels, orientation)
+    opened = _PLUGINS[kind](io.BytesIO(content))
+    image = _first_of_webp(opened) if kind == "WEBP" else opened
+    pixels = _pixels(image, max_pixels, orientation)
+    if kind == "PNG" and _ends_in_black(image) and not headers.is_whole_png(content):
+        raise BadPicture("damaged picture (PNG whose data ends before its last row)")
+    return pixels
+
+
+def _ends_in_black(image: Image.Image) -> bool:
+    """Return whether one of the last two rows is nothing but zeros: interlacing parts them."""
+    rows = range(max(0, image.height - 2), image.height)
+    return any(
+        image.crop((0, y, image.width, y + 1)).getbbox(alpha_only=False) is None for y in rows
+    )
 
 
 def _pixels(

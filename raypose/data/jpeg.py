@@ -22,6 +22,7 @@ MAX_SCANS = 32
 """Of one picture: encoders make 10 or so, and every further one costs a pass over all pixels."""
 MAX_SEGMENTS = 10_000
 _EXIF, _XMP = b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00"
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
@@ -38,6 +39,7 @@ class Header(NamedTuple):
         width: in pixels, as stored.
         height: in pixels, as stored.
         channels: 1 for grey, 3 for colours, 4 for CMYK.
+        in_parts: whether more than one scan may make up the picture.
         exif: the block; empty where there is none.
         xmp: the packet; empty where there is none.
         segments: (marker, first byte, end) of each, the markers themselves included.
@@ -46,6 +48,7 @@ class Header(NamedTuple):
     width: int
     height: int
     channels: int
+    in_parts: bool
     exif: bytes
     xmp: bytes
     segments: list[tuple[int, int, int]]
@@ -58,6 +61,7 @@ def header(content: bytes) -> Header:
         BadPicture: where it is not so formed.
     """
     width = height = channels = -1
+    in_parts = False
     exif = xmp = b""
     segments: list[tuple[int, int, int]] = []
     at = 2
@@ -71,6 +75,7 @@ def header(content: bytes) -> Header:
             height = int.from_bytes(content[first + 5 : first + 7])
             width = int.from_bytes(content[first + 7 : first + 9])
             channels = content[first + 9]
+            in_parts = marker in _PROGRESSIVE
         elif marker == 0xE1:
             if not exif and content.startswith(_EXIF, first + 4):
                 exif = content[first + 4 : end]
@@ -79,7 +84,10 @@ def header(content: bytes) -> Header:
         at = end
     if width < 0:
         raise BadPicture("damaged picture (JPEG without a frame)")
-    return Header(width, height, channels, exif, xmp, segments)
+    in_parts = (
+        in_parts or int.from_bytes(content[first + 4 : first + 5]) < channels
+    )  # of the channels in the first scan
+    return Header(width, height, channels, in_parts, exif, xmp, segments)
 
 
 def check_scans(content: bytes, head: Header) -> None:
@@ -88,8 +96,9 @@ def check_scans(content: bytes, head: Header) -> None:
     Raises:
         BadPicture: with their number, as far as it was counted.
     """
-    # an upper bound, in microseconds: settles it for every file but those with other data inside
-    if content.count(b"\xff\xda") <= MAX_SCANS:
+    # for a file in one scan libjpeg reads no further one; in others, all that looks like a scan is
+    # an upper bound, and settles it unless there is other data inside
+    if not head.in_parts or content.count(b"\xff\xda") <= MAX_SCANS:
         return
     at = head.segments[-1][2]
     num_scans = num_segments = 0
