@@ -126,8 +126,8 @@ def test_a_damaged_shard_is_named_in_one_line(
     cluster: None, pictures: Path, tmp_path: Path
 ) -> None:
     packing.build(str(pictures / "val"), str(tmp_path), packing.Packing(rows_per_shard=20))
-    torn = tmp_path / "shard-00001.parquet"
+    (torn,) = tmp_path.glob("shard-00001-*.parquet")
     torn.write_bytes(torn.read_bytes()[:500])
     for cache in (False, True):
-        with pytest.raises(DataError, match=r"^\S*/shard-00001.parquet: .*Parquet magic.*\.$"):
+        with pytest.raises(DataError, match=rf"^\S*/{torn.name}: .*\(500 bytes where it"):
             epoch(reader(str(tmp_path), DataConfig(), cache=cache), 0)

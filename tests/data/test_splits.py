@@ -105,7 +105,7 @@ def test_twins_are_grouped_and_split_to_one_side(
     assert not sides["train"] & sides["val"]
     for group in named:
         assert group <= sides["train"] or group <= sides["val"]
-    with pytest.raises(DataError, match="would be overwritten by its own part"):
+    with pytest.raises(DataError, match="overlaps what is split"):
         splits.write(str(tmp_path / "s/train"), str(tmp_path / "s"), split, packing.Packing())
     report = storage.read_json(str(tmp_path / "s/split.json"))
     assert sum(report["parts"]["val"].values()) == len(sides["val"])

@@ -173,7 +173,7 @@ def test_pictures_that_cannot_be_read_do_not_count(
     bad = {f"{next(iter(content)).split('/')[0]}/bad.jpg": b"<html>"}
     pack(content | bad, f"{bucket}/some", tmp_path / "some")
     whole = evaluation.hold_up(made, result)
-    changed = config.override(made, {"data.val": f"{bucket}/some"})
+    changed = config.override(made, {"data.val": f"{bucket}/some", "data.max_bad_fraction": 0.1})
     elsewhere = TrainResult(result.run_id, f"{bucket}/run", result.checkpoint, result.metrics)
     found = evaluation.hold_up(changed, elsewhere)
     assert {**found, "data": ""} == {**whole, "data": ""}
