@@ -34,6 +34,8 @@ from raypose.errors import BadPicture, DataError
 
 __all__ = ["Batch", "Decode", "Reader", "load"]
 
+STORE_SHARE = 0.4
+"""Of the object store, that decoded sets may take: more of it would be spilled to disk."""
 Columns = dict[str, npt.NDArray[Any]]
 
 
@@ -292,7 +294,8 @@ def load(
     sizes = [shard.num_rows for _, shard in files]
     decode = Decode(dict(index), size, resize, config.max_pixels, config.dct_scaled)
     reader = Reader(tuple(files), tuple(sizes), decode, num_own, num_extra)
-    fits = sum(sizes) * 3 * size * size <= config.cache_bytes
+    room = min(config.cache_bytes, int(STORE_SHARE * runtime.store_bytes()))
+    fits = sum(sizes) * 3 * size * size <= room
     return reader.keep() if cache and fits else reader
 
 

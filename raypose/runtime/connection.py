@@ -24,7 +24,16 @@ from raypose.config import ClusterConfig
 from raypose.console import status, waiting
 from raypose.errors import RayposeError, ResourceError
 
-__all__ = ["connect", "data_level", "interruptible", "require", "spread", "unwrapped", "wants_gpu"]
+__all__ = [
+    "connect",
+    "data_level",
+    "interruptible",
+    "require",
+    "spread",
+    "store_bytes",
+    "unwrapped",
+    "wants_gpu",
+]
 
 T = TypeVar("T")
 
@@ -177,6 +186,11 @@ def unwrapped() -> Iterator[None]:
 def wants_gpu(asked: bool | None, *, count: int) -> bool:
     """Return what was asked, or else whether the cluster has as many GPUs."""
     return bool(ray.cluster_resources().get("GPU", 0) >= count) if asked is None else asked
+
+
+def store_bytes() -> int:
+    """Return what the object stores of the cluster hold together; 0 where no cluster is known."""
+    return int(ray.cluster_resources().get("object_store_memory", 0)) if ray.is_initialized() else 0
 
 
 def require(wanted: Mapping[str, float], *, what: str, mend: str) -> None:

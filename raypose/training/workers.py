@@ -86,7 +86,7 @@ def run_group(
     num_rows = readers["train"].num_rows
     if num_rows < num_workers:
         raise DataError(
-            f"{config.data.train}: {num_rows} pictures cannot prefetcher {num_workers} workers; "
+            f"{config.data.train}: {num_rows} pictures cannot feed {num_workers} workers; "
             "lower train.num_workers"
         )
     fs, path = storage.filesystem(url)

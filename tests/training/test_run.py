@@ -156,7 +156,7 @@ def test_a_worker_that_fails_alone_does_not_leave_the_others_waiting(
         (
             {"train.num_workers": 6, "data.train": "{bucket}/few"},
             DataError,
-            "/few: 2 pictures cannot prefetcher 6 workers; lower train.num_workers",
+            "/few: 2 pictures cannot feed 6 workers; lower train.num_workers",
         ),
         ({"model.backbone": "tinny"}, ConfigError, 'did you mean "tiny"'),
     ],
