@@ -197,6 +197,9 @@ def _persist(url: str, request: Callable[[], T]) -> T:
         PartialCredentialsError,
         ResponseStreamingError,
     )
+    from botocore.exceptions import (
+        ConnectionError as Unreachable,
+    )
     from urllib3.exceptions import HTTPError
 
     end, pause = time.monotonic() + DEADLINE_S, FIRST_PAUSE_S
@@ -209,7 +212,9 @@ def _persist(url: str, request: Callable[[], T]) -> T:
             raise StorageError(
                 f"{url}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from None
-        except (HTTPClientError, ResponseStreamingError, HTTPError, OSError) as error:
+        except (
+            Unreachable, HTTPClientError, ResponseStreamingError, HTTPError, OSError
+        ) as error:  # fmt: skip
             reason = type(error).__name__
         except BotoCoreError as error:
             reason = " ".join(str(error).split())[:160]

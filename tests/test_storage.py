@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from raypose import storage
-from raypose.errors import DataError
+from raypose import objects, storage
+from raypose.errors import DataError, StorageError
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -65,3 +66,21 @@ def test_unknown_places(s3: str) -> None:
         storage.read_bytes("s3://")
     with pytest.raises(DataError, match="s3://no-such-bucket-here/key"):
         storage.read_bytes("s3://no-such-bucket-here/key")
+
+
+def test_a_server_that_does_not_answer_is_asked_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody listens there: it is tried again, said, and given up."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(objects, "TRIES", 5)
+    monkeypatch.setattr(objects, "FIRST_PAUSE_S", 0.001)
+    for work in (storage.read_bytes, storage.list_files, storage.exists):
+        with pytest.raises(StorageError, match=r"no answer in 5 tries \(.*\); check the network"):
+            work("s3://bucket/key")
+    assert "no answer (EndpointConnectionError): try 4 of 5" in capsys.readouterr().err

@@ -108,5 +108,5 @@ def read_tagged_manifest(url: str) -> tuple[Manifest, str]:
     except NotFoundError:
         raise NotFoundError(absent) from None
     what = f"a manifest of format {FORMAT}"
-    mend = "build the data set again"
+    mend = "delete it, and build the data set again"
     return parse_stored(Manifest, content, place, what=what, mend=mend), tag

@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from raypose import storage
 from raypose.config import MAX_PIXELS
+from raypose.console import plural
 from raypose.data import images, inspection, sources
 from raypose.data.inspection import Row
 from raypose.data.sources import Entry
@@ -131,7 +132,8 @@ def summary(sheet: Sheet) -> str:
     per_class = Counter(row.label for row in sheet.rows).values()
     twins = sum(map(len, sheet.groups))
     return (
-        f"{len(sheet.rows)} pictures of {len(per_class)} classes, {min(per_class)} to "
+        f"{plural(len(sheet.rows), 'picture')} of {plural(len(per_class), 'class')}, "
+        f"{min(per_class)} to "
         f"{max(per_class)} each; longer side {low} to {high} px, half of {middle} and more; "
         f"{sum(row.num_bytes for row in good) / len(good) / 1000:.1f} kB each; {twins} have a "
         f"near-duplicate; {len(sheet.doubtful)} to look at"
