@@ -68,7 +68,9 @@ def test_a_half_written_release_is_none(root: str, tmp_path: Path) -> None:
     assert registry.resolve(root, "yoga:v1") == release
 
 
-def test_wrong_references(root: str, tmp_path: Path) -> None:
+def test_wrong_references(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # beside which there is no x
     with pytest.raises(RegistryError, match="nothing is published there"):
         registry.resolve(root, "yoga")
     registry.publish(root, "yoga", folder(tmp_path, "1"))
