@@ -27,7 +27,6 @@ from raypose import storage
 from raypose.config import Packing, Stored, canonical_json, read_stored
 from raypose.console import status
 from raypose.data import claims, images, sources
-from raypose.data.claims import CLAIM
 from raypose.data.manifests import (
     FORMAT,
     MANIFEST,
@@ -63,6 +62,10 @@ READ_AHEAD = 32
 
 
 PLAN, REFUSED = "plan", "refused.json"
+
+
+NOTES = r"plan|refused\.json|[0-9]+\.json"
+"""Names of what builds note beside their claim."""
 
 
 OURS = r"shard-[0-9]{5,}-[0-9a-f]{8}\.parquet"
@@ -305,7 +308,7 @@ def _resume(listing: Listing, dest: str, packing: Packing) -> dict[int, Record]:
                     records[int(name.removesuffix(".json"))] = record
         return records
     for name in names:
-        if name != CLAIM:
+        if re.fullmatch(NOTES, name):
             storage.delete_file(storage.join(folder, name))
     storage.write_bytes(storage.join(folder, PLAN), identity.encode())
     return {}
@@ -377,7 +380,7 @@ def _sweep(dest: str, manifest: Manifest, before: Manifest | None) -> None:
             storage.delete_file(storage.join(dest, name))
     folder = storage.join(dest, RECORDS)
     for name in storage.list_files(folder):
-        if name != CLAIM:  # last, so that nobody begins before all is gone
+        if re.fullmatch(NOTES, name):  # the claim goes last: nobody begins before all is gone
             storage.delete_file(storage.join(folder, name))
 
 

@@ -15,7 +15,7 @@ from raypose import storage
 from raypose.config import Packing
 from raypose.data import sources
 from raypose.data.inspection import Row
-from raypose.data.manifests import Manifest
+from raypose.data.manifests import MANIFEST, Manifest, read_manifest
 from raypose.data.packing import Run, pack, serial
 from raypose.errors import DataError
 
@@ -175,8 +175,30 @@ def write(
             run=run,
         )
         done += len(entries)
+    _drop_stale(dest, written, overwrite=overwrite)
     storage.write_json(storage.join(dest, REPORT), _report(source, split, packing, written))
     return written
+
+
+def _drop_stale(dest: str, written: Mapping[str, Manifest], *, overwrite: bool) -> None:
+    """Remove parts of an earlier split that this one has not: their pictures are in others now.
+
+    Raises:
+        DataError: where they may not be replaced.
+    """
+    for part in (REST, "val", "test"):
+        url = storage.join(dest, part)
+        try:
+            stale = read_manifest(url) if part not in written else None
+        except DataError:
+            continue
+        if stale is None:
+            continue
+        if not overwrite:
+            raise DataError(f"{url}: is of another split, and shares pictures; give overwrite=true")
+        storage.delete_file(storage.join(url, MANIFEST))
+        for shard in stale.shards:
+            storage.delete_file(storage.join(url, shard.name))
 
 
 def _report(

@@ -376,3 +376,23 @@ def test_source_and_destination_do_not_overlap(
     with pytest.raises(DataError, match="overlaps the source"):
         packing.build(pair[0], "link", overwrite=True)
     assert len(list((tmp_path / pair[0]).rglob("*.jpg"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("木のポーズ", "shift_jis"), ("树式瑜伽", "gbk"), ("Дерево", "cp1251"), ("δέντρο", "cp1253")],
+)
+def test_other_scripts_are_not_read_as_western(tmp_path: Path, text: str, encoding: str) -> None:
+    laid(tmp_path, ["a.jpg"])
+    (tmp_path / "l.csv").write_bytes(f"path,label\na.jpg,{text}\n".encode(encoding))
+    with pytest.raises(DataError, match=r"not UTF-8.*convert it: iconv"):
+        sources.find(str(tmp_path / "l.csv"))
+
+
+def test_only_notes_of_builds_are_cleared_away(tmp_path: Path) -> None:
+    laid(tmp_path / "s", ["a/1.jpg"])
+    precious = tmp_path / "d/_building/precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("only copy")
+    packing.build(str(tmp_path / "s"), str(tmp_path / "d"))
+    assert precious.read_text() == "only copy"

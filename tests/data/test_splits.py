@@ -170,3 +170,20 @@ def test_what_twins_leave_empty_is_told() -> None:
     rows = [row(f"a/{k}", "a") for k in range(4)] + [row(f"b/{k}", "b") for k in range(4)]
     split = splits.assign(rows, [[0, 1, 2, 3]], shares={"val": 0.25})
     assert split.lacking(rows, ["val"]) == {"val": ["a"]}
+
+
+def test_a_part_of_another_split_does_not_stay(tmp_path: Path) -> None:
+    content = {
+        f"{label}/{k}.jpg": encoded(synthesis.render(label, seed=k, size=48))
+        for label in LABELS
+        for k in range(8)
+    }
+    pack(content, str(tmp_path / "d"), tmp_path / "p")
+    rows = inspection.inspect([str(tmp_path / "d")])
+    dest, how = str(tmp_path / "s"), packing.Packing(check=False)
+    first = splits.assign(rows, [], shares={"val": 0.2, "test": 0.3})
+    splits.write(str(tmp_path / "d"), dest, first, how)
+    second = splits.assign(rows, [], shares={"val": 0.2}, seed=9)
+    splits.write(str(tmp_path / "d"), dest, second, how, overwrite=True)
+    assert not storage.exists(f"{dest}/test/MANIFEST.json")
+    assert storage.list_files(f"{dest}/test") == []

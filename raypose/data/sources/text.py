@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 from raypose import storage
 from raypose.console import status
@@ -19,6 +20,9 @@ MARKS = (
 )
 """What a file begins with → its encoding."""
 PROBED = 4096
+WESTERN = {chr(k) for k in range(0xC0, 0x100)} - {"×", "÷"} | set("ŠšŽžŒœŸ‘’“”–—…€°ºª«»¿¡·\xa0")
+_STRANGE = re.compile("[À-ÿ]{4}")
+"""As many accented letters in a row are words of another script."""
 
 
 def read_text(url: str) -> str:
@@ -41,6 +45,10 @@ def decoded(content: bytes, *, where: str) -> str:
             f"{where}: not UTF-8 (nor UTF-16 or Windows-1252); convert it: "
             "iconv -f ENCODING -t UTF-8 FILE"
         ) from None
+    if encoding == "cp1252" and not _is_western(text):
+        raise DataError(
+            f"{where}: not UTF-8, nor Western; convert it: iconv -f ENCODING -t UTF-8 FILE"
+        )
     if "\0" in text:
         raise DataError(f"{where}: holds zero bytes, so it is no text; save it as UTF-8")
     if encoding not in ("utf-8", "utf-8-sig"):
@@ -58,6 +66,12 @@ def read_lines(url: str) -> list[str]:
 def slashed(path: str) -> str:
     """Return a path of a list with slashes where it has backslashes only."""
     return path if "/" in path else path.replace("\\", "/")
+
+
+def _is_western(text: str) -> bool:
+    """Tell whether what was read as Windows-1252 may be: other scripts come out as strange signs."""
+    beyond = {letter for letter in text if ord(letter) > 127}
+    return beyond <= WESTERN and not _STRANGE.search(text)
 
 
 def _unmarked(content: bytes) -> str:
