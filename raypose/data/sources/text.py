@@ -69,7 +69,7 @@ def slashed(path: str) -> str:
 
 
 def _is_western(text: str) -> bool:
-    """Tell whether what was read as Windows-1252 may be: other scripts come out as strange signs."""
+    """Tell whether what was read as Windows-1252 may be: other scripts give strange signs."""
     beyond = {letter for letter in text if ord(letter) > 127}
     return beyond <= WESTERN and not _STRANGE.search(text)
 
