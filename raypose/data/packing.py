@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -354,11 +355,12 @@ def _check_bad(listing: Listing, manifest: Manifest, dest: str, packing: Packing
         )
     if num_bad > packing.max_bad_fraction * total:
         url = storage.join(dest, RECORDS, REFUSED)
+        enough = math.ceil(1000 * num_bad / total) / 1000
         storage.write_json(url, [one._asdict() for one in refused])
         raise DataError(
             f"{dest}: {num_bad} of {total} pictures cannot be used, over "
             f"max_bad_fraction={packing.max_bad_fraction:g}{_first(refused)}; all are in {url}; "
-            f"mend them, or go on without them by max_bad_fraction={num_bad / total:.3g}"
+            f"mend them, or go on without them by max_bad_fraction={enough:g}"
         )
 
 

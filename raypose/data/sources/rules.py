@@ -47,7 +47,7 @@ MASKS = (
     "overlay|segm?|segmentation|skeleton|vis"
 )
 """What is put behind a picture's name for one that is drawn from it."""
-NOTHING = ("", "-1", "nan", "null", "none", "<na>")
+NOTHING = ("", "-1", "nan", "<na>")
 """What tables write where there is no label."""
 _MASK = re.compile(rf"(.+)[._-](?:{MASKS})", re.IGNORECASE)
 
