@@ -237,6 +237,9 @@ def _refused(url: str, error: Any) -> str:
         return code or str(number)
     if code in TAKEN or number == 412:
         raise ConflictError(f"{url}: was written by another meanwhile") from None
+    if code == "NoSuchBucket":
+        bucket = url.removeprefix("s3://").split("/")[0]
+        raise NotFoundError(f"{url}: no bucket {bucket}; make it, or check its name") from None
     if code in ABSENT or number == 404:
         raise NotFoundError(f"{url}: not found; check the path") from None
     if number == 416:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,12 +31,16 @@ from raypose.errors import DataError, NotFoundError, StorageError
 
 __all__ = [
     "absolute",
+    "clear_parts",
     "default_root",
     "delete_file",
     "delete_folder",
     "download_folder",
     "exists",
     "filesystem",
+    "holds",
+    "is_file",
+    "is_link",
     "is_s3",
     "join",
     "list_files",
@@ -58,6 +63,7 @@ __all__ = [
 
 
 DEFAULT_ROOT = "raypose-data"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def is_s3(url: str) -> bool:
@@ -72,15 +78,28 @@ def default_root() -> str:
     """
     named = os.environ.get("RAYPOSE_STORAGE")
     if named:
-        return named if is_s3(named) else str(Path(named).expanduser())
+        return absolute(named)
     here = Path.cwd()
     found = (folder / DEFAULT_ROOT for folder in (here, *here.parents))
     return str(next((folder for folder in found if folder.is_dir()), here / DEFAULT_ROOT))
 
 
 def absolute(url: str) -> str:
-    """Return a location that means the same wherever it is read: workers have other folders."""
-    return url if is_s3(url) else str(Path(url).expanduser().absolute())
+    """Return a location that means the same wherever it is read: workers have other folders.
+
+    Raises:
+        DataError: where it has a scheme other than s3, or means something else to each server.
+    """
+    if is_s3(url):
+        if {".", ".."} & {*url.split("/")}:
+            raise DataError(f"{url}: . and .. mean nothing on S3; write the key itself")
+        return url
+    if _SCHEME.match(url):
+        raise DataError(f"{url}: unknown scheme; use s3://bucket/key or a local path")
+    try:
+        return str(Path(url).expanduser().absolute())
+    except RuntimeError:
+        raise DataError(f"{url}: no such user's home; write the path from /") from None
 
 
 def filesystem(url: str) -> tuple[pafs.FileSystem, str]:
@@ -90,9 +109,7 @@ def filesystem(url: str) -> tuple[pafs.FileSystem, str]:
         DataError: where the location names no bucket, or a scheme other than s3.
     """
     if not is_s3(url):
-        if "://" in url:
-            raise DataError(f"{url}: unknown scheme; use s3://bucket/key or a local path")
-        return pafs.LocalFileSystem(), str(Path(url).absolute())
+        return pafs.LocalFileSystem(), absolute(url)
     path = url.removeprefix("s3://").strip("/")
     bucket = path.split("/")[0]
     if not bucket:
@@ -112,7 +129,13 @@ def _bucket(name: str, process: int, settings: tuple[str | None, ...]) -> pafs.F
 
 
 def join(url: str, *parts: str) -> str:
-    """Append path parts to a location."""
+    """Append path parts to a location.
+
+    Raises:
+        DataError: where it names no bucket.
+    """
+    if url.startswith("s3:") and not url.removeprefix("s3:").strip("/"):
+        raise DataError(f"{url}: names no bucket; write s3://bucket/key")
     return "/".join([url.rstrip("/"), *parts])
 
 
@@ -120,6 +143,14 @@ def exists(url: str) -> bool:
     """Tell whether a file or folder is there."""
     _, path = filesystem(url)
     return objects.exists(f"s3://{path}") if is_s3(url) else os.path.exists(path)
+
+
+def is_file(url: str) -> bool:
+    """Tell whether a file is there, and not a folder or what else has a name."""
+    _, path = filesystem(url)
+    if is_s3(url):
+        return "/" in path and bool(objects.tag(f"s3://{path}"))
+    return os.path.isfile(path)
 
 
 def read_bytes(url: str, *, offset: int = 0, size: int = -1) -> bytes:
@@ -171,7 +202,7 @@ def open_stream(url: str) -> Iterator[tuple[pa.NativeFile, int]]:
             yield stream, info.size
 
 
-def write_bytes(url: str, content: bytes, *, instead_of: str | None = None) -> str:
+def write_bytes(url: str, content: bytes | memoryview, *, instead_of: str | None = None) -> str:
     """Write a file whole or not at all; folders above it are made.
 
     Args:
@@ -220,9 +251,8 @@ def list_folders(url: str) -> list[str]:
 def list_stats(url: str, *, recursive: bool = False) -> dict[str, Stat]:
     """Return what is known of the files below a folder: path relative to it → `Stat`.
 
-    Files whose names begin with a dot are passed over. Links are followed, but not back to a folder
-    that they lie in; one that leads nowhere has a size of -1. What is no file, such as a pipe, is
-    passed over.
+    Files whose names begin with a dot are passed over, and what is no file, such as a pipe. Links
+    are followed, each folder once: one that is not has a size below 0, see `disks.Stat`.
     """
     return {name: stat for name, stat in _inside(url, recursive=recursive) if stat is not None}
 
@@ -242,8 +272,12 @@ def overlap(one: str, other: str) -> bool:
 
     Links and ``..`` are followed on disks.
     """
-    first, second = _resolved(one), _resolved(other)
-    return f"{first}/".startswith(f"{second}/") or f"{second}/".startswith(f"{first}/")
+    return holds(one, other) or holds(other, one)
+
+
+def holds(folder: str, place: str) -> bool:
+    """Tell whether a location is a folder or lies in it: see `overlap`."""
+    return f"{_resolved(place)}/".startswith(f"{_resolved(folder)}/")
 
 
 def _resolved(url: str) -> str:
@@ -290,10 +324,26 @@ def delete_file(url: str) -> None:
 
 
 def prune(url: str) -> None:
-    """Remove a folder that is empty; on S3 there is none."""
+    """Remove a folder that holds nothing but locks; on S3 there is none."""
     if not is_s3(url):
+        folder = Path(filesystem(url)[1])
         with suppress(OSError):
-            os.rmdir(filesystem(url)[1])
+            if all(re.fullmatch(disks.LOCK, name) for name in os.listdir(folder)):
+                for path in folder.iterdir():
+                    path.unlink(missing_ok=True)
+                folder.rmdir()
+
+
+def is_link(url: str) -> bool:
+    """Tell whether a name on a disk is a link."""
+    return not is_s3(url) and os.path.islink(filesystem(url)[1])
+
+
+def clear_parts(url: str, names: str, *, before: float) -> None:
+    """Remove what killed writers left in a folder; on S3 they leave nothing: see `disks`."""
+    if not is_s3(url):
+        with _explained(url):
+            disks.clear_parts(filesystem(url)[1], names, before=before)
 
 
 def make_bucket(url: str) -> None:
@@ -301,7 +351,7 @@ def make_bucket(url: str) -> None:
     objects.make_bucket(url)
 
 
-def sha256(content: bytes) -> str:
+def sha256(content: bytes | memoryview) -> str:
     """Return the hex digest by which contents are told apart."""
     return hashlib.sha256(content).hexdigest()
 

@@ -7,6 +7,7 @@ are card ids, or aliases of them. What a card says of a body is in `facets`.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -126,7 +127,7 @@ class Taxonomy:
         known = self.index()
         absent = sorted(set(labels) - set(known))
         if absent:
-            shown = ", ".join(f'"{label}"' for label in absent[:3])
+            shown = ", ".join(f'"{label[:60]}"' for label in absent[:3])
             near = did_you_mean(absent[0], known) if len(absent) == 1 else ""
             more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
             raise TaxonomyError(
@@ -230,7 +231,7 @@ def from_folders(folder: str) -> Taxonomy:
     """
     if not storage.is_s3(folder) and not Path(folder).is_dir():
         raise TaxonomyError(f"{folder}: not a folder; give one that holds a folder for each class")
-    ids = folders.class_folders(folder)
+    ids = sorted({_composed(name) for name in folders.class_folders(folder)})
     if not ids:
         raise TaxonomyError(f"{folder}: holds no folders; expected one for each class")
     known = _known(ids)
@@ -301,13 +302,18 @@ def _card(entry: Any, *, base: Mapping[str, Card], where: str) -> Card:
         key = ".".join(str(part) for part in first["loc"])
         raise TaxonomyError(f"{where}: {key}: {first['msg'].lower()}") from None
     return Card(
-        id=model.id,
+        id=_composed(model.id),
         names=tuple(model.names),
         sanskrit=tuple(model.sanskrit),
         parents=tuple(model.parents),
-        aliases=tuple(model.aliases),
+        aliases=tuple(map(_composed, model.aliases)),
         facets=facets.parse(model.facets, where=f"{where}: facets"),
     )
+
+
+def _composed(label: str) -> str:
+    """Return a label as data sets have it: with each accent in one character with its letter."""
+    return unicodedata.normalize("NFC", label)
 
 
 def _check(cards: Sequence[Card], *, where: str) -> None:

@@ -15,6 +15,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import Field
 
 from raypose import storage
 from raypose.config import Stored, parse_stored
@@ -34,8 +37,8 @@ class Claim(Stored):
     holder: str
     """A number that no other has."""
     host: str
-    pid: int
-    at: float
+    pid: Annotated[int, Field(ge=1, lt=1 << 31)]
+    at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
     """Seconds since 1970."""
     who: str = ""
 
@@ -46,7 +49,7 @@ class Claim(Stored):
     @property
     def has_lapsed(self) -> bool:
         """Its holder has been silent for long, or is a process of this machine that has ended."""
-        silent = time.time() - self.at > LAPSES_S
+        silent = abs(time.time() - self.at) > LAPSES_S
         if silent or self.host != socket.gethostname():
             return silent
         return self.holder not in _ACTIVE if self.pid == os.getpid() else not _is_alive(self.pid)

@@ -13,7 +13,7 @@ from raypose.config import MAX_PIXELS
 from raypose.data import images, manifests, shards, twins
 from raypose.data.manifests import Shard
 from raypose.data.packing import Run, serial
-from raypose.errors import BadPicture
+from raypose.errors import BadPicture, DataError
 
 __all__ = ["Row", "cluster", "inspect", "suspicious"]
 
@@ -69,7 +69,10 @@ def inspect(
         found[number] = rows
         done += len(rows)
         progress(done, total)
-    return [row for number in sorted(found) for row in found[number]]
+    rows = [row for number in sorted(found) for row in found[number]]
+    if len({(row.data, row.id) for row in rows}) < len(rows):
+        raise DataError(f"{', '.join(urls)}: pictures bear the same id; build it again")
+    return rows
 
 
 def cluster(

@@ -72,6 +72,8 @@ class Manifest(Stored):
     def _adds_up(self) -> Manifest:
         if self.num_rows != sum(shard.num_rows for shard in self.shards):
             raise ValueError("num_rows is not the sum of its shards'")
+        if len({shard.name for shard in self.shards}) < len(self.shards):
+            raise ValueError("a shard is listed twice")
         if self.num_rows != sum(self.labels.values()):
             raise ValueError("num_rows is not the sum of its labels'")
         return self

@@ -10,26 +10,24 @@ digest of what they hold, and MANIFEST.json comes last: what is there stays unti
 from __future__ import annotations
 
 import hashlib
-import io
 import math
-import re
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import accumulate, islice
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
 from raypose import storage
-from raypose.config import Packing, Stored, canonical_json, read_stored
+from raypose.config import Packing
 from raypose.console import status
-from raypose.data import claims, images, sources
+from raypose.data import claims, images, records, sources
 from raypose.data.manifests import (
-    FORMAT,
     MANIFEST,
     RECORDS,
     Manifest,
@@ -41,13 +39,14 @@ from raypose.data.shards import SCHEMA
 from raypose.data.sources import Entry, Listing
 from raypose.errors import BadPicture, ConflictError, DataError, NotFoundError, StorageError
 
-__all__ = ["Run", "T", "Task", "build", "pack", "serial"]
+__all__ = ["Run", "T", "Task", "build", "pack", "packed", "serial"]
 
 FETCHERS = 8
 AS_IT_IS = Packing()
 
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 MIXED_BYTES, MIXED_ROWS = 512 << 20, 100_000
@@ -58,32 +57,12 @@ SHARD_BYTES = 256 << 20
 """A shard that has grown to this is written, however few its rows."""
 
 
-READ_AHEAD = 32
+READ_AHEAD = FETCHERS
 """Pictures that a task holds beside its shard."""
-
-
-PLAN, REFUSED = "plan", "refused.json"
-
-
-NOTES = r"plan|refused\.json|[0-9]+\.json"
-"""Names of what builds note beside their claim."""
-
-
-OURS = r"shard-[0-9]{5,}-[0-9a-f]{8}\.parquet"
-"""Names that only packing gives."""
 
 
 Run = Callable[[Callable[..., Any], Sequence[Any], Any], Iterator[Any]]
 """(function, tasks, what all of them need) → results in any order: see `serial`."""
-
-
-class Record(Stored):
-    """What a task did."""
-
-    num_read: Annotated[int, Field(ge=0)]
-    labels: dict[str, int]
-    shards: tuple[Shard, ...]
-    rejected: tuple[Rejected, ...]
 
 
 class Task(NamedTuple):
@@ -91,6 +70,11 @@ class Task(NamedTuple):
 
     first: int
     shards: Sequence[Sequence[Entry]]
+
+    @property
+    def labels(self) -> Counter[str]:
+        """Pictures of each class that it reads."""
+        return Counter(entry.label for shard in self.shards for entry in shard)
 
 
 def serial(function: Callable[..., Any], tasks: Sequence[Any], common: Any) -> Iterator[Any]:
@@ -132,39 +116,75 @@ def pack(
 
     Raises:
         DataError: where `dest` is taken or overlaps the source, or too many pictures are unusable.
-        ConflictError: where another builds there, or has.
+        ConflictError: where another builds there, or has, or the source has changed meanwhile.
         StorageError: where a picture could not be read or a shard not written; what is done stays.
     """
-    for place in listing.places:
-        if storage.overlap(place, dest):
-            raise DataError(f"{dest}: overlaps the source, {place}; choose a place beside it")
+    with packed(listing, dest, packing, overwrite=overwrite, progress=progress, run=run) as close:
+        return close()
+
+
+@contextmanager
+def packed(
+    listing: Listing,
+    dest: str,
+    packing: Packing,
+    *,
+    overwrite: bool,
+    progress: Callable[[int, int], None],
+    run: Run,
+) -> Iterator[Callable[[], Manifest]]:
+    """Write the shards of a data set; yields what closes it, before which nothing is replaced.
+
+    So are several packed that are to change together: see `pack`.
+    """
+    _check_apart(listing, dest)
     _find_room(dest, overwrite=overwrite)
-    folder = storage.join(dest, RECORDS)
-    with claims.hold(folder, what=dest) as check:
+    begun = time.time()
+    with claims.hold(storage.join(dest, RECORDS), what=dest) as check:
         before = _find_room(dest, overwrite=overwrite)  # nobody closes it from here on
         tasks = _plan(listing, packing)
-        records = _resume(listing, dest, packing)
-        num_done = sum(record.num_read for record in records.values())
-        todo = [task for task in tasks if task.first not in records]
+        done = records.resume(
+            dest,
+            records.identity(listing, packing),
+            {task.first: task.labels for task in tasks},
+        )
+        num_done = sum(record.num_read for record in done.values())
+        todo = [task for task in tasks if task.first not in done]
         try:
             for first, record in run(_pack_task, todo, (dest, packing, listing.may_miss)):
                 check()
-                records[first] = record
+                done[first] = record
                 num_done += record.num_read
                 progress(num_done, len(listing.entries))
         except StorageError as error:
             kept = f"; {num_done} of {len(listing.entries)} pictures are done and kept"
             again = "" if isinstance(error, ConflictError) else "; give the command again to go on"
             raise type(error)(f"{error}{kept}{again}") from None
-        manifest = _closed(listing, [records[task.first] for task in tasks])
+        manifest = _closed(listing, [done[task.first] for task in tasks])
         _check_bad(listing, manifest, dest, packing)
-        check()
-        _close(dest, manifest, before)
-        try:
-            _sweep(dest, manifest, before[0] if before else None)
-        except StorageError as error:  # nobody reads what the manifest does not list
-            status(f"{error}; the data set is whole, with files beside it that it needs no more")
-    return manifest
+        listing.check_unchanged()
+
+        def close() -> Manifest:
+            check()
+            _close(dest, manifest, before)
+            try:
+                records.sweep(dest, manifest, before[0] if before else None, begun=begun)
+            except StorageError as error:  # nobody reads what the manifest does not list
+                beside = "the data set is whole, with files beside it that it needs no more"
+                status(f"{error}; {beside}")
+            return manifest
+
+        yield close
+
+
+def _check_apart(listing: Listing, dest: str) -> None:
+    """Refuse to write into what is read, or over the files that it names."""
+    for place in listing.places:
+        if storage.overlap(place, dest):
+            raise DataError(f"{dest}: overlaps the source, {place}; choose a place beside it")
+    for folder in listing.folders:
+        if storage.holds(dest, folder):
+            raise DataError(f"{dest}: holds files of the source, in {folder}; choose another place")
 
 
 def _plan(listing: Listing, packing: Packing) -> list[Task]:
@@ -201,7 +221,7 @@ def _plan(listing: Listing, packing: Packing) -> list[Task]:
     return [Task(first, shards) for first, shards in zip(firsts, tasks, strict=False)]
 
 
-def _pack_task(task: Task, common: tuple[str, Packing, bool]) -> tuple[int, Record]:
+def _pack_task(task: Task, common: tuple[str, Packing, bool]) -> tuple[int, records.Record]:
     """Write the shards of a task, then its record; return the task's number and the record."""
     dest, packing, may_miss = common
     written: list[Shard] = []
@@ -222,28 +242,38 @@ def _pack_task(task: Task, common: tuple[str, Packing, bool]) -> tuple[int, Reco
     with ThreadPoolExecutor(FETCHERS) as pool:  # decoding leaves the interpreter's lock
         for number, entries in enumerate(task.shards, start=task.first):
             rows: list[tuple[Entry, bytes]] = []
-            for some in _batched(entries, READ_AHEAD):
-                for outcome in pool.map(examine, some):
-                    if isinstance(outcome, Rejected):
-                        rejected.append(outcome)
-                        continue
-                    rows.append(outcome)
-                    labels[outcome[0].label] += 1
-                if sum(len(content) for _, content in rows) >= SHARD_BYTES:
+            held = 0
+            for outcome in _in_turn(pool, examine, entries):
+                if isinstance(outcome, Rejected):
+                    rejected.append(outcome)
+                    continue
+                rows.append(outcome)
+                labels[outcome[0].label] += 1
+                held += len(outcome[1])
+                if held >= SHARD_BYTES:
                     written.append(_write_shard(rows, dest, number=number))
-                    rows = []
+                    rows, held = [], 0
             if rows:
                 written.append(_write_shard(rows, dest, number=number))
-    record = Record(
+    record = records.Record(
         num_read=sum(map(len, task.shards)),
         labels=labels,
         shards=tuple(written),
         rejected=tuple(rejected),
     )
-    document = record.model_dump(mode="json")
-    document["rejected"] = [one._asdict() for one in rejected]
-    storage.write_json(storage.join(dest, RECORDS, f"{task.first}.json"), document)
+    records.write(dest, task.first, record)
     return task.first, record
+
+
+def _in_turn(pool: Executor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield the results of some items in their order, a few of them under way."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > READ_AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _examined(content: bytes, packing: Packing) -> bytes:
@@ -259,17 +289,20 @@ def _examined(content: bytes, packing: Packing) -> bytes:
 
 
 def _write_shard(rows: Sequence[tuple[Entry, bytes]], dest: str, *, number: int) -> Shard:
-    table = pa.Table.from_pylist(
+    pictures = pa.StructArray.from_arrays(
         [
-            {"image": {"bytes": content, "path": entry.id}, "label": entry.label, "id": entry.id}
-            for entry, content in rows
+            pa.array([content for _, content in rows], pa.binary()),
+            pa.array([entry.id for entry, _ in rows], pa.string()),
         ],
-        schema=SCHEMA,
+        fields=list(SCHEMA.field("image").type),
     )
-    buffer = io.BytesIO()
+    labels, ids = [entry.label for entry, _ in rows], [entry.id for entry, _ in rows]
+    arrays = [pictures, pa.array(labels, pa.string()), pa.array(ids, pa.string())]
+    table = pa.Table.from_arrays(arrays, schema=SCHEMA)
+    sink = pa.BufferOutputStream()
     # JPEG does not compress further; small row groups let a reader stream
-    pq.write_table(table, buffer, compression="none", row_group_size=64, use_dictionary=["label"])
-    content = buffer.getvalue()
+    pq.write_table(table, sink, compression="none", row_group_size=64, use_dictionary=["label"])
+    content = memoryview(sink.getvalue())
     digest = storage.sha256(content)
     name = f"shard-{number:05d}-{digest[:8]}.parquet"
     storage.write_bytes(storage.join(dest, name), content)
@@ -285,50 +318,18 @@ def _find_room(dest: str, *, overwrite: bool) -> tuple[Manifest, str] | None:
     try:
         found = read_tagged_manifest(dest)
     except NotFoundError:
+        records.check_room(dest, overwrite=overwrite)
         return None
     if not overwrite:
         raise DataError(f"{dest}: already holds a data set; choose another, or overwrite=true")
     return found
 
 
-def _resume(listing: Listing, dest: str, packing: Packing) -> dict[int, Record]:
-    """Return the records of the same build if it was cut off; sweep away those of another."""
-    folder = storage.join(dest, RECORDS)
-    names = storage.list_files(folder)
-    identity = _identity(listing, packing)
-    records = {}
-    if PLAN in names and storage.read_bytes(storage.join(folder, PLAN)).decode() == identity:
-        there = set(storage.list_files(dest))
-        for name in names:
-            if name.removesuffix(".json").isdecimal():
-                record = read_stored(
-                    Record, storage.join(folder, name), what="the record of a build",
-                    mend="delete it",
-                )  # fmt: skip
-                if there.issuperset(shard.name for shard in record.shards):
-                    records[int(name.removesuffix(".json"))] = record
-        return records
-    for name in names:
-        if re.fullmatch(NOTES, name):
-            storage.delete_file(storage.join(folder, name))
-    storage.write_bytes(storage.join(folder, PLAN), identity.encode())
-    return {}
-
-
-def _identity(listing: Listing, packing: Packing) -> str:
-    """Return what two builds share of which one may go on with what the other did."""
-    how = packing.model_dump(exclude={"max_bad_fraction"})
-    digest = hashlib.sha256(canonical_json([FORMAT, listing.stamp, how]).encode())
-    for entry in listing.entries:
-        digest.update("\0".join(map(str, entry)).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def _closed(listing: Listing, records: Iterable[Record]) -> Manifest:
+def _closed(listing: Listing, done: Iterable[records.Record]) -> Manifest:
     labels: Counter[str] = Counter()
     shards: list[Shard] = []
     rejected = list(listing.rejected)
-    for record in records:
+    for record in done:
         labels.update(record.labels)
         shards += record.shards
         rejected += record.rejected
@@ -354,9 +355,8 @@ def _check_bad(listing: Listing, manifest: Manifest, dest: str, packing: Packing
             f"{_first(refused)}"
         )
     if num_bad > packing.max_bad_fraction * total:
-        url = storage.join(dest, RECORDS, REFUSED)
+        url = records.write_refused(dest, refused)
         enough = math.ceil(1000 * num_bad / total) / 1000
-        storage.write_json(url, [one._asdict() for one in refused])
         raise DataError(
             f"{dest}: {num_bad} of {total} pictures cannot be used, over "
             f"max_bad_fraction={packing.max_bad_fraction:g}{_first(refused)}; all are in {url}; "
@@ -371,19 +371,6 @@ def _close(dest: str, manifest: Manifest, before: tuple[Manifest, str] | None) -
         storage.write_json(url, manifest.to_dict(), instead_of=before[1] if before else "")
     except (ConflictError, NotFoundError):
         raise ConflictError(f"{dest}: another build was closed there meanwhile; it stays") from None
-
-
-def _sweep(dest: str, manifest: Manifest, before: Manifest | None) -> None:
-    """Delete what the data set of before was made of, what builds left, and the records."""
-    kept = {shard.name for shard in manifest.shards}
-    old = {shard.name for shard in before.shards} if before else set()
-    for name in storage.list_files(dest):
-        if name not in kept and (name in old or re.fullmatch(OURS, name)):
-            storage.delete_file(storage.join(dest, name))
-    folder = storage.join(dest, RECORDS)
-    for name in storage.list_files(folder):
-        if re.fullmatch(NOTES, name):  # the claim goes last: nobody begins before all is gone
-            storage.delete_file(storage.join(folder, name))
 
 
 def _first(rejected: Sequence[Rejected]) -> str:

@@ -7,8 +7,9 @@ are all different; groups of twins move as one, and into a test only where singl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raypose import storage
@@ -16,7 +17,7 @@ from raypose.config import Packing
 from raypose.data import sources
 from raypose.data.inspection import Row
 from raypose.data.manifests import MANIFEST, Manifest, read_manifest
-from raypose.data.packing import Run, pack, serial
+from raypose.data.packing import Run, packed, serial
 from raypose.errors import DataError
 
 __all__ = ["Split", "assign", "check_shares", "write"]
@@ -151,54 +152,51 @@ def write(
             raise DataError(
                 f"{storage.join(dest, part)}: overlaps what is split, {source}; choose another DEST"
             )
-    written: dict[str, Manifest] = {}
     done = 0
-    for part in sorted(split.counts()):
-        entries = [entry for entry in listing.entries if split.parts[entry.id] == part]
-        chosen = sources.Listing(
-            source,
-            entries,
-            places=(source,),
-            group_bytes=listing.group_bytes,
-            stamp=listing.stamp,
-        )
+    closing: dict[str, Callable[[], Manifest]] = {}
+    with ExitStack() as held:  # all parts are written before one of them is replaced
+        for part in sorted(split.counts()):
+            entries = [entry for entry in listing.entries if split.parts[entry.id] == part]
 
-        def update(some: int, total: int, before: int = done) -> None:
-            progress(before + some, len(listing.entries))
+            def update(some: int, total: int, before: int = done) -> None:
+                progress(before + some, len(listing.entries))
 
-        written[part] = pack(
-            chosen,
-            storage.join(dest, part),
-            packing,
-            overwrite=overwrite,
-            progress=update,
-            run=run,
-        )
-        done += len(entries)
-    _drop_stale(dest, written, overwrite=overwrite)
+            closing[part] = held.enter_context(
+                packed(
+                    replace(listing, entries=entries, rejected=[], num_refused=0),
+                    storage.join(dest, part),
+                    packing,
+                    overwrite=overwrite,
+                    progress=update,
+                    run=run,
+                )
+            )
+            done += len(entries)
+        stale = _stale(dest, closing, overwrite=overwrite)
+        written = {part: close() for part, close in closing.items()}
+    for url, manifest in stale.items():
+        storage.delete_file(storage.join(url, MANIFEST))
+        for shard in manifest.shards:
+            storage.delete_file(storage.join(url, shard.name))
     storage.write_json(storage.join(dest, REPORT), _report(source, split, packing, written))
     return written
 
 
-def _drop_stale(dest: str, written: Mapping[str, Manifest], *, overwrite: bool) -> None:
-    """Remove parts of an earlier split that this one has not: their pictures are in others now.
+def _stale(dest: str, parts: Collection[str], *, overwrite: bool) -> dict[str, Manifest]:
+    """Return the parts of an earlier split that this one has not: their pictures are in others now.
 
     Raises:
         DataError: where they may not be replaced.
     """
-    for part in (REST, "val", "test"):
+    found = {}
+    for part in {REST, "val", "test"} - {*parts}:
         url = storage.join(dest, part)
-        try:
-            stale = read_manifest(url) if part not in written else None
-        except DataError:
-            continue
-        if stale is None:
-            continue
-        if not overwrite:
-            raise DataError(f"{url}: is of another split, and shares pictures; give overwrite=true")
-        storage.delete_file(storage.join(url, MANIFEST))
-        for shard in stale.shards:
-            storage.delete_file(storage.join(url, shard.name))
+        with suppress(DataError):
+            found[url] = read_manifest(url)
+    if found and not overwrite:
+        url = min(found)
+        raise DataError(f"{url}: is of another split, and shares pictures; give overwrite=true")
+    return found
 
 
 def _report(

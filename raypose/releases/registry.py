@@ -69,7 +69,13 @@ class Release:
 
 
 def names(root: str) -> list[str]:
-    """Return the names under which anything was published."""
+    """Return the names under which anything was published.
+
+    Raises:
+        RegistryError: where the registry would be a file.
+    """
+    if storage.is_file(root):
+        raise RegistryError(f"{root}: is a file, so no releases lie in it; check the path")
     return storage.list_folders(storage.join(root, "releases"))
 
 

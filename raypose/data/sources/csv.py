@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from raypose import storage
 from raypose.captions.taxonomy import Taxonomy
 from raypose.console import plural, status
-from raypose.data.manifests import Rejected
 from raypose.data.sources import rules, text
 from raypose.data.sources.listing import Entry, Listing
 from raypose.disks import Stat
@@ -51,47 +50,82 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
             listing.refuse(path or where, str(error))
             continue
         if not path or not label:
-            reason = "has no label" if path else "no path"
-            listing.rejected.append(Rejected(path or where, reason))
+            listing.leave_out(path or where, "has no label" if path else "no path")
         elif path.startswith(("http://", "https://")):
             listing.refuse(path, "is a web address; fetch it, and give its path")
+        elif place := places.find(path):
+            listing.entries.append(Entry(path, label, place))
         else:
-            listing.entries.append(Entry(path, label, places.find(path)))
+            listing.refuse(path, "not found; check the path")
     if turned:
         status(f"{source}: {plural(turned, 'path')} with backslashes read with slashes")
     listing.stamp = storage.sha256(content.encode("utf-8", "surrogatepass"))
-    listing.stamp_files(sorted((places.found).items()))
+    listing.stamp_files(sorted(places.named.items()))
+    listing.folders.update(place.rpartition("/")[0] for place in places.named)
     return listing
 
 
 class _Places:
-    """Where the paths of a table lie; each folder is listed once, however many paths it has."""
+    """Where the paths of a table lie; each folder is listed once, however many paths it has.
+
+    Attributes:
+        named: location → what is known of the file, of those found.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.found: dict[str, Stat] = {}
-        self.spelled: dict[str, dict[str, str]] = {}
+        self.named: dict[str, Stat] = {}
+        self.listed: dict[str, _Names] = {}
 
     def find(self, path: str) -> str:
-        """Return the location of a path, spelled as the file is: with its accents as they are."""
+        """Return the location of a path, written in one way; empty where no file is there.
+
+        A file of another spelling, of its accents, is taken where there is none of this.
+        """
         whole = path.startswith(("/", "s3://"))
         url = path if whole else storage.join(self.folder, path)
         above, _, name = url.rpartition("/")
-        if not storage.is_s3(url):
-            above = posixpath.normpath(above) if above else "/"
-        if above not in self.spelled:
-            self.spelled[above] = self._listed(above)
-        return self.spelled[above].get(rules.composed(name), storage.join(above, name))
+        if storage.is_s3(url):
+            key = url.removeprefix("s3://").strip("/").partition("/")[2]
+            if not key or {".", ".."} & {*url.split("/")}:
+                return ""
+        else:
+            above = "" if above.strip("/") == "" else _plain(above)
+        if above not in self.listed:
+            self.listed[above] = _Names(above)
+        place, stat = self.listed[above].find(name)
+        if place and stat:
+            self.named[place] = stat
+        return place
 
-    def _listed(self, above: str) -> dict[str, str]:
-        """Return composed name → location of the files of a folder, however it is spelled."""
-        found: dict[str, str] = {}
-        for folder in {unicodedata.normalize("NFD", above), rules.composed(above), above}:
-            for name, stat in storage.list_stats(folder).items():
-                place = storage.join(folder, name)
-                found[rules.composed(name)] = place
-                self.found[place] = stat
-        return found
+
+def _plain(folder: str) -> str:
+    """Return a path from / without ``..`` and doubled slashes."""
+    return "/" + posixpath.normpath(folder).lstrip("/")
+
+
+class _Names:
+    """The files of a folder, however its name and theirs are spelled."""
+
+    def __init__(self, folder: str) -> None:
+        self.exact: dict[str, tuple[str, Stat]] = {}
+        self.alike: dict[str, tuple[str, Stat]] = {}
+        self.folder = folder
+        spellings = [folder, rules.composed(folder), unicodedata.normalize("NFD", folder)]
+        for spelling in dict.fromkeys(spellings):
+            for name, stat in storage.list_stats(spelling or "/").items():
+                if stat.size >= 0:
+                    found = storage.join(spelling, name), stat
+                    self.exact.setdefault(name, found)
+                    self.alike.setdefault(rules.composed(name), found)
+
+    def find(self, name: str) -> tuple[str, Stat | None]:
+        """Return the location of a file, and what is known of it; empty where it is not there."""
+        found = self.exact.get(name) or self.alike.get(rules.composed(name))
+        hidden = storage.join(self.folder, name)
+        if found or not name.startswith(".") or not storage.is_file(hidden):
+            return found or ("", None)
+        return hidden, None
 
 
 def _table(content: str, where: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:

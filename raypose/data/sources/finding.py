@@ -8,6 +8,7 @@ a shard, or a few row groups of Parquet, at a time. Nothing is unpacked to disk.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from raypose import storage, synthesis
 from raypose.captions.taxonomy import Taxonomy
 from raypose.data import images
-from raypose.data.manifests import MANIFEST, RECORDS, Rejected
+from raypose.data.manifests import MANIFEST, RECORDS
 from raypose.data.sources import csv, imagefolder, parquet, rules, webdataset, yoga82
 from raypose.data.sources.listing import Entry, Listing
 from raypose.errors import DataError, NotFoundError, UsageError, did_you_mean
@@ -45,8 +46,10 @@ def find(
     """
     if kind not in ("auto", *KINDS):
         raise UsageError(f"kind: no {kind!r}{did_you_mean(kind, KINDS)}; known: {', '.join(KINDS)}")
+    source = storage.absolute(source)
+    pictures = storage.absolute(pictures) if pictures else ""
     chosen = _guess(source) if kind == "auto" else kind
-    listing = KINDS[chosen](source, pictures or source.rpartition("/")[0] or ".", classes)
+    listing = KINDS[chosen](source, pictures or source.rpartition("/")[0] or "/", classes)
     if listing.listed and not listing.entries:
         raise DataError(
             f"{source}: none of the {sum(listing.listed.values())} pictures that it lists is in "
@@ -125,8 +128,8 @@ def _as_cards(listing: Listing, classes: Taxonomy | None) -> Iterator[Entry]:
         label = entry.label
         if classes and label in known:
             entry = entry._replace(label=classes.ids[known[label]])
-        elif classes and label.isdecimal() and int(label) < len(classes):
-            entry = entry._replace(label=classes.ids[int(label)])
+        elif classes and 0 <= (number := rules.number_of(label)) < len(classes):
+            entry = entry._replace(label=classes.ids[number])
         yield entry
 
 
@@ -139,7 +142,7 @@ def _unmixed(listing: Listing, classes: Taxonomy | None) -> None:
         classes.require({*labels} - {*numbers}, where=listing.source)
     owner: dict[Any, str] = {}
     for label in labels:
-        key = known.get(label, re.sub(r"[\s_-]+", " ", label).strip().casefold())
+        key = known.get(label, _seen(label))
         other = owner.setdefault(key, label)
         if other != label:
             name = f'class "{classes.ids[key]}"' if classes and isinstance(key, int) else "one"
@@ -149,27 +152,45 @@ def _unmixed(listing: Listing, classes: Taxonomy | None) -> None:
             )
 
 
+def _seen(label: str) -> str:
+    """Return what is to be seen of a label, however it is written."""
+    shown = "".join(letter for letter in label if unicodedata.category(letter) != "Cf")
+    return re.sub(r"[\s_-]+", " ", shown).strip().casefold()
+
+
 def _once(listing: Listing) -> None:
     """Keep one of entries that are the same, and name the others; refuse two labels of one picture.
+
+    A list may have one picture by several paths.
 
     Raises:
         DataError: naming a picture that is listed under two labels.
     """
-    kept: dict[str, Entry] = {}
+    by_id: dict[str, Entry] = {}
+    by_place: dict[str, Entry] = {}
+    kept: list[Entry] = []
     for entry in listing.entries:
-        first = kept.setdefault(entry.id, entry)
+        first = by_id.setdefault(entry.id, entry)
+        if first is entry and listing.may_miss:
+            first = by_place.setdefault(entry.place, entry)
         if first is entry:
+            kept.append(entry)
             continue
         if first.label != entry.label:
+            also = "" if first.id == entry.id else f", also as {first.id}"
             raise DataError(
                 f'{listing.source}: {entry.id} is listed as "{first.label}" and as '
-                f'"{entry.label}"; keep one'
+                f'"{entry.label}"{also}; keep one'
             )
-        if (first.url, first.offset) == (entry.url, entry.offset):
-            listing.rejected.append(Rejected(entry.id, "listed twice"))
+        if _where(first) == _where(entry):
+            listing.leave_out(entry.id, "listed twice")
         else:
             listing.refuse(entry.id, "another picture has its name; rename one")
-    listing.entries = list(kept.values())
+    listing.entries = kept
+
+
+def _where(entry: Entry) -> tuple[str, int, str]:
+    return entry.place, entry.offset, entry.group
 
 
 KINDS: Mapping[str, Callable[[str, str, Taxonomy | None], Listing]] = {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from raypose import storage
 from raypose.data.manifests import Rejected
+from raypose.data.sources import rules
 from raypose.disks import Stat
+from raypose.errors import ConflictError
 
 __all__ = ["Entry", "Listing", "inside"]
 
@@ -48,6 +50,8 @@ class Listing:
         listed: pictures of each class that a list names, where there is a list.
         may_miss: pictures that are named may not be there.
         places: that are read, and so may not be written to.
+        folders: that files which are read lie in, and so may not be written over.
+        containers: files that are read in places, as they were when it was told where.
         group_bytes: of each group, all its pictures together.
         stamp: changes when a file of the source does.
     """
@@ -59,12 +63,18 @@ class Listing:
     listed: dict[str, int] = field(default_factory=dict)
     may_miss: bool = False
     places: tuple[str, ...] = ()
+    folders: set[str] = field(default_factory=set)
+    containers: dict[str, Stat] = field(default_factory=dict)
     group_bytes: dict[str, int] = field(default_factory=dict)
     stamp: str = ""
 
+    def leave_out(self, name: str, reason: str) -> None:
+        """Note what is no picture of a class."""
+        self.rejected.append(Rejected(rules.as_text(name), reason))
+
     def refuse(self, name: str, reason: str) -> None:
         """Leave a picture out that there is, and that cannot be used."""
-        self.rejected.append(Rejected(name, reason))
+        self.leave_out(name, reason)
         self.num_refused += 1
 
     def stamp_files(self, files: Iterable[tuple[str, Stat]]) -> None:
@@ -76,13 +86,47 @@ class Listing:
         digest = hashlib.sha256(self.stamp.encode())
         for name, stat in files:
             digest.update(f"{name}\0{stat}\n".encode("utf-8", "surrogateescape"))
+            if stat.real:
+                self.folders.add(stat.real.rpartition("/")[0])
         self.stamp = digest.hexdigest()
 
+    def stamp_containers(self, files: Mapping[str, Stat]) -> None:
+        """Note files, by their locations, that are read in places; see `stamp_files`."""
+        self.containers = dict(files)
+        self.stamp_files(sorted(files.items()))
 
-def inside(folder: str, ending: str) -> dict[str, Stat]:
-    """Return the locations of a folder's files with an ending, in any case of letters."""
+    def check_unchanged(self) -> None:
+        """Refuse what was read from files that were not, or not all the time, those listed.
+
+        Raises:
+            ConflictError: naming a file that has changed since.
+        """
+        folders = {url.rpartition("/")[0] for url in self.containers}
+        now = {
+            storage.join(folder, name): stat
+            for folder in folders
+            for name, stat in storage.list_stats(folder).items()
+        }
+        for url, stat in self.containers.items():
+            if now.get(url) != stat:
+                raise ConflictError(
+                    f"{url}: has changed since it was listed; give the command again"
+                )
+
+
+def inside(place: str, ending: str) -> dict[str, Stat]:
+    """Return the locations of the files with an ending, in any case of letters, in a folder.
+
+    Args:
+        place: of the folder, or of one such file.
+        ending: with its dot.
+    """
+    above, _, name = place.rpartition("/")
+    beside = storage.list_stats(above or "/") if name.lower().endswith(ending) else {}
+    if name in beside:
+        return {place: beside[name]}
     return {
-        storage.join(folder, name): stat
-        for name, stat in sorted(storage.list_stats(folder).items())
-        if name.lower().endswith(ending)
+        storage.join(place, name): stat
+        for name, stat in sorted(storage.list_stats(place).items())
+        if name.lower().endswith(ending) and stat.size >= 0
     }

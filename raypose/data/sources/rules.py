@@ -7,11 +7,13 @@ what is refused names the row.
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from raypose.captions import folders
+from raypose.console import plural, status
 from raypose.errors import DataError
 
 __all__ = [
@@ -24,11 +26,15 @@ __all__ = [
     "composed",
     "drawn_from",
     "ending",
+    "folder_label",
     "is_mask",
     "is_other",
     "is_passed_over",
     "label_of",
+    "number_of",
+    "refuse_sets",
     "sets_among",
+    "tell_depth",
 ]
 
 PICTURES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -49,6 +55,8 @@ MASKS = (
 """What is put behind a picture's name for one that is drawn from it."""
 NOTHING = ("", "-1", "nan", "<na>")
 """What tables write where there is no label."""
+_WRITTEN = re.compile(r"""-?\d+\.\d*|-\d+|\[.*\]|b(['"]).*\1""")
+"""How programs write what is no label: fractions, lists, bytes."""
 _MASK = re.compile(rf"(.+)[._-](?:{MASKS})", re.IGNORECASE)
 
 
@@ -80,8 +88,7 @@ def ending(name: str) -> str:
 def is_passed_over(path: str) -> bool:
     """Tell whether a path is hidden, or lies in a folder that is hidden or that a tool made."""
     *above, name = path.split("/")
-    while above and above[0] in (".", ""):
-        above = above[1:]
+    above = [part for part in above if part not in (".", "..", "")]
     return any(map(folders.is_foreign, above)) or name.startswith(".") or name.lower() in BY_TOOLS
 
 
@@ -121,21 +128,57 @@ def label_of(value: Any, names: Sequence[str] = ()) -> str:
     if names and isinstance(value, float) and value.is_integer():
         value = int(value)  # of a column with gaps, as pandas writes it
     if isinstance(value, bool) or not isinstance(value, int | str):
-        shown = repr(value)
-        shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
-        raise BadLabel(f"its label is {shown}; a label is text or a class number")
+        raise BadLabel(f"its label is {_short(repr(value))}; a label is text or a class number")
     if isinstance(value, int) and value == -1:
         return ""
     if isinstance(value, int) and names:
         if not 0 <= value < len(names):
             raise BadLabel(f"its label is {value} where there are {len(names)} class names")
-        return composed(str(names[value])).strip()
+        return _as_label(str(names[value]))
     if isinstance(value, int) and value < 0:
         raise BadLabel(f"its label is {value}; a class number is not below 0")
-    text = composed(str(value)).strip()
-    if any(ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in text):
-        raise BadLabel(f"its label is {text!r}, which holds what is no text")
-    return "" if text.lower() in NOTHING else text
+    text = _as_label(str(value))
+    if text.lower() in NOTHING:
+        return ""
+    if _WRITTEN.fullmatch(text):
+        raise BadLabel(f"its label is {_short(text)}; a label is text or a whole class number")
+    return text
+
+
+def folder_label(name: str) -> str:
+    """Return the label that a folder's name is; empty where nothing of it can be seen."""
+    return _as_label(name)
+
+
+def number_of(label: str) -> int:
+    """Return the class number that a label is; -1 where it is none."""
+    return int(label) if label.isdecimal() and len(label) < 10 else -1
+
+
+def _as_label(text: str) -> str:
+    """Return text composed, and without what cannot be seen around it.
+
+    Raises:
+        BadLabel: where it holds what is no text.
+    """
+    text = composed(text)
+    first, last = 0, len(text)
+    while first < last and _is_blank(text[first]):
+        first += 1
+    while first < last and _is_blank(text[last - 1]):
+        last -= 1
+    text = text[first:last]
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
+        raise BadLabel(f"its label is {_short(repr(text))}, which holds what is no text")
+    return text
+
+
+def _is_blank(letter: str) -> bool:
+    return letter.isspace() or unicodedata.category(letter) == "Cf"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def column(found: Sequence[str], known: Sequence[str], *, where: str) -> str:
@@ -152,6 +195,49 @@ def column(found: Sequence[str], known: Sequence[str], *, where: str) -> str:
             return alike[0]
     there = ", ".join(map(str, found)) or "none"
     raise DataError(f'{where}: no column "{known[0]}"; found {there[:200]}; name one {known[0]}')
+
+
+def refuse_sets(source: str, names: Iterable[str], *, mend: str) -> None:
+    """Refuse folders side by side that are named as sets, where one of them holds class folders.
+
+    Args:
+        source: for messages.
+        names: paths of its pictures.
+        mend: what to do; ``{}`` is the place of the first set, ``{name}`` its name.
+
+    Raises:
+        DataError: naming the sets.
+    """
+    found: dict[str, dict[str, bool]] = {}  # folder above → set → whether it holds class folders
+    for name in names:
+        above = name.split("/")[:-1]
+        for depth in [depth for depth, part in enumerate(above) if sets_among([part])]:
+            sets = found.setdefault("/".join([source.rstrip("/"), *above[:depth]]), {})
+            sets[above[depth]] = sets.get(above[depth], False) or depth + 1 < len(above)
+    for where, sets in found.items():
+        if len(sets) > 1 and any(sets.values()):
+            in_order = sets_among(sets)
+            first = next(name for name in in_order if sets[name])
+            place = shlex.quote(f"{where}/{first}")
+            raise DataError(
+                f"{where}: holds sets, not classes ({', '.join(in_order)}); "
+                + mend.format(place, name=first)
+            )
+
+
+def tell_depth(source: str, number: int, first: str) -> None:
+    """Say that folders below a class folder are of its class.
+
+    Args:
+        source: for messages.
+        number: of pictures in such folders.
+        first: class of one of them.
+    """
+    if number:
+        status(
+            f"{source}: {plural(number, 'picture')} in folders below a class folder, such as "
+            f"{first}, taken for that class"
+        )
 
 
 def sets_among(names: Iterable[str]) -> list[str]:

@@ -2,20 +2,25 @@
 
 What stands beside a picture has its name with another ending: of ``yoga.1.jpg`` the label is in
 ``yoga.1.cls``. Where a sample has one picture only, its key may also end at the first dot, as
-WebDataset's own do: ``7.image.jpg`` with ``7.cls``.
+WebDataset's own do: ``7.image.jpg`` with ``7.cls``. In a folder where labels are beside pictures, a
+picture without has none, unless it has a ``.json`` that says nothing of labels. Elsewhere the class
+is the first folder below those that all pictures are in.
 """
 
 from __future__ import annotations
 
 import json
+import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from raypose import storage
 from raypose.captions.taxonomy import Taxonomy
-from raypose.data.manifests import Rejected
+from raypose.console import status
 from raypose.data.sources import rules, text
 from raypose.data.sources.listing import Entry, Listing, inside
 from raypose.errors import DataError
@@ -23,76 +28,187 @@ from raypose.errors import DataError
 __all__ = ["list_source"]
 
 LABELLED = (".cls", ".json")
+LABEL_BYTES = 16 << 20
+"""A file beside a picture that is larger holds no label."""
+
+
+class _Member(NamedTuple):
+    """A picture of a tar: its name there, without the ending too, and where it lies."""
+
+    name: str
+    stem: str
+    entry: Entry
+
+    @property
+    def folders(self) -> list[str]:
+        """Those above it."""
+        return [part for part in self.name.split("/")[:-1] if part not in ("", ".")]
+
+
+@dataclass
+class _Tar:
+    """What was seen in a tar.
+
+    Attributes:
+        pictures: in their order.
+        labels: stem → the labels beside it.
+        marked: folders with labels beside pictures, be they none.
+        bare: stems of .json files that say nothing of labels.
+        links: (name, name of what it leads to).
+        others: names of unknown endings.
+    """
+
+    pictures: list[_Member] = field(default_factory=list)
+    labels: dict[str, set[str]] = field(default_factory=dict)
+    marked: dict[str, set[str]] = field(default_factory=dict)
+    bare: set[str] = field(default_factory=set)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
 
 def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing:
-    """List the members of a tar, or of the tars of a folder, in one pass over each."""
+    """List the members of a tar, or of the tars of a folder, in one pass over each.
+
+    Raises:
+        DataError: where a tar is damaged or cut off, holds sets, such as train and val, or a label
+            that is none.
+    """
     listing = Listing(source)
-    alone = source.lower().endswith(".tar")
-    above, _, name = source.rpartition("/")
-    tars = inside(source, ".tar") if not alone else {}
-    there = storage.list_stats(above or ".") if alone else {}
-    listing.stamp_files(sorted((tars or {one: there[one] for one in there if one == name}).items()))
-    for tar in tars or [source]:
-        _list_tar(listing, tar, f"{PurePosixPath(tar).stem}/" if len(tars) > 1 else "")
+    tars = inside(source, ".tar")
+    listing.stamp_containers(tars)
+    found: list[tuple[_Member, set[str], bool]] = []  # with its labels; if its folder may tell
+    for url in tars or [source]:
+        tar = _listed(listing, url, f"{PurePosixPath(url).stem}/" if len(tars) > 1 else "")
+        for member, lonely in _counted(tar):
+            labels = _beside(tar, member, lonely)
+            found.append((member, labels, not labels and _by_folder(tar, member)))
+    names = [member.name for member, _, _ in found]
+    rules.refuse_sets(source, names, mend="unpack it, and pack each")
+    root = _root(source, [member for member, _, by_folder in found if by_folder])
+    deep = Counter[str]()
+    for member, labels, by_folder in found:
+        folders = member.folders[root:] if by_folder else []
+        _enter(listing, member.entry, labels, "".join(folders[:1]))
+        if len(folders) > 1:
+            deep[folders[0]] += 1
+    rules.tell_depth(source, sum(deep.values()), next(iter(deep), ""))
     return listing
 
 
-def _list_tar(listing: Listing, tar: str, prefix: str) -> None:
-    told: dict[str, set[str]] = {}  # stem → the labels beside it
-    found: list[tuple[str, Entry]] = []
-    for member, content in _members(tar):
+def _listed(listing: Listing, url: str, prefix: str) -> _Tar:
+    """Go through a tar once."""
+    tar = _Tar()
+    for member, content in _members(url):
         name = member.name.removeprefix("./")
+        ending = rules.ending(name)
         if rules.is_passed_over(name):
             continue
-        stem = name.rpartition(".")[0]
-        if rules.ending(name) in rules.PICTURES:
-            place = Entry(
-                rules.as_text(prefix + name),
-                name.rpartition("/")[0].rpartition("/")[2],
-                tar,
-                member.offset_data,
-                member.size,
-            )
-            found.append((stem, place))
+        if ".." in name.split("/"):
+            listing.refuse(prefix + name, "its name leads out of the tar; pack it anew")
+        elif member.issym() or member.islnk():
+            above = posixpath.dirname(name) if member.issym() else ""
+            tar.links.append((name, posixpath.normpath(posixpath.join(above, member.linkname))))
+        elif not member.isfile():
+            continue
+        elif member.issparse():
+            listing.refuse(prefix + name, "is stored with holes; pack it anew without --sparse")
         elif content is not None:
-            label = _label_in(listing, prefix + name, content, where=f"{tar}: {name}")
-            if label is not None:
-                told.setdefault(stem, set()).add(label)
-    stems = {stem for stem, _ in found}
-    found = [
-        (stem, entry)
-        for stem, entry in found
-        if stem in told or not rules.is_mask(f"{stem}.", stems) or not _drop(listing, entry)
-    ]
-    lonely = Counter(_first_key(stem) for stem, _ in found)
-    for stem, entry in found:
-        short = _first_key(stem)
-        labels = told.get(stem) or (told.get(short) if lonely[short] == 1 else None)
-        _enter(listing, entry, labels or set())
+            stem = name.rpartition(".")[0]
+            label = _label_in(content, name, where=f"{url}: {name}")
+            if label is None:
+                tar.bare.add(stem)
+                continue
+            tar.marked.setdefault(name.rpartition("/")[0], set()).add(ending)
+            if label:
+                tar.labels.setdefault(stem, set()).add(label)
+        elif ending in rules.PICTURES:
+            tar.pictures.append(_placed(name, prefix, url, member.offset_data, member.size))
+        elif not rules.is_other(name):
+            tar.others.append(name)
+            tar.pictures.append(_placed(name, prefix, url, member.offset_data, member.size))
+        elif ending not in LABELLED:
+            listing.leave_out(prefix + name, "no picture by its name")
+    _settle(listing, tar, prefix)
+    return tar
 
 
-def _drop(listing: Listing, entry: Entry) -> bool:
-    listing.rejected.append(Rejected(entry.id, "drawn from the picture beside it"))
-    return True
+def _placed(name: str, prefix: str, url: str, offset: int, size: int) -> _Member:
+    stem, dot, _ = name.rpartition(".")
+    entry = Entry(rules.as_text(prefix + name), "", url, offset, size)
+    return _Member(name, stem if dot else name, entry)
 
 
-def _enter(listing: Listing, entry: Entry, labels: set[str]) -> None:
+def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
+    """Follow the links of a tar, and drop what is beside a picture: other data, masks."""
+    there = {posixpath.normpath(member.name): member.entry for member in tar.pictures}
+    for name, target in tar.links:
+        entry = there.get(target)
+        if entry:
+            tar.pictures.append(_placed(name, prefix, entry.url, entry.offset, entry.size))
+        else:
+            listing.leave_out(prefix + name, "a link that leads to no picture of the tar")
+    others = set(tar.others)
+    stems = {member.stem for member in tar.pictures if member.name not in others}
+    kept = []
+    for member in tar.pictures:
+        if member.name in others and ({member.stem, _first_key(member.stem)} & stems):
+            continue  # what WebDataset puts beside a picture, of any ending
+        if member.stem not in tar.labels and rules.is_mask(f"{member.stem}.", stems):
+            listing.leave_out(member.entry.id, "drawn from the picture beside it")
+            continue
+        kept.append(member)
+    tar.pictures = kept
+
+
+def _counted(tar: _Tar) -> Iterator[tuple[_Member, bool]]:
+    """Yield pictures, and whether each is the only one of its sample."""
+    counts = Counter(_first_key(member.stem) for member in tar.pictures)
+    for member in tar.pictures:
+        yield member, counts[_first_key(member.stem)] == 1
+
+
+def _beside(tar: _Tar, member: _Member, lonely: bool) -> set[str]:
+    """Return the labels beside a picture."""
+    found = tar.labels.get(member.stem)
+    return found or (tar.labels.get(_first_key(member.stem), set()) if lonely else set())
+
+
+def _by_folder(tar: _Tar, member: _Member) -> bool:
+    """Tell whether the folder of a picture without a label beside it says its class."""
+    marked = tar.marked.get(member.name.rpartition("/")[0], set())
+    bare = member.stem in tar.bare or _first_key(member.stem) in tar.bare
+    return not marked or (bare and ".cls" not in marked)
+
+
+def _root(source: str, members: list[_Member]) -> int:
+    """Return how many folders all pictures are in, above those of their classes; it is said."""
+    first = members[0].folders if members else []
+    depth = 0
+    while all(
+        len(member.folders) > depth + 1 and member.folders[depth] == first[depth]
+        for member in members
+    ) and depth + 1 < len(first):
+        depth += 1
+    if depth:
+        status(f"{source}: classes are the folders in {'/'.join(first[:depth])}/")
+    return depth
+
+
+def _enter(listing: Listing, entry: Entry, labels: set[str], folder: str) -> None:
     """Enter a picture under its label: what stands beside it, or its folder."""
     if len(labels) > 1:
         both = " and ".join(sorted(labels))
         listing.refuse(entry.id, f"has two labels beside it, {both}; keep one")
         return
     try:
-        label = rules.label_of(next(iter(labels), entry.label))
+        label = next(iter(labels), "") or rules.folder_label(folder)
     except rules.BadLabel as error:
         listing.refuse(entry.id, str(error))
         return
     if label:
         listing.entries.append(entry._replace(label=label))
     else:
-        reason = "has no label: no .cls or .json beside it, and no folder"
-        listing.rejected.append(Rejected(entry.id, reason))
+        listing.leave_out(entry.id, "has no label: no .cls or .json beside it, and no folder")
 
 
 def _first_key(stem: str) -> str:
@@ -102,7 +218,7 @@ def _first_key(stem: str) -> str:
 
 
 def _members(tar: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
-    """Yield the files of a tar in one pass, with the content of those that hold labels."""
+    """Yield what is in a tar in one pass, with the content of files that hold labels."""
     name, count = "its first file", 0
     try:
         with storage.open_stream(tar) as (stream, num_bytes):
@@ -110,31 +226,39 @@ def _members(tar: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # they pile up otherwise
                     name, count = member.name, count + member.isfile()
-                    if not member.isfile():
-                        continue
-                    labelled = rules.ending(member.name) in LABELLED
+                    stored = member.isfile() and not member.issparse()
+                    if stored and not 0 <= member.size <= num_bytes - member.offset_data:
+                        raise tarfile.ReadError("unexpected end of data")
+                    labelled = stored and rules.ending(member.name) in LABELLED
+                    if labelled and member.size > LABEL_BYTES:
+                        raise tarfile.ReadError(f"{member.size} bytes are no label")
                     file = archive.extractfile(member) if labelled else None
                     yield member, file.read() if file else None
                 if archive.offset + tarfile.BLOCKSIZE > num_bytes:  # a whole one ends with zeros
                     raise tarfile.ReadError("unexpected end of data")
+                while rest := archive.fileobj.read(1 << 20):
+                    if rest.strip(b"\0"):
+                        raise tarfile.ReadError("more behind its end; tar -A puts tars together")
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(
-            f"{tar}: cut off or damaged at {name}, after {count} files ({error}); fetch it again"
+            f"{tar}: cut off or damaged at {rules.as_text(name)}, after {count} files ({error}); "
+            "fetch it again"
         ) from None
 
 
-def _label_in(listing: Listing, name: str, content: bytes, *, where: str) -> str | None:
-    """Return the label that a file beside a picture holds; None where it holds none."""
+def _label_in(content: bytes, name: str, *, where: str) -> str | None:
+    """Return the label that a file beside a picture holds: empty for none; None if unsaid."""
+    where = rules.as_text(where)
     try:
         if rules.ending(name) == ".cls":
-            return rules.label_of(text.decoded(content, where=where)) or None
+            return rules.label_of(text.decoded(content, where=where))
         document = json.loads(text.decoded(content, where=where))
         found = document if isinstance(document, Mapping) else {}
-        value = next((found[key] for key in rules.LABEL_COLUMNS if key in found), None)
-        return rules.label_of(value) or None
-    except json.JSONDecodeError as error:
+        given = [found[key] for key in rules.LABEL_COLUMNS if key in found]
+        return rules.label_of(given[0]) if given else None
+    except rules.BadLabel as error:
+        raise DataError(f"{where}: {error}; mend it, or take it out") from None
+    except ValueError as error:  # numbers of thousands of digits too
         raise DataError(f"{where}: not JSON ({error}); mend it, or take it out") from None
     except RecursionError:
         raise DataError(f"{where}: not JSON (nested too deep); take it out") from None
-    except rules.BadLabel as error:
-        raise DataError(f"{where}: {error}; mend it, or take it out") from None

@@ -31,7 +31,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
         path, *levels = (part.strip() for part in line.rsplit(",", 3))
         path = rules.composed(text.slashed(path))
         where = f"{source}: line {number}"
-        if len(levels) != 3 or not all(map(str.isdecimal, levels)) or "/" not in path:
+        if len(levels) != 3 or min(map(rules.number_of, levels)) < 0 or "/" not in path:
             raise DataError(
                 f"{where}: expected folder/file,level 6,level 20,class; found {line[:80]!r}"
             )

@@ -1,0 +1,526 @@
+"""Sources and places as strangers leave them: nothing lost, nothing mislabelled, no traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import time
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.pictures import encoded, photo
+
+from raypose import storage
+from raypose.captions import taxonomy
+from raypose.config import Packing
+from raypose.data import claims, inspection, manifests, packing, shards, sources, splits
+from raypose.data.sources import parquet, webdataset
+from raypose.errors import ConflictError, DataError, RegistryError, TaxonomyError
+from raypose.releases import registry
+
+A, B = encoded(photo(24, 24)), encoded(photo(30, 24))
+LENIENT = Packing(max_bad_fraction=1)
+
+
+def laid(base: Path, *names: str, content: bytes = A) -> Path:
+    for name in names:
+        path = base / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return base
+
+
+def tar(path: Path, *members: tuple[str, bytes | str], **how: Any) -> Path:
+    """A tar; what is text in place of bytes is what a link leads to."""
+    with tarfile.open(path, "w", **how) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def labels(source: Path | str, **how: Any) -> dict[str, str]:
+    return {entry.id: entry.label for entry in sources.find(str(source), **how).entries}
+
+
+def table(path: Path, columns: dict[str, Any], **how: Any) -> Path:
+    pq.write_table(pa.table(columns), path, **how)
+    return path
+
+
+def test_shards_that_lost_their_manifest_are_kept(tmp_path: Path) -> None:
+    one, two = laid(tmp_path / "one", "a/1.jpg", "b/1.jpg"), laid(tmp_path / "two", "c/1.jpg")
+    packing.build(str(one), str(tmp_path / "d"))
+    (tmp_path / "d/MANIFEST.json").unlink()
+    (shard,) = (tmp_path / "d").glob("*.parquet")
+    with pytest.raises(DataError, match="holds shards without their MANIFEST"):
+        packing.build(str(two), str(tmp_path / "d"))
+    assert shard.exists()
+    packing.build(str(two), str(tmp_path / "d"), overwrite=True)
+    assert not shard.exists()
+
+
+def test_notes_of_builds_are_not_followed_elsewhere(tmp_path: Path) -> None:
+    laid(tmp_path / "precious", "plan", "0.json")
+    laid(tmp_path / "s", "a/1.jpg", "b/1.jpg")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/_building").symlink_to(tmp_path / "precious")
+    with pytest.raises(DataError, match="is a link"):
+        packing.build(str(tmp_path / "s"), str(tmp_path / "d"), overwrite=True)
+    assert {path.name for path in (tmp_path / "precious").iterdir()} == {"plan", "0.json"}
+
+
+def test_what_links_lead_to_is_not_written_over(tmp_path: Path) -> None:
+    laid(tmp_path / "s", "a/1.jpg", "a/2.jpg", "b/1.jpg")
+    packing.build(str(tmp_path / "s"), str(tmp_path / "d"), Packing(rows_per_shard=2))
+    (tmp_path / "ln").mkdir()
+    first, second = sorted((tmp_path / "d").glob("*.parquet"))
+    (tmp_path / "ln/x.parquet").symlink_to(first)
+    with pytest.raises(DataError, match="holds files of the source"):
+        packing.build(str(tmp_path / "ln"), str(tmp_path / "d"), overwrite=True)
+    assert first.exists()
+    assert second.exists()
+    (tmp_path / "l.csv").write_text("path,label\ns/a/1.jpg,a\ns/b/1.jpg,b\n")
+    with pytest.raises(DataError, match="holds files of the source"):
+        packing.build(str(tmp_path / "l.csv"), str(tmp_path / "s/a"))
+
+
+def test_all_parts_of_a_split_change_or_none(tmp_path: Path) -> None:
+    for k in range(12):
+        laid(tmp_path / "s", f"{'ab'[k % 2]}/{k}.jpg", content=encoded(photo(20 + k, 24)))
+    data, dest = str(tmp_path / "d"), str(tmp_path / "parts")
+    packing.build(str(tmp_path / "s"), data)
+    rows = inspection.inspect([data])
+
+    def write(seed: int) -> None:
+        split = splits.assign(rows, [], shares={"val": 0.34}, seed=seed)
+        splits.write(data, dest, split, Packing(), overwrite=True)
+
+    write(0)
+    before = {part: storage.read_bytes(f"{dest}/{part}/MANIFEST.json") for part in ("train", "val")}
+    with claims.hold(f"{dest}/val/_building", what="val"), pytest.raises(ConflictError):
+        write(1)
+    after = {part: storage.read_bytes(f"{dest}/{part}/MANIFEST.json") for part in ("train", "val")}
+    assert after == before
+    write(1)
+    held = [{row.id for row in inspection.inspect([f"{dest}/{part}"])} for part in ("train", "val")]
+    assert not held[0] & held[1]
+    assert len(held[0] | held[1]) == 12
+
+
+def test_names_that_tell_rows_of_one_group_apart(tmp_path: Path) -> None:
+    pictures = [encoded(photo(20 + k, 24)) for k in range(10)]
+    rows = [
+        {"image": {"bytes": picture, "path": f"{k % 5}.jpg"}, "label": "ab"[k // 5]}
+        for k, picture in enumerate(pictures)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet", row_group_size=5)
+    listing = sources.find(str(tmp_path / "x.parquet"))
+    read = sources.opened(listing.entries)
+    found = {read(entry): entry.label for entry in listing.entries}
+    assert found == {picture: "ab"[k // 5] for k, picture in enumerate(pictures)}
+
+
+def test_labels_of_own_shards_are_as_they_were_packed(tmp_path: Path) -> None:
+    laid(tmp_path / "s", "nan/1.jpg", "-1/1.jpg", "1.5/1.jpg", "a/1.jpg")
+    packing.build(str(tmp_path / "s"), str(tmp_path / "d"))
+    assert set(labels(tmp_path / "d").values()) == {"nan", "-1", "1.5", "a"}
+
+
+def test_a_tar_with_labels_beside_pictures_has_no_class_folders(tmp_path: Path) -> None:
+    made = tar(
+        tmp_path / "x.tar",
+        *((f"data/{k}.jpg", A) for k in range(4)),
+        ("data/0.cls", b"tree"), ("data/1.cls", b"cobra"), ("data/2.cls", b"-1"),
+    )  # fmt: skip
+    listing = sources.find(str(made))
+    assert labels(made) == {"data/0.jpg": "tree", "data/1.jpg": "cobra"}
+    assert [one.id for one in listing.rejected] == ["data/2.jpg", "data/3.jpg"]
+
+
+def test_the_class_folder_of_a_tar_is_the_first_that_differs(tmp_path: Path, capsys: Any) -> None:
+    members = [(f"./{name}/s{k}/{k}.jpg", A) for name in ("tree", "cobra") for k in range(2)]
+    assert set(labels(tar(tmp_path / "x.tar", *members)).values()) == {"tree", "cobra"}
+    assert "in folders below a class folder" in capsys.readouterr().err
+    wrapped = [(f"data/{name.removeprefix('./')}", content) for name, content in members]
+    assert set(labels(tar(tmp_path / "y.tar", *wrapped)).values()) == {"tree", "cobra"}
+    assert "classes are the folders in data/" in capsys.readouterr().err
+    sets = [(f"{part}/{name}", content) for part in ("train", "val") for name, content in members]
+    with pytest.raises(DataError, match="holds sets, not classes"):
+        labels(tar(tmp_path / "z.tar", *sets))
+
+
+def test_what_else_is_in_tars_is_named(tmp_path: Path) -> None:
+    made = tar(
+        tmp_path / "x.tar",
+        ("a/1.jpg", A), ("a/s.jpg", "1.jpg"), ("b/gone.jpg", "nowhere.jpg"), ("b/2", B),
+        ("b/3.heic", B), ("b/notes.txt", b"x"), ("b/2.emb", b"x"), ("../b/4.jpg", A),
+        ("b/5.jpg", A), ("b/5.emb", b"beside"),
+    )  # fmt: skip
+    listing = sources.find(str(made))
+    assert {entry.id: entry.label for entry in listing.entries} == {
+        "a/1.jpg": "a", "a/s.jpg": "a", "b/2": "b", "b/3.heic": "b", "b/2.emb": "b", "b/5.jpg": "b",
+    }  # fmt: skip
+    assert {one.id for one in listing.rejected} == {"b/gone.jpg", "b/notes.txt", "../b/4.jpg"}
+    assert listing.num_refused == 1
+    read = sources.opened(listing.entries)
+    assert read(next(entry for entry in listing.entries if entry.id == "a/s.jpg")) == A
+
+
+def test_tars_put_one_behind_the_other(tmp_path: Path) -> None:
+    one = tar(tmp_path / "1.tar", ("a/1.jpg", A), ("b/1.jpg", A)).read_bytes()
+    two = tar(tmp_path / "2.tar", ("a/2.jpg", A), ("b/2.jpg", A)).read_bytes()
+    (tmp_path / "both.tar").write_bytes(one + two)
+    with pytest.raises(DataError, match="more behind its end"):
+        sources.find(str(tmp_path / "both.tar"))
+
+
+def test_sizes_in_tars_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytearray(tar(tmp_path / "x.tar", ("a/1.jpg", A), ("b/1.jpg", A)).read_bytes())
+    content[124:136] = b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7
+    content[148:156] = b"%06o\0 " % (256 + sum(content[:148]) + sum(content[156:512]))
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(DataError, match="unexpected end of data"):
+        sources.find(str(tmp_path / "x.tar"))
+    monkeypatch.setattr(webdataset, "LABEL_BYTES", 10)
+    with pytest.raises(DataError, match="11 bytes are no label"):
+        sources.find(str(tar(tmp_path / "y.tar", ("a/1.jpg", A), ("a/1.json", b"{" * 11))))
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_a_source_that_changes_while_it_is_packed(tmp_path: Path, kind: str) -> None:
+    def write(rows: list[tuple[bytes, str]]) -> None:
+        path = tmp_path / f"x.{kind}"
+        if kind == "tar":
+            members = [(f"{label}/1.jpg", content.ljust(9000, b"\0")) for content, label in rows]
+            tar(path, *members)
+        else:
+            table(path, {"image": [row[0] for row in rows], "label": [row[1] for row in rows]})
+        os.utime(path, ns=(1, len(rows[0][0])))
+
+    write([(A, "a"), (B, "b")])
+    listing = sources.find(str(tmp_path / f"x.{kind}"))
+    write([(B, "b"), (A, "a")])
+    with pytest.raises(ConflictError, match="has changed since it was listed"):
+        packing.pack(listing, str(tmp_path / "d"))
+    assert not (tmp_path / "d/MANIFEST.json").exists()
+
+
+def test_one_picture_by_several_paths_of_a_list(tmp_path: Path) -> None:
+    laid(tmp_path, "p/1.jpg", "p/2.jpg")
+    for other in ("p/../p/1.jpg", "p//1.jpg", f"{tmp_path}/p/1.jpg", "./p/./1.jpg"):
+        (tmp_path / "l.csv").write_text(f"path,label\np/1.jpg,tree\n{other},cobra\n")
+        with pytest.raises(DataError, match=r"also as p.1\.jpg; keep one"):
+            sources.find(str(tmp_path / "l.csv"))
+        (tmp_path / "l.csv").write_text(f"path,label\np/1.jpg,tree\n{other},tree\np/2.jpg,cobra\n")
+        assert len(labels(tmp_path / "l.csv")) == 2
+
+
+def test_two_spellings_of_accents_side_by_side(tmp_path: Path) -> None:
+    one, two = (unicodedata.normalize(form, "p/caf\u00e9.jpg") for form in ("NFC", "NFD"))
+    laid(tmp_path, one, content=A)
+    laid(tmp_path, two, content=B)
+    if len(list((tmp_path / "p").iterdir())) < 2:
+        pytest.skip("this disk knows one spelling only")
+    (tmp_path / "l.csv").write_text(f"path,label\n{one},a\n{two},b\n")
+    listing = sources.find(str(tmp_path / "l.csv"))
+    read = sources.opened(listing.entries)
+    assert {entry.label: read(entry) for entry in listing.entries} == {"a": A, "b": B}
+
+
+def test_rows_of_lists_that_name_no_file(tmp_path: Path) -> None:
+    laid(tmp_path, *(f"p/{k}.jpg" for k in range(4)))
+    (tmp_path / "p/dir.jpg").mkdir()
+    os.mkfifo(tmp_path / "p/pipe.jpg")
+    odd = ["p/dir.jpg", "p/pipe.jpg", "/dev/zero", f"p/{'x' * 300}.jpg", "p/", "s3://bucket"]
+    rows = [f"p/{k}.jpg,{'ab'[k % 2]}" for k in range(4)] + [f"{name},a" for name in odd]
+    (tmp_path / "l.csv").write_text("\n".join(["path,label", *rows]))
+    listing = sources.find(str(tmp_path / "l.csv"))
+    assert len(listing.entries) == 4
+    assert {one.id for one in listing.rejected} == set(odd)
+    assert listing.num_refused == len(odd)
+
+
+def test_the_stamp_of_a_list_is_of_what_it_names(tmp_path: Path) -> None:
+    laid(tmp_path, "p/1.jpg", "p/2.jpg")
+    (tmp_path / "l.csv").write_text("path,label\np/1.jpg,a\np/2.jpg,b\n")
+    stamp = sources.find(str(tmp_path / "l.csv")).stamp
+    laid(tmp_path, "p/notes.log")
+    assert sources.find(str(tmp_path / "l.csv")).stamp == stamp
+    laid(tmp_path, "p/1.jpg", content=B)
+    assert sources.find(str(tmp_path / "l.csv")).stamp != stamp
+
+
+@pytest.mark.parametrize("name", [" ", "\u200b", "\ufeff"])
+def test_class_folders_whose_names_cannot_be_seen(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="has no name to be seen"):
+        labels(laid(tmp_path, f"{name}/1.jpg", "b/1.jpg", "c/1.jpg"))
+
+
+@pytest.mark.parametrize("value", ["1.0", "[1, 2]", "b'x'", "-3", "a\u2028b"])
+def test_text_that_stands_for_no_label(tmp_path: Path, value: str) -> None:
+    laid(tmp_path, "1.jpg", "2.jpg")
+    (tmp_path / "l.csv").write_text(f'path,label\n1.jpg,"{value}"\n2.jpg,\ufefftree\u200b\n')
+    listing = sources.find(str(tmp_path / "l.csv"))
+    assert [entry.label for entry in listing.entries] == ["tree"]
+    assert listing.num_refused == 1
+
+
+def test_labels_that_look_the_same(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="are both one"):
+        labels(laid(tmp_path, "tr\u200bee/1.jpg", "tree/1.jpg"))
+
+
+@pytest.mark.parametrize("url", ["gs://b/x", "S3://b/x", "s3:/b/x", "file:///x", "~nosuchuser/x"])
+def test_locations_of_other_schemes(tmp_path: Path, url: str, monkeypatch: Any) -> None:
+    laid(tmp_path / "s", "a/1.jpg", "b/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"unknown scheme|no such user"):
+        packing.build(str(tmp_path / "s"), url)
+    monkeypatch.setenv("RAYPOSE_STORAGE", url)
+    with pytest.raises(DataError, match=r"unknown scheme|no such user"):
+        storage.default_root()
+    assert {path.name for path in tmp_path.iterdir()} == {"s"}
+    with pytest.raises(DataError, match="mean nothing on S3"):
+        storage.absolute("s3://bucket/./x")
+    with pytest.raises(DataError, match="names no bucket"):
+        storage.join("s3://", "x")
+
+
+def test_a_registry_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    with pytest.raises(RegistryError, match="is a file"):
+        registry.names(str(tmp_path / "f"))
+
+
+@pytest.mark.parametrize("target", ["loop.jpg", "1.jpg/x.jpg", "x" * 300, "/nowhere/1.jpg"])
+def test_links_that_lead_nowhere(tmp_path: Path, target: str) -> None:
+    laid(tmp_path, "a/1.jpg", "b/1.jpg")
+    (tmp_path / "a/loop.jpg").symlink_to(target)
+    listing = sources.find(str(tmp_path))
+    assert len(listing.entries) == 2
+    assert listing.rejected == [("a/loop.jpg", "a link that leads nowhere")]
+
+
+def test_folders_that_link_to_each_other(tmp_path: Path) -> None:
+    laid(tmp_path / "s", *(f"c{k}/1.jpg" for k in range(9)))
+    laid(tmp_path / "pool", "1.jpg")
+    for k in range(9):
+        for other in range(9):
+            if other != k:
+                (tmp_path / f"s/c{k}/see{other}").symlink_to(f"../c{other}")
+    (tmp_path / "s/z").symlink_to(tmp_path / "pool")
+    found = labels(tmp_path / "s")
+    assert found == {f"c{k}/1.jpg": f"c{k}" for k in range(9)} | {"z/1.jpg": "z"}
+
+
+def test_damaged_parquet_is_one_line(tmp_path: Path) -> None:
+    made = table(tmp_path / "x.parquet", {"image": [A] * 9, "label": ["a", "b", "c"] * 3})
+    content = bytearray(made.read_bytes())
+    content[4:60] = b"\x5a" * 56
+    made.write_bytes(content)
+    with pytest.raises(DataError, match="cut off or damaged"):
+        packing.build(str(made), str(tmp_path / "d"))
+    bad = pa.Array.from_buffers(
+        pa.string(),
+        2,
+        [None, pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"a\xff\xfe")],
+    )
+    with pytest.raises(DataError, match="not UTF-8"):
+        sources.find(str(table(tmp_path / "y.parquet", {"image": [A, B], "label": bad})))
+    twice = pa.Table.from_arrays(
+        [pa.array([A]), pa.array([A]), pa.array(["a"])], ["image", "image", "label"]
+    )
+    pq.write_table(twice, tmp_path / "z.parquet")
+    with pytest.raises(DataError, match="more than once"):
+        sources.find(str(tmp_path / "z.parquet"))
+    listed = [{"bytes": A, "path": ["x"]}]
+    assert len(labels(table(tmp_path / "p.parquet", {"image": listed, "label": ["a"]}))) == 1
+
+
+def test_a_folder_called_as_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").mkdir()
+    table(tmp_path / "x.parquet/part-0.parquet", {"image": [A, B], "label": ["a", "b"]})
+    assert len(labels(tmp_path / "x.parquet")) == 2
+
+
+def test_parquet_that_is_small_on_disk_only(tmp_path: Path, monkeypatch: Any) -> None:
+    rows = 200_000
+    few = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), pa.array([b"x"], pa.binary()))
+    one = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int8), pa.array(["a"])).cast(pa.string())
+    columns = {"image": few.cast(pa.binary()), "label": one}
+    with pytest.raises(DataError, match="the same few values"):
+        sources.find(str(table(tmp_path / "x.parquet", columns, row_group_size=rows)))
+    monkeypatch.setattr(parquet, "EXPANDED_BYTES", 50 * len(A))
+    often = pa.DictionaryArray.from_arrays(np.zeros(400, np.int32), pa.array([A], pa.binary()))
+    for how in ({}, {"store_schema": False}):
+        made = table(tmp_path / "y.parquet", {"image": often, "label": ["a", "b"] * 200}, **how)
+        listing = sources.find(str(made))
+        with pytest.raises(DataError, match="the same over and over"):
+            packing.pack(listing, str(tmp_path / "d"))
+
+
+def test_names_that_are_not_utf8_are_left_out_by_name(tmp_path: Path) -> None:
+    laid(tmp_path / "s", "a/1.jpg", "b/1.jpg", "__MACOSX/x.jpg")
+    os.rename(tmp_path / "s/__MACOSX/x.jpg", os.fsencode(tmp_path / "s/__MACOSX") + b"/caf\xe9.jpg")
+    os.mkdir(os.fsencode(tmp_path / "s") + b"/caf\xe9")
+    manifest = packing.build(str(tmp_path / "s"), str(tmp_path / "d"))
+    assert {one.id for one in manifest.rejected} == {"__MACOSX/caf\\xe9.jpg", "caf\\xe9/"}
+
+
+@pytest.mark.parametrize(
+    "fault", [{"at": 1e15}, {"at": float("nan")}, {"pid": 10**12}, {"pid": -1}, {"pid": 10**30}]
+)
+def test_claims_of_strangers(tmp_path: Path, fault: dict[str, Any]) -> None:
+    laid(tmp_path / "s", "a/1.jpg", "b/1.jpg")
+    claim = {"holder": "a", "host": "x", "pid": 1, "at": time.time()} | fault
+    laid(tmp_path, "d/_building/claim.json", content=json.dumps(claim).encode())
+    with pytest.raises(DataError, match="not a claim"):
+        packing.build(str(tmp_path / "s"), str(tmp_path / "d"))
+
+
+def test_a_claim_of_the_future_has_lapsed(tmp_path: Path) -> None:
+    laid(tmp_path / "s", "a/1.jpg", "b/1.jpg")
+    claim = {"holder": "a", "host": "x", "pid": 1, "at": time.time() + 1e6}
+    laid(tmp_path, "d/_building/claim.json", content=json.dumps(claim).encode())
+    assert packing.build(str(tmp_path / "s"), str(tmp_path / "d")).num_rows == 2
+
+
+def cut_off(tmp_path: Path) -> tuple[sources.Listing, Path]:
+    """A build that waits for somebody to say that a bad picture may be left out."""
+    laid(tmp_path / "s", "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")
+    laid(tmp_path / "s", "b/bad.jpg", content=b"no picture")
+    listing = sources.find(str(tmp_path / "s"))
+    with pytest.raises(DataError, match="cannot be used"):
+        packing.pack(listing, str(tmp_path / "d"))
+    return listing, tmp_path / "d/_building/0.json"
+
+
+@pytest.mark.parametrize(
+    "fault", [{"labels": {"a": 7}}, {"num_read": 3}, {"rejected": []}, {"shards": []}]
+)
+def test_records_that_do_not_add_up(tmp_path: Path, fault: dict[str, Any]) -> None:
+    listing, place = cut_off(tmp_path)
+    place.write_text(json.dumps(json.loads(place.read_text()) | fault))
+    with pytest.raises(DataError, match="not the record of a build"):
+        packing.pack(listing, str(tmp_path / "d"), LENIENT)
+
+
+def test_records_of_other_classes_are_not_believed(tmp_path: Path) -> None:
+    listing, place = cut_off(tmp_path)
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"labels": {"zebra": 4}}))
+    assert packing.pack(listing, str(tmp_path / "d"), LENIENT).labels == {"a": 2, "b": 2}
+
+
+def test_a_plan_that_is_no_text(tmp_path: Path) -> None:
+    listing, place = cut_off(tmp_path)
+    (place.parent / "plan").write_bytes(b"\xff\xfe")
+    assert packing.pack(listing, str(tmp_path / "d"), LENIENT).num_rows == 4
+
+
+def test_what_killed_writers_left_is_cleared_away(tmp_path: Path) -> None:
+    listing, place = cut_off(tmp_path)
+    left = [
+        tmp_path / "d/.shard-00000-12345678.parquet.0123abcd.part",
+        tmp_path / "d/_building/.0.json.0123abcd.part",
+        tmp_path / "d/_building/.claim.json.lock",
+    ]
+    for path in left:
+        path.write_bytes(b"x")
+        os.utime(path, (1, 1))
+    packing.pack(listing, str(tmp_path / "d"), LENIENT)
+    assert not any(path.exists() for path in left)
+    assert not place.parent.exists()
+
+
+def crafted(tmp_path: Path, made: pa.Table, **fault: Any) -> str:
+    """A data set whose one shard is what its manifest says in bytes and rows."""
+    sink = io.BytesIO()
+    pq.write_table(made, sink)
+    content = sink.getvalue()
+    digest = storage.sha256(content)
+    name = f"shard-00000-{digest[:8]}.parquet"
+    laid(tmp_path / "m", name, content=content)
+    shard = {"name": name, "num_rows": len(made), "num_bytes": len(content), "sha256": digest}
+    known = {"format": manifests.FORMAT, "num_rows": len(made), "labels": {"a": len(made)}}
+    document = known | {"shards": [shard]} | fault
+    laid(tmp_path / "m", "MANIFEST.json", content=json.dumps(document).encode())
+    return str(tmp_path / "m")
+
+
+PICTURE = {"bytes": A, "path": "x"}
+WRONG: dict[str, dict[str, Any]] = {
+    "no label": {"label": pa.array([None, "a"], pa.string())},
+    "no picture": {"image": [PICTURE, None]},
+    "one id": {"id": ["1", "1"]},
+    "no id": {"id": pa.array([None, "2"], pa.string())},
+    "text for a picture": {"image": ["x", "y"]},
+    "numbers for labels": {"label": [1, 2]},
+    "another label": {"label": ["a", "b"]},
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_shards_that_are_not_what_their_manifest_says(tmp_path: Path, what: str) -> None:
+    right = {"image": [PICTURE, PICTURE], "label": ["a", "a"], "id": ["1", "2"]}
+    shards.verify(crafted(tmp_path, pa.table(right)))
+    url = crafted(tmp_path, pa.table(right | WRONG[what]))
+    with pytest.raises(DataError, match=r"is not what the manifest says|bear the same id"):
+        shards.verify(url)
+    with pytest.raises(DataError):
+        packing.build(url, str(tmp_path / "d"))
+
+
+def test_a_manifest_that_lists_a_shard_twice(tmp_path: Path) -> None:
+    made = pa.table({"image": [PICTURE], "label": ["a"], "id": ["1"]})
+    url = crafted(tmp_path, made)
+    shard = json.loads((tmp_path / "m/MANIFEST.json").read_text())["shards"][0]
+    crafted(tmp_path, made, num_rows=2, labels={"a": 2}, shards=[shard, shard])
+    with pytest.raises(DataError, match="a shard is listed twice"):
+        shards.verify(url)
+
+
+def test_numbers_of_thousands_of_digits(tmp_path: Path) -> None:
+    many = "1" * 5000
+    made = tar(tmp_path / "x.tar", ("1.jpg", A), ("1.json", b'{"label": %s}' % many.encode()))
+    with pytest.raises(DataError, match="not JSON"):
+        sources.find(str(made))
+    (tmp_path / "y.txt").write_text(f"Akarna_Dhanurasana/1.jpg,0,0,{many}\n")
+    with pytest.raises(DataError, match="line 1: expected"):
+        sources.find(str(tmp_path / "y.txt"))
+    laid(tmp_path, "1.jpg")
+    (tmp_path / "l.csv").write_text(f"path,label\n1.jpg,{many}\n")
+    with pytest.raises(TaxonomyError, match="not in taxonomy"):
+        sources.find(str(tmp_path / "l.csv"), classes=taxonomy.load("work"))
+
+
+def test_cards_whose_labels_have_their_accents_apart(tmp_path: Path) -> None:
+    name = unicodedata.normalize("NFD", "caf\u00e9")
+    alias = unicodedata.normalize("NFD", "th\u00e9")
+    cards = {"name": "t", "classes": [
+        {"id": name, "names": ["coffee"], "aliases": [alias]}, {"id": "b", "names": ["b"]},
+    ]}  # fmt: skip
+    classes = taxonomy.parse(cards, where="t")
+    laid(tmp_path, f"{name}/1.jpg", "b/1.jpg")
+    assert set(labels(tmp_path, classes=classes).values()) == {"caf\u00e9", "b"}
+    assert classes.counts({"th\u00e9": 2, "b": 1}) == {"caf\u00e9": 2, "b": 1}
+
+
+def test_large_pictures_are_held_a_few_at_a_time(tmp_path: Path, monkeypatch: Any) -> None:
+    laid(tmp_path / "s", *(f"{'ab'[k % 2]}/{k}.jpg" for k in range(40)))
+    monkeypatch.setattr(packing, "SHARD_BYTES", 3 * len(A))
+    manifest = packing.build(str(tmp_path / "s"), str(tmp_path / "d"))
+    assert max(shard.num_rows for shard in manifest.shards) == 3
+    assert manifest.num_rows == 40
