@@ -182,7 +182,10 @@ def read_rows(entries: Sequence[Entry]) -> dict[str, bytes]:
                 wanted = {entry.offset: entry.id for entry in members}
                 for row, picture in _pictures(parquet, group, name, url):
                     if row in wanted:
-                        rows[wanted[row]] = picture
+                        rows[wanted.pop(row)] = picture
+                if wanted:
+                    reason = f"row group {group} has fewer rows than it says"
+                    raise DataError(f"{url}: cut off or damaged ({reason}); fetch it again")
     return rows
 
 

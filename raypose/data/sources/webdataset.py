@@ -227,7 +227,8 @@ def _members(tar: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
                     archive.members = []  # type: ignore[attr-defined]  # they pile up otherwise
                     name, count = member.name, count + member.isfile()
                     stored = member.isfile() and not member.issparse()
-                    if stored and not 0 <= member.size <= num_bytes - member.offset_data:
+                    # the next header would lie there; to seek beyond the end takes for ever
+                    if not member.offset_data <= archive.offset <= num_bytes or member.size < 0:
                         raise tarfile.ReadError("unexpected end of data")
                     labelled = stored and rules.ending(member.name) in LABELLED
                     if labelled and member.size > LABEL_BYTES:
