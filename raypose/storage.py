@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +39,7 @@ __all__ = [
     "download_folder",
     "exists",
     "filesystem",
+    "finite",
     "holds",
     "is_file",
     "is_link",
@@ -233,9 +235,23 @@ def read_json(url: str) -> Any:
 
 
 def write_json(url: str, document: Any, *, instead_of: str | None = None) -> str:
-    """Write JSON, indented and with a final line break; as `write_bytes`."""
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    """Write JSON, indented and with a final line break; as `write_bytes`.
+
+    What is no number, or endless, is written as null: JSON has neither.
+    """
+    text = json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return write_bytes(url, text.encode(), instead_of=instead_of)
+
+
+def finite(document: Any) -> Any:
+    """Return a document with None in place of what is no finite number."""
+    if isinstance(document, float):
+        return document if math.isfinite(document) else None
+    if isinstance(document, Mapping):
+        return {key: finite(value) for key, value in document.items()}
+    if isinstance(document, list | tuple) and not hasattr(document, "_asdict"):
+        return [finite(value) for value in document]
+    return document
 
 
 def list_files(url: str, *, recursive: bool = False) -> list[str]:

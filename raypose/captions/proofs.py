@@ -14,12 +14,22 @@ from typing import Any
 
 from raypose.captions.grammar import format_grammar, from_templates, grammar_hash, parse, to_json
 from raypose.captions.nodes import Choice, Lit, Node, children, rebuilt
-from raypose.captions.rendering import count, enumerate_captions, evaluation_captions, leaves
+from raypose.captions.rendering import (
+    count,
+    enumerate_captions,
+    evaluation_captions,
+    leaves,
+    longest,
+)
 from raypose.captions.taxonomy import Card, Taxonomy
 from raypose.config import document_hash
 from raypose.errors import CaptionError
 
 __all__ = ["check", "controls", "coverage", "identity", "prune", "sides"]
+
+MAX_PROVED = 128
+"""Ways through a grammar for a class that are all looked at."""
+
 
 MAX_COMPARED = 256
 """Captions of a branch that are compared with its neighbours' by `prune`."""
@@ -49,7 +59,9 @@ def check(
         node: the grammar.
         taxonomy: the classes.
         tokenize: captions → token ids without padding; where given, captions are told apart by
-            tokens, and none may be longer than `context_length`.
+            tokens, and none may be longer than `context_length`: neither those at evaluation nor
+            those that training may draw. These are all looked at where a class has 128 ways or
+            less, and else the one of the longest branches.
         context_length: tokens that the text tower takes, its two marks included.
 
     Raises:
@@ -66,15 +78,43 @@ def check(
         captions = evaluation_captions(node, card)
         keys: Sequence[Any] = captions if tokenize is None else list(map(tuple, tokenize(captions)))
         for caption, key in zip(captions, keys, strict=True):
-            if context_length is not None and len(key) > context_length:
-                raise CaptionError(
-                    f'captions: "{caption}" has {len(key)} tokens where the text tower takes '
-                    f"{context_length}; shorten the grammar"
-                )
             if owner.setdefault(key, card) is not card:
                 raise CaptionError(
                     f'captions: "{caption}" stands for "{owner[key].id}" and for "{card.id}"'
                 )
+    if tokenize is not None and context_length is not None:
+        _check_lengths(node, taxonomy, tokenize, context_length)
+
+
+def _check_lengths(
+    node: Node,
+    taxonomy: Taxonomy,
+    tokenize: Callable[[list[str]], Sequence[Sequence[int]]],
+    context_length: int,
+) -> None:
+    """Refuse captions that would be cut: what is left of them may be the same for all classes."""
+    known: dict[str, int] = {}
+
+    def size(text: str) -> int:
+        if text not in known:
+            known[text] = len(tokenize([text])[0])
+        return known[text]
+
+    spoken: dict[str, None] = {}
+    for card in taxonomy.cards:
+        few = count(node, card) <= MAX_PROVED
+        spoken |= dict.fromkeys(
+            enumerate_captions(node, card)
+            if few
+            else [longest(node, card, size), *evaluation_captions(node, card)]
+        )
+    texts = list(spoken)
+    for text, row in zip(texts, tokenize(texts), strict=True):
+        if len(row) > context_length:
+            raise CaptionError(
+                f'captions: "{text}" has {len(row)} tokens where the text tower takes '
+                f"{context_length}; shorten the grammar"
+            )
 
 
 def coverage(node: Node, taxonomy: Taxonomy) -> Iterator[tuple[str, int]]:

@@ -14,7 +14,7 @@ from raypose.captions.nodes import FIELDS, Choice, Field, Join, Lit, Node, Opt, 
 from raypose.captions.taxonomy import Card
 from raypose.errors import CaptionError
 
-__all__ = ["count", "enumerate_captions", "evaluation_captions", "sample", "templates"]
+__all__ = ["count", "enumerate_captions", "evaluation_captions", "longest", "sample", "templates"]
 
 MAX_ENSEMBLE = 64
 
@@ -92,6 +92,42 @@ def sample(node: Node, card: Card, *, seed: int, step: int, key: str = "") -> st
     for text in _render(node, card, pick):
         return _tidy(text)
     raise CaptionError(f'captions: none for "{card.id}": its card lacks {_lacking(node, card)}')
+
+
+def longest(node: Node, card: Card, size: Callable[[str], int]) -> str:
+    """Return a caption of the longest branches: about the longest that a grammar has for a card.
+
+    Args:
+        node: the grammar.
+        card: the class.
+        size: of a text, such as its tokens.
+
+    Raises:
+        CaptionError: where there is no caption.
+    """
+    found = _longest(node, card, size)
+    if found is None:
+        raise CaptionError(f'captions: none for "{card.id}": its card lacks {_lacking(node, card)}')
+    return _tidy(found)
+
+
+def _longest(node: Node, card: Card, size: Callable[[str], int]) -> str | None:
+    match node:
+        case Lit(text):
+            return text
+        case Field(name):
+            return FIELDS[name](card)
+        case Seq(items) | Join(items):
+            parts = [_longest(item, card, size) for item in items]
+            if any(part is None for part in parts):
+                return None
+            separator = node.separator if isinstance(node, Join) else ""
+            return separator.join(part for part in parts if part or not separator)  # type: ignore[misc]
+        case Choice() | Opt():
+            branches = node.items if isinstance(node, Choice) else (node.item,)
+            found = [_longest(item, card, size) for item in branches]
+            texts = [one for one in found if one is not None]
+            return max(texts, key=size, default="" if isinstance(node, Opt) else None)
 
 
 def templates(node: Node) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from raypose import storage
 from raypose.config.section import Section
 from raypose.config.settings import Config
 from raypose.console import status
@@ -89,7 +90,7 @@ class Call:
             shown: for a person: a text, or a table of rich.
         """
         if self.json:
-            print(json.dumps(document, ensure_ascii=False), flush=True)
+            print(json.dumps(storage.finite(document), ensure_ascii=False), flush=True)
         elif isinstance(shown, str):
             print(shown, flush=True)
         else:

@@ -9,28 +9,52 @@ from typing import Any
 import torch
 from torch import nn
 
+from raypose.config import OptimConfig
+from raypose.errors import ConfigError
+
 __all__ = ["adapt", "merged"]
 
 
-def adapt(model: Any, *, rank: int, text: bool, seed: int) -> Any:
-    """Put changes of zero beside every linear, attention and full convolution layer, in place.
+def adapt(model: Any, settings: OptimConfig, *, text: bool, seed: int) -> Any:
+    """Put changes of zero beside layers, in place.
 
     Args:
         model: of open_clip.
-        rank: of the changes.
+        settings: rank, alpha, dropout and targets.
         text: change the text tower too.
         seed: of the first factors; alike on every worker.
 
     Returns:
         peft's handle, for `merged`.
+
+    Raises:
+        ConfigError: where the targets are no pattern, or no layer is of that name.
     """
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
-    targets = "|".join(re.escape(name) for name in _targets(model, text=text))
+    names = _targets(model, text=text)
+    try:
+        wanted = re.compile(settings.lora_targets)
+    except re.error as error:
+        raise ConfigError(f"optim.lora_targets: no pattern ({error})") from None
+    chosen = [name for name in names if wanted.search(name)]
+    if not chosen:
+        raise ConfigError(
+            f"optim.lora_targets={settings.lora_targets}: no layer is of that name; there are "
+            f"{names[0]}, {names[-1]} and {len(names) - 2} more"
+        )
     torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets)
-    return LoraModel(model, config, "default")
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,  # type: ignore[arg-type]
+        lora_dropout=settings.lora_dropout,
+        target_modules="|".join(map(re.escape, chosen)),
+    )
+    try:
+        return LoraModel(model, config, "default")
+    except ValueError as error:  # attention of torch's own takes no dropout
+        raise ConfigError(f"optim.method=lora: {' '.join(str(error).split())[:160]}") from None
 
 
 def merged(handle: Any) -> nn.Module:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import open_clip
 import torch
+from open_clip.tokenizer import HFTokenizer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -31,6 +32,8 @@ __all__ = [
     "MAX_TOKENIZED",
     "WEIGHTS_FILE",
     "Clip",
+    "batch_norm_frozen",
+    "batch_norms",
     "build",
     "check_weights",
     "freeze_batch_norm",
@@ -47,6 +50,14 @@ CONFIG_FILE = "open_clip_config.json"
 
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
+
+
+TEXT_FOLDER = "hf_text"
+"""What transformers needs to know of a text tower of its own, so that nothing is fetched."""
+
+
+NO_TEXT = {"context_length": 8, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}
+"""Stands in for a text tower where only the image tower is wanted."""
 
 
 MAX_TOKENIZED = 1 << 14
@@ -111,7 +122,7 @@ def build(config: ModelConfig, *, seed: int = 0) -> Clip:
 
 
 def save(clip: Clip, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write open_clip's two files into a folder.
+    """Write open_clip's two files into a folder, and those of a tokenizer that is not CLIP's own.
 
     Args:
         clip: the model.
@@ -121,6 +132,10 @@ def save(clip: Clip, folder: Path, weights: Mapping[str, torch.Tensor] | None = 
     folder.mkdir(parents=True, exist_ok=True)
     document = {"model_cfg": clip.model_cfg, "preprocess_cfg": clip.preprocess_cfg}
     (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if isinstance(clip.tokenizer, HFTokenizer):
+        clip.tokenizer.tokenizer.save_pretrained(folder)
+    if "hf_model_name" in clip.model_cfg["text_cfg"]:
+        clip.model.text.config.save_pretrained(folder / TEXT_FOLDER)
     state = {
         key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format)
         for key, value in (weights or clip.model.state_dict()).items()
@@ -158,20 +173,43 @@ def load(folder: Path) -> Clip:
 def load_image_tower(folder: Path) -> Clip:
     """Load the image tower alone: `model.visual` is filled and the text tower dropped."""
     with quiet(), _checked(folder):
-        clip = _from_folder(folder, load_weights=False)
+        model_cfg = _document(folder)["model_cfg"]
+        alone = {key: model_cfg[key] for key in ("embed_dim", "vision_cfg", "quick_gelu")
+                 if key in model_cfg}  # fmt: skip
+        with _with_config(folder, {**alone, "text_cfg": NO_TEXT}) as changed:
+            model = open_clip.create_model(f"local-dir:{changed}", load_weights=False)
+        clip = _assemble(model, None, model_cfg)
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith("visual.")]  # noqa: SIM118
             weights = {name.removeprefix("visual."): file.get_tensor(name) for name in names}
-        clip.model.visual.load_state_dict(weights)
-        clip.model = _ImageTower(clip.model.visual)
+        model.visual.load_state_dict(weights)
+        clip.model = _ImageTower(model.visual)
         return clip
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
     """Put BatchNorm layers into evaluation mode, so that batches leave their statistics alone."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    for module in batch_norms(model):
+        module.eval()
+
+
+def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Return the BatchNorm layers of a model."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+@contextmanager
+def batch_norm_frozen(model: nn.Module, *, when: bool = True) -> Iterator[None]:
+    """Have BatchNorm layers use and keep the statistics that they have while the block runs."""
+    learning = [module for module in batch_norms(model) if module.training] if when else []
+    for module in learning:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in learning:
+            module.train()
 
 
 class _ImageTower(nn.Module):
@@ -182,23 +220,46 @@ class _ImageTower(nn.Module):
         self.visual = visual
 
     def encode_image(self, image: torch.Tensor, normalize: bool = False) -> torch.Tensor:
-        features: torch.Tensor = self.visual(image)
+        made = self.visual(image)
+        features: torch.Tensor = made[0] if isinstance(made, tuple) else made  # CoCa's: and tokens
         return nn.functional.normalize(features, dim=-1) if normalize else features
 
 
 def _build_described(architecture: dict[str, Any], config: ModelConfig) -> Clip:
     """Build a model_cfg from the recipe; it goes through a folder, open_clip's public way."""
+    where = f"model.architectures.{config.backbone}"
+    if architecture.get("vision_cfg", {}).get("timm_model_pretrained"):
+        raise ConfigError(
+            f"{where}: vision_cfg.timm_model_pretrained is not followed; leave it out, and give "
+            "the weights by model.image_weights"
+        )
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
     with tempfile.TemporaryDirectory() as name:
         document = {"model_cfg": architecture, "preprocess_cfg": preprocess}
         (Path(name) / CONFIG_FILE).write_text(json.dumps(document), encoding="utf-8")
         try:
+            tokenizer = _named_tokenizer(architecture.get("text_cfg", {}))
+            if tokenizer is not None:
+                tokenizer.tokenizer.save_pretrained(name)
             return _from_folder(Path(name), load_weights=False)
-        except (TypeError, KeyError, ValueError, RuntimeError, AssertionError) as error:
+        except (
+            TypeError, KeyError, ValueError, RuntimeError, AssertionError, OSError, ImportError
+        ) as error:  # fmt: skip
             reason = " ".join(str(error).split())[:160]
-            raise ConfigError(
-                f"model.architectures.{config.backbone}: open_clip cannot build it ({reason})"
-            ) from None
+            raise ConfigError(f"{where}: open_clip cannot build it ({reason})") from None
+
+
+def _named_tokenizer(text_cfg: Mapping[str, Any]) -> HFTokenizer | None:
+    """Return the tokenizer of transformers that a model_cfg names by folder or repository."""
+    name = text_cfg.get("hf_tokenizer_name", "")
+    if not name:
+        return None
+    return HFTokenizer(
+        name,
+        context_length=text_cfg.get("context_length", 77),
+        tokenizer_mode=text_cfg.get("tokenizer_mode"),
+        **text_cfg.get("tokenizer_kwargs", {}),
+    )
 
 
 def _build_folder(location: str) -> Clip:
@@ -235,6 +296,7 @@ def check_weights(config: ModelConfig) -> None:
         tags = ", ".join(known) or "none"
         near = did_you_mean(tag, known)
         raise ConfigError(f"model.backbone: {name} has no weights {tag!r}{near}; there are: {tags}")
+    _activation(name, tag)
 
 
 def refuse_name(config: ModelConfig, *, key: str = "model.backbone") -> NoReturn:
@@ -247,8 +309,11 @@ def refuse_name(config: ModelConfig, *, key: str = "model.backbone") -> NoReturn
 
 
 def _create(name: str, tag: str | None) -> Clip:
+    quick = _activation(name, tag)
     try:
-        model = open_clip.create_model(name, pretrained=tag, load_weights=True)
+        model = open_clip.create_model(
+            name, pretrained=tag, load_weights=True, force_quick_gelu=quick
+        )
         tokenizer = open_clip.get_tokenizer(name)
         model_cfg = open_clip.get_model_config(name)
     except (OSError, RuntimeError, ValueError) as error:
@@ -257,13 +322,58 @@ def _create(name: str, tag: str | None) -> Clip:
             f"model.backbone: weights of {name} cannot be loaded ({reason}); "
             "check the network, or give a folder by local-dir:PATH"
         ) from None
-    return _assemble(model, tokenizer, model_cfg)
+    return _assemble(model, tokenizer, {**model_cfg, **({"quick_gelu": True} if quick else {})})
+
+
+def _activation(name: str, tag: str | None) -> bool:
+    """Return whether weights were trained with QuickGELU where their model's name does not say so.
+
+    They load into the other activation without a word, and are worse by many points.
+
+    Raises:
+        ConfigError: where the name says so and they were not.
+    """
+    known = open_clip.get_model_config(name) if tag else None
+    if not known:
+        return False
+    asked = bool(known.get("quick_gelu"))
+    trained = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
+    if asked and not trained:
+        plain = name.removesuffix("-quickgelu")
+        raise ConfigError(
+            f"model.backbone: {name}/{tag} was trained without QuickGELU, which {name} has; give "
+            + (f"{plain}/{tag}" if plain != name else "a folder with quick_gelu: false in it")
+        )
+    return trained and not asked
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    return found
+
+
+@contextmanager
+def _with_config(folder: Path, model_cfg: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield a folder with the files of another, and another model_cfg."""
+    with tempfile.TemporaryDirectory() as name:
+        for path in folder.iterdir():
+            if path.name != CONFIG_FILE:
+                (Path(name) / path.name).symlink_to(path.resolve())
+        document = {**_document(folder), "model_cfg": dict(model_cfg)}
+        (Path(name) / CONFIG_FILE).write_text(json.dumps(document), encoding="utf-8")
+        yield Path(name)
 
 
 def _from_folder(folder: Path, *, load_weights: bool) -> Clip:
-    name = f"local-dir:{folder}"
-    model = open_clip.create_model(name, load_weights=load_weights, pretrained_text=False)
-    return _assemble(model, open_clip.get_tokenizer(name), open_clip.get_model_config(name))
+    model_cfg = _document(folder)["model_cfg"]
+    inside = model_cfg
+    if (folder / TEXT_FOLDER).is_dir():
+        text_cfg = {**model_cfg["text_cfg"], "hf_model_name": str(folder / TEXT_FOLDER)}
+        inside = {**model_cfg, "text_cfg": text_cfg}
+    with _with_config(folder, inside) as changed:
+        name = f"local-dir:{changed}"
+        model = open_clip.create_model(name, load_weights=load_weights, pretrained_text=False)
+        return _assemble(model, open_clip.get_tokenizer(name), model_cfg)
 
 
 def _assemble(model: Any, tokenizer: Any, model_cfg: dict[str, Any]) -> Clip:

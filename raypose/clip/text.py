@@ -41,11 +41,11 @@ def encode(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)[torch.cat(groups).argsort()] if parts[1:] else parts[0]
 
 
-def digest(model: Any) -> str:
-    """Return a hash of the text tower's weights."""
+def digest(model: Any, *, image: bool = False) -> str:
+    """Return a hash of the text tower's weights, or of both towers'."""
     summed = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        if not name.startswith(("visual.", "logit_")):
+        if image or not name.startswith(("visual.", "logit_")):
             summed.update(name.encode())
             summed.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return summed.hexdigest()

@@ -6,8 +6,7 @@ their gradients are averaged here.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,10 +28,13 @@ from raypose.config import TrainConfig
 __all__ = [
     "Towers",
     "assign",
-    "clip_gradients",
     "full",
+    "gradient_norm",
     "load_optimizer",
     "optimizer_state",
+    "scale_gradients",
+    "share_buffers",
+    "unused",
     "wrap",
 ]
 
@@ -88,35 +90,84 @@ def wrap(
         return towers
     if _is_sharded(config, model, device):
         return _sharded(towers, device, world_size)
-    return DistributedDataParallel(towers, device_ids=[device] if device.type == "cuda" else None)
+    return DistributedDataParallel(
+        towers,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+    )
 
 
-def clip_gradients(parameters: Iterator[nn.Parameter], limit: float, *, world_size: int) -> None:
-    """Scale all gradients down to a common norm; average what FSDP does not.
-
-    Args:
-        parameters: of the model.
-        limit: largest norm.
-        world_size: number of workers.
-    """
-    learning = [p for p in parameters if p.grad is not None]
-    if not any(isinstance(p, DTensor) for p in learning):
-        nn.utils.clip_grad_norm_(learning, limit)
-        return
-    gradients = [p.grad for p in learning if p.grad is not None]
-    whole = [g for g in gradients if not isinstance(g, DTensor)]
+def gradient_norm(model: nn.Module, *, world_size: int) -> torch.Tensor:
+    """Return the norm of all gradients together, a scalar; average what FSDP does not."""
+    gradients = _gradients(model)
+    parts = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+    if not parts:
+        return nn.utils.get_total_norm(gradients)
+    whole = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
     for gradient in whole:
         dist.all_reduce(gradient)
         gradient /= world_size
-    parts: list[torch.Tensor] = [g for g in gradients if isinstance(g, DTensor)]
     norms = [nn.utils.get_total_norm(parts).full_tensor()]  # type: ignore[attr-defined]
     if whole:
         norms.append(nn.utils.get_total_norm(whole))
-    norm = math.hypot(*(float(value) for value in norms))
-    if norm > limit:
-        torch._foreach_mul_(parts, limit / (norm + 1e-6))
-        if whole:
-            torch._foreach_mul_(whole, limit / (norm + 1e-6))
+    norm: torch.Tensor = torch.stack(norms).norm()
+    return norm
+
+
+def scale_gradients(model: nn.Module, factor: float) -> None:
+    """Multiply all gradients by a factor."""
+    gradients = _gradients(model)
+    parts: list[torch.Tensor] = [one for one in gradients if isinstance(one, DTensor)]
+    whole = [one for one in gradients if not isinstance(one, DTensor)]
+    for some in (parts, whole):
+        if some:
+            torch._foreach_mul_(some, factor)
+
+
+def _gradients(model: nn.Module) -> list[torch.Tensor]:
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+@torch.no_grad()
+def share_buffers(model: nn.Module, *, world_size: int) -> None:
+    """Give all ranks the first one's buffers: statistics are of each rank's own pictures."""
+    if world_size > 1:
+        kept = model.state_dict().keys()
+        for name, value in model.named_buffers():
+            if name in kept:
+                dist.broadcast(value, 0)
+
+
+def unused(model: Any, tokens: torch.Tensor, *, size: int) -> set[str]:
+    """Return the names of parameters that no encoder has a gradient for: decoders, poolers.
+
+    Several workers would wait for them. Found by one backward pass of a picture and a caption.
+
+    Args:
+        model: of open_clip; left as it was.
+        tokens: int64 (1, L) of any caption.
+        size: pixels of a side of the picture.
+    """
+    device = model.logit_scale.device
+    wanted = {name: value.requires_grad for name, value in model.named_parameters()}
+    training = model.training
+    model.eval()
+    try:
+        for value in model.parameters():
+            value.requires_grad_(True)
+        image = torch.linspace(-1, 1, 3 * size * size, device=device).reshape(1, 3, size, size)
+        features = (model.encode_image(image), model.encode_text(tokens.to(device)))
+        torch.stack([part.float().sum() for part in features]).sum().backward()  # type: ignore[no-untyped-call]
+        return {
+            name
+            for name, value in model.named_parameters()
+            if value.grad is None and not name.startswith("logit_")
+        }
+    finally:
+        model.train(training)
+        for name, value in model.named_parameters():
+            value.grad = None
+            value.requires_grad_(wanted[name])
 
 
 def full(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -178,5 +229,8 @@ def _sharded(towers: Towers, device: torch.device, world_size: int) -> nn.Module
     ]
     for block in blocks:
         fully_shard(block, mesh=mesh)
-    made: FSDPModule = fully_shard(towers, mesh=mesh, ignored_params=scalars)
+    # the root too is parted again after a forward pass: validation ends without a backward one
+    made: FSDPModule = fully_shard(
+        towers, mesh=mesh, ignored_params=scalars, reshard_after_forward=True
+    )
     return made  # type: ignore[return-value]

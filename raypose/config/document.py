@@ -135,6 +135,7 @@ def absolute(config: Config) -> Config:
         "storage": full(config.storage),
         "data.train": full(config.data.train),
         "data.val": full(config.data.val),
+        "data.test": full(config.data.test),
         "data.synthetic": full(config.data.synthetic),
         "model.image_weights": full(config.model.image_weights),
     }

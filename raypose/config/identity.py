@@ -22,11 +22,16 @@ __all__ = [
     "search_hash",
 ]
 
-FORMAT = 3
-"""Of the identity; 1 was the hash of the whole document, 2 was never released."""
-ADDED_SINCE_0_1: tuple[str, ...] = ()
+FORMAT = 4
+"""Of the identity; 1 was the hash of the whole document, 2 and 3 were never released."""
+ADDED_SINCE_0_1 = (
+    "data.test", "optim.lora_alpha", "optim.lora_dropout", "optim.lora_targets",
+)  # fmt: skip
 """Dotted keys that a document of 0.1 did not have."""
-CHANGED_SINCE_0_1 = {"data.max_pixels": (25_000_000, 50_000_000)}
+CHANGED_SINCE_0_1 = {
+    "data.max_pixels": (25_000_000, 50_000_000),
+    "optim.learning_rate": (None, 1e-5),
+}
 """Dotted key → its default now, and in 0.1: a run of 0.1 is looked for by the latter."""
 NOT_OF_A_RUN = ("search", "serve", "cluster")
 SOURCE = "source"

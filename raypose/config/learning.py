@@ -31,6 +31,9 @@ class DataConfig(Section):
     """URL or path of the training shards, a folder with MANIFEST.json."""
     val: str = ""
     """URL or path of the validation shards: they rank epochs and trials."""
+    test: str = ""
+    """URL or path of shards that choose nothing: releases and few-shot methods are held against
+    their baselines on them. Without, on the validation set, and that is said."""
     taxonomy: str | Cards = "yoga82"
     """Name of a shipped taxonomy or path of a YAML file: the classes and their order. A file
     travels inside the document, as what it holds, to where there is no such file."""
@@ -132,24 +135,32 @@ class LossConfig(Section):
         return self
 
 
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+
+
+RATES = {"full": 1e-5, "lora": 2e-4}
+"""Method → peak learning rate where a recipe says none; as `full` for the others."""
+
+
 class OptimConfig(Section):
     """What learns, and how: AdamW with warm-up and cosine decay."""
 
     method: Literal["full", "locked_text", "lora", "probe"] = "full"
     """full: both towers; locked_text: the image tower; lora: low-rank changes to both; probe: a
     head on the features of the towers as they are, by L-BFGS."""
-    learning_rate: Positive = 1e-5
-    """Peak rate of the image tower."""
+    learning_rate: Positive | None = None
+    """Peak rate of the image tower; by default 1e-5, and 2e-4 for lora, whose changes start from
+    nothing: the rate of CLIP-LoRA (Zanella and Ben Ayed, 2024)."""
     text_scale: Annotated[float, Field(ge=0)] = 1.0
     """Factor on the rate of the text tower; 0 locks it."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the rate for each block further from a tower's output."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """On matrices only: none on norms, biases, embeddings and the scale."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    betas: tuple[Below1, Below1] = (0.9, 0.98)
     """AdamW's two decay rates."""
-    eps: Positive = 1e-6
-    """AdamW's epsilon."""
+    eps: Annotated[float, Field(ge=1e-12)] = 1e-6
+    """AdamW's epsilon; a smaller one is nothing to a weight of 32 bits that has no gradient."""
     clip_norm: Positive = 1.0
     """Largest norm of the gradient."""
     warmup_fraction: Fraction = 0.06
@@ -166,9 +177,21 @@ class OptimConfig(Section):
     starts low and never looks back further than a tenth of the run. 0 keeps the last weights."""
     lora_rank: Count = 8
     """Rank of the changes (lora only)."""
+    lora_alpha: Positive | None = None
+    """Factor on the changes, divided by their rank; by default twice the rank (lora only)."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the inputs that the changes do not see in a step (lora only)."""
+    lora_targets: str = ""
+    """Pattern of the names of the layers that are changed; by default every linear, attention and
+    full convolution layer (lora only)."""
     probe_penalty: Annotated[float, Field(ge=0)] | None = None
     """Pull of the head towards the captions' features (probe only); by default the best in
     cross-validation on the training pictures."""
+
+    @property
+    def peak_rate(self) -> float:
+        """The rate, or the method's own where none is set."""
+        return self.learning_rate or RATES.get(self.method, RATES["full"])
 
     @property
     def text_locked(self) -> bool:

@@ -41,6 +41,10 @@ class TrainConfig(Section):
     """Compile the towers with torch.compile: slower to start, then faster."""
 
 
+INSIDE = (5**0.5 - 1) / 2
+"""Share of the way between two bounds at which a number is whole for no bounds that are."""
+
+
 class Distribution(Section):
     """Values that a search may give to one key: exactly one of the forms."""
 
@@ -68,8 +72,12 @@ class Distribution(Section):
         return self
 
     def examples(self) -> Sequence[Any]:
-        """Return values that stand for all: each choice, or both ends."""
-        return self.choice or self.uniform or self.loguniform or self.integers or ()
+        """Return values that stand for all: each choice, or both ends and what may lie between."""
+        between = self.uniform or self.loguniform
+        if between:
+            low, high = between
+            return low, high, low + (high - low) * INSIDE
+        return self.choice or self.integers or ()
 
 
 class SearchConfig(Section):

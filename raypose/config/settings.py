@@ -36,6 +36,11 @@ class Config(Section):
                 f"optim.accumulate: loss.name={self.loss.name} compares all pictures of a step; "
                 "it works with class_ce only"
             )
+        if self.optim.batch_size < 2 and self.loss.name in ("multi_positive", "clip", "siglip"):
+            raise ValueError(
+                f"optim.batch_size=1: loss.name={self.loss.name} compares the pictures of a step "
+                "with each other; set 2 or more"
+            )
         return self
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)] = "run"

@@ -46,7 +46,8 @@ def load(config: Config) -> Inputs:
             "data.synthetic_share: set where data.synthetic names no shards; "
             "make some with: raypose synthesize DEST form=shards"
         )
-    urls = {"train": config.data.train, "val": config.data.val, "synthetic": config.data.synthetic}
+    splits = ("train", "val", "test", "synthetic")
+    urls = {split: getattr(config.data, split) for split in splits}
     urls = {split: url for split, url in urls.items() if url or split == "train"}
     return Inputs(
         classes, {split: check(url, classes, key=f"data.{split}") for split, url in urls.items()}

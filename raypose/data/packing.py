@@ -138,16 +138,22 @@ def packed(
     So are several packed that are to change together: see `pack`.
     """
     _check_apart(listing, dest)
-    _find_room(dest, overwrite=overwrite)
+    tasks, plan = _plan(listing, packing), records.identity(listing, packing)
+    wanted = {task.first: task.labels for task in tasks}
+
+    def is_ours(found: Manifest) -> bool:
+        """Tell whether a data set is this one, whose build ended between its last two steps."""
+        done = records.read(dest, plan, wanted) or {}
+        return len(done) == len(tasks) and found == _closed(listing, [done[k] for k in wanted])
+
+    def find_room() -> tuple[Manifest, str] | None:
+        return _find_room(dest, overwrite=overwrite, ours=is_ours)
+
+    find_room()
     begun = time.time()
     with claims.hold(storage.join(dest, RECORDS), what=dest) as check:
-        before = _find_room(dest, overwrite=overwrite)  # nobody closes it from here on
-        tasks = _plan(listing, packing)
-        done = records.resume(
-            dest,
-            records.identity(listing, packing),
-            {task.first: task.labels for task in tasks},
-        )
+        before = find_room()  # nobody closes it from here on
+        done = records.resume(dest, plan, wanted)
         num_done = sum(record.num_read for record in done.values())
         todo = [task for task in tasks if task.first not in done]
         try:
@@ -309,8 +315,10 @@ def _write_shard(rows: Sequence[tuple[Entry, bytes]], dest: str, *, number: int)
     return Shard(name=name, num_rows=len(rows), num_bytes=len(content), sha256=digest)
 
 
-def _find_room(dest: str, *, overwrite: bool) -> tuple[Manifest, str] | None:
-    """Return the data set that is there, which may be replaced, and its tag.
+def _find_room(
+    dest: str, *, overwrite: bool, ours: Callable[[Manifest], bool]
+) -> tuple[Manifest, str] | None:
+    """Return the data set that is there, which may be replaced or is ours, and its tag.
 
     Raises:
         DataError: where it may not.
@@ -320,7 +328,7 @@ def _find_room(dest: str, *, overwrite: bool) -> tuple[Manifest, str] | None:
     except NotFoundError:
         records.check_room(dest, overwrite=overwrite)
         return None
-    if not overwrite:
+    if not overwrite and not ours(found[0]):
         raise DataError(f"{dest}: already holds a data set; choose another, or overwrite=true")
     return found
 

@@ -60,10 +60,18 @@ class Batch:
 
     def rows(self, first: int, last: int) -> Batch | None:
         """Return some of the rows; None where there are none."""
-        if first >= len(self):
+        if first >= min(last, len(self)):
             return None
         part = slice(first, last)
         return Batch(self.pixels[part], self.targets[part], self.ids[part], self.errors[part])
+
+    def good(self) -> Batch | None:
+        """Return the rows of good pictures; None where there are none."""
+        if not any(self.errors):
+            return self
+        rows = [row for row, error in enumerate(self.errors) if not error]
+        ids = [self.ids[row] for row in rows]
+        return Batch(self.pixels[rows], self.targets[rows], ids, [""] * len(rows)) if rows else None
 
     @property
     def bad(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from raypose.data.manifests import FORMAT, MANIFEST, RECORDS, Manifest, Rejected
 from raypose.data.sources import Listing
 from raypose.errors import DataError
 
-__all__ = ["Record", "check_room", "identity", "resume", "sweep", "write", "write_refused"]
+__all__ = ["Record", "check_room", "identity", "read", "resume", "sweep", "write", "write_refused"]
 
 PLAN, REFUSED = "plan", "refused.json"
 
@@ -84,14 +84,22 @@ def resume(dest: str, plan: str, tasks: Mapping[int, Mapping[str, int]]) -> dict
         plan: its `identity`.
         tasks: number of each task → pictures of each class that it reads.
     """
-    folder = storage.join(dest, RECORDS)
-    names = storage.list_files(folder)
-    if PLAN not in names or storage.read_bytes(storage.join(folder, PLAN)) != plan.encode():
-        for name in names:
+    found = read(dest, plan, tasks)
+    if found is None:
+        folder = storage.join(dest, RECORDS)
+        for name in storage.list_files(folder):
             if re.fullmatch(NOTES, name):
                 storage.delete_file(storage.join(folder, name))
         storage.write_bytes(storage.join(folder, PLAN), plan.encode())
-        return {}
+    return found or {}
+
+
+def read(dest: str, plan: str, tasks: Mapping[int, Mapping[str, int]]) -> dict[int, Record] | None:
+    """Return the records of a build, as `resume`; None where there are none, or another's."""
+    folder = storage.join(dest, RECORDS)
+    names = storage.list_files(folder)
+    if PLAN not in names or storage.read_bytes(storage.join(folder, PLAN)) != plan.encode():
+        return None
     there = set(storage.list_files(dest))
     records = {}
     for first, labels in tasks.items():

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from raypose import captions, storage
 from raypose.captions.grammar import grammar_hash
 from raypose.captions.taxonomy import Taxonomy
-from raypose.clip import model, probe, zeroshot
+from raypose.clip import model, probe, text, zeroshot
 from raypose.config import Config, document_hash
 from raypose.data.shards import manifest_hash
 from raypose.inference import embedding
@@ -101,7 +101,7 @@ def _head(
     progress: Progress,
 ) -> torch.Tensor:
     """Return the fitted head (C, D), from storage where it was fitted before."""
-    url = storage.join(config.storage, "baselines", f"{_key(config, classes)}.safetensors")
+    url = storage.join(config.storage, "baselines", f"{_key(clip, config, classes)}.safetensors")
     if storage.exists(url):
         return load(storage.read_bytes(url))["head"]
     rows = _embedded(clip, config, classes, config.data.train, progress)
@@ -114,11 +114,11 @@ def _head(
     return head
 
 
-def _key(config: Config, classes: Taxonomy) -> str:
-    """Return a hash of all that a fitted head follows from."""
+def _key(clip: model.Clip, config: Config, classes: Taxonomy) -> str:
+    """Return a hash of all that a fitted head follows from: of weights, wherever they lay."""
     document: dict[str, Any] = {
-        "model": config.model.model_dump(mode="json"),
-        "seed": config.seed,
+        "weights": text.digest(clip.model, image=True),
+        "preprocess": clip.preprocess_cfg,
         "penalty": config.optim.probe_penalty,
         "captions": grammar_hash(captions.load(config.captions)),
         "classes": classes.to_dict(),

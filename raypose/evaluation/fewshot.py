@@ -54,7 +54,8 @@ def run(
     """Train on few pictures a class and score on the recipe's validation set.
 
     Args:
-        config: the recipe; its `data.train` is drawn from, its `data.val` is the test set.
+        config: the recipe; its `data.train` is drawn from, its `data.test` scored on, or its
+            `data.val` where there is none. A method's rate is its own where the recipe says none.
         per_class: pictures of each class, for each point of the curve.
         num_draws: supports for each point.
         num_steps: of each training, about: whole passes over the support; a probe takes none.
@@ -90,7 +91,7 @@ def run(
         "num_steps": num_steps,
         "seed": config.seed,
         "train": config.data.train,
-        "test": config.data.val,
+        "test": config.data.test or config.data.val,
         "num_test": len(study.test),
         "zero_shot": start,
         "note": "" if model.has_weights(config.model) else "its text tower was not trained",
@@ -126,7 +127,7 @@ class _Study:
         size = model.image_size(config.model)
         pool_rows, draws = draw_supports(config, classes, most, num_draws)
         pool = read_pictures(config, config.data.train, classes, size, pool_rows)
-        test = read_pictures(config, config.data.val, classes, size, None)
+        test = read_pictures(config, config.data.test or config.data.val, classes, size, None)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         held = SupportContext({"train": pool, "val": test}, config.seed, device)
         as_is = override(config, {"optim.method": "probe"})

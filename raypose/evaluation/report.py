@@ -104,7 +104,8 @@ def _figures(document: Mapping[str, Any]) -> str:
             cells = "".join(_cell(at, name) for name in metrics.FIGURES)
             kind = " class=main" if model == FINAL else ""
             rows.append(f"<tr{kind}><td>{plural(at['num_classes'], 'class')}<td>{model}{cells}")
-    notes = [
+    notes = [document["note"]] if document["note"] else []
+    notes += [
         f"{words[k]}: {baselines[k]['note']}" for k in words if baselines.get(k, {}).get("note")
     ]
     notes += [f"no baselines: {baselines['note']}"] if "note" in baselines else []
@@ -120,8 +121,9 @@ def _figures(document: Mapping[str, Any]) -> str:
 
 
 def _cell(found: Mapping[str, Any], name: str) -> str:
-    low, high = found["intervals"][name]
-    return f"<td>{found[name]:.3f}<br><small>{low:.3f}–{high:.3f}</small>"
+    around = found["intervals"].get(name)
+    shown = f"<br><small>{around[0]:.3f}–{around[1]:.3f}</small>" if around else ""
+    return f"<td>{found[name]:.3f}{shown}"
 
 
 def _training(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -199,7 +201,7 @@ def _made(scored: Scored) -> str:
         "validated on": config.data.val or "nothing",
         "method": config.optim.method,
         "objective": config.loss.name,
-        "learning rate": f"{config.optim.learning_rate:g}",
+        "learning rate": f"{config.optim.peak_rate:g}",
         "epochs": str(config.optim.epochs),
         "pictures a step": str(config.optim.batch_size),
         "a caption": scored.captions[scored.classes.cards[0].id][0],

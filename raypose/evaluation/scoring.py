@@ -17,6 +17,7 @@ from raypose.captions.taxonomy import Taxonomy
 from raypose.config import Config
 from raypose.data import inputs
 from raypose.data.order import Part
+from raypose.data.shards import manifest_hash
 from raypose.data.tolerance import check_bad
 from raypose.errors import DataError
 from raypose.inference.embedding import Progress
@@ -61,6 +62,7 @@ class Scored:
         probabilities: float32 (N, C).
         bad: id → error of pictures that cannot be read.
         mistakes: the most confident, worst first.
+        note: what to know when reading its figures: that these pictures chose the release.
     """
 
     release: str
@@ -73,6 +75,7 @@ class Scored:
     probabilities: npt.NDArray[np.float32]
     bad: Mapping[str, str]
     mistakes: list[Mistake]
+    note: str = ""
 
 
 def score(
@@ -122,6 +125,10 @@ def score(
     check_bad(bad, num_rows=manifest.num_rows, where=url, allowed=allowed, key="max_bad_fraction")
     if not targets:
         raise DataError(f"{url}: holds no good picture")
+    if not all(np.isfinite(rows).all() for rows in probabilities):
+        raise DataError(
+            f"{model.release}: its probabilities are not finite, so its weights are of no use"
+        )
     return Scored(
         release=model.release,
         url=url,
@@ -133,7 +140,21 @@ def score(
         probabilities=np.concatenate(probabilities),
         bad=bad,
         mistakes=worst,
+        note=_note(model, url),
     )
+
+
+def _note(model: Model, url: str) -> str:
+    """Say where a data set had a part in making a release: told by its manifest, not its place."""
+    parts = [split for split, digest in model.sources.items() if digest == manifest_hash(url)]
+    if "train" in parts or "synthetic" in parts:
+        return f"{model.release} was trained on these pictures: its figures say nothing of new ones"
+    if "val" in parts:
+        return (
+            f"these pictures chose {model.release}'s epoch, mixing weight and temperature: its "
+            "figures lean to the high side; data.test is for pictures that choose nothing"
+        )
+    return ""
 
 
 def _mistakes(

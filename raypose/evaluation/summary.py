@@ -48,7 +48,8 @@ def figures(
         progress: called while sets are read for it.
 
     Returns:
-        release, data, bad, num_bad, the figures of `metrics.summarize`, in `parents` those of
+        release, data, note (that these pictures chose the release; empty where they did not), bad,
+        num_bad, the figures of `metrics.summarize`, in `parents` those of
         `metrics.at_parents` for each level of the tree, nearest first, `tree_distances`, and in
         `baselines` the same figures without classes for ``zero_shot`` and ``probe``, each with a
         note; or only a note, why they are not there. In `verdict`, the line of `verdict.verdict`:
@@ -60,6 +61,7 @@ def figures(
     document = {
         "release": scored.release,
         "data": scored.url,
+        "note": scored.note,
         "bad": dict(scored.bad),
         "num_bad": len(scored.bad),
         **_levels(scored.probabilities, scored.targets, classes),
@@ -82,9 +84,9 @@ def compare(a: Scored, b: Scored) -> dict[str, Any]:
     """Hold two releases against each other on the same pictures.
 
     Returns:
-        a, b, data, num_examples; figures: for each of `metrics.FIGURES` a, b, their difference and
-        its 95 % interval; only_a and only_b, the pictures that one alone has right, and p, of
-        McNemar's exact test.
+        a, b, data, note as `figures` has it, num_examples; figures: for each of `metrics.FIGURES`
+        a, b, their difference and its 95 % interval; only_a and only_b, the pictures that one
+        alone has right, and p, of McNemar's exact test.
 
     Raises:
         DataError: where they do not know the same classes, or read other pictures.
@@ -104,6 +106,7 @@ def compare(a: Scored, b: Scored) -> dict[str, Any]:
         "a": a.release,
         "b": b.release,
         "data": a.url,
+        "note": "; ".join(dict.fromkeys(note for note in (a.note, b.note) if note)),
         "num_examples": len(mine),
         "figures": metrics.paired(ours, other, targets),
         "only_a": only_a,

@@ -33,6 +33,7 @@ def table(document: Mapping[str, Any]) -> Table:
             note = f" ({other['note']})" if other["note"] else ""
             title += f"\n{words} (baseline): top-1 {other['top1']:.3f} ({low:.3f} to {high:.3f})"
             title += note
+    title += f"\n{document['note']}" if document["note"] else ""
     line = Text(document["verdict"], style="bold") if document["verdict"] else None
     shown = Table("class", "pictures", "precision", "recall", "F1", title=title, caption=line)
     for column in shown.columns[1:]:
@@ -51,6 +52,7 @@ def comparison_table(document: Mapping[str, Any]) -> Table:
         f"{document['only_a']} that a alone has right, {document['only_b']} that b alone has; "
         f"p {document['p']:.3g} (McNemar)"
     )
+    title += f"\n{document['note']}" if document["note"] else ""
     shown = Table("figure", "a", "b", "a - b", "95 % interval", title=title)
     for column in shown.columns[1:]:
         column.justify = "right"

@@ -6,16 +6,24 @@ does worse on the same pictures was trained in vain.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file
 
 from raypose import metrics, storage
 from raypose.captions import taxonomy
+from raypose.clip import model, zeroshot
 from raypose.config import Config
 from raypose.console import plural, status
 from raypose.errors import RayposeError
 from raypose.evaluation.baselines import Baseline, baselines
+from raypose.inference import embedding
 from raypose.inference.embedding import Progress
+from raypose.releases.predictor import CLASSIFIER
 from raypose.training import runs
 
 __all__ = ["FIGURES", "hold_up", "verdict"]
@@ -77,7 +85,9 @@ def hold_up(
     *,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Hold a finished run against its baselines on its validation set, once; Ray is connected.
+    """Hold a finished run against its baselines, once; Ray is connected.
+
+    On `data.test`, which chose nothing, where it is set; else on the validation set.
 
     What comes of it is written to ``RUN/baselines.json`` and read from there ever after.
 
@@ -87,32 +97,62 @@ def hold_up(
         progress: called while sets are read.
 
     Returns:
-        data, and num_examples, top1 and balanced_accuracy of ``run``, ``zero_shot`` and ``probe``,
+        data; chose, whether these pictures chose the run's epoch; num_examples, top1 and
+        balanced_accuracy of ``run``, ``zero_shot`` and ``probe``,
         of the baselines with a note; and verdict. Where there is nothing to hold it against, an
         empty verdict and a note, why; that is not written.
     """
     before = runs.baselines(result)
     if before:
         return before
-    if not config.data.val:
+    if not (config.data.test or config.data.val):
         return {"verdict": "", "note": "data.val is not set: nothing to hold the run against"}
     classes = taxonomy.load(config.data.taxonomy)
+    url = config.data.test or config.data.val
     try:
-        found = baselines(config, classes, config.data.val, progress=progress)
+        found = baselines(config, classes, url, progress=progress)
     except RayposeError as error:
         status(f"no baselines: {error}")
         return {"verdict": "", "note": str(error)}
     beside = {name: _figures(baseline) for name, baseline in found.items()}
-    ours = {figure: result.metrics[f"val_{figure}"] for figure in FIGURES}
+    if config.data.test:
+        tested = _figures(_final(config, result, classes, progress))
+        ours = {figure: tested[figure] for figure in FIGURES}
+    else:
+        ours = {figure: result.metrics[f"val_{figure}"] for figure in FIGURES}
     run = {"num_examples": beside["probe"]["num_examples"], **ours}
     document = {
-        "data": config.data.val,
+        "data": url,
+        "chose": not config.data.test,
         "run": run,
         **beside,
         "verdict": verdict(run, beside, method=config.optim.method),
     }
     storage.write_json(storage.join(result.url, runs.BASELINES), document)
     return document
+
+
+def _final(
+    config: Config, result: runs.TrainResult, classes: taxonomy.Taxonomy, progress: Progress
+) -> Baseline:
+    """Return how a run's final model does on `data.test`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = storage.download_folder(result.checkpoint, Path(name))
+        clip = model.load_image_tower(folder)
+        final = load_file(folder / CLASSIFIER)
+    rows = embedding.encode(
+        clip,
+        config.data.test,
+        classes.index(),
+        config.data,
+        resize=config.model.resize,
+        progress=progress,
+    )
+    chances = zeroshot.probabilities(
+        torch.from_numpy(rows.features), final["text_features"], float(final["logit_scale"])
+    )
+    ids = {name: row for row, name in enumerate(rows.ids)}
+    return Baseline(chances.numpy(), ids, rows.targets, rows.good)
 
 
 def _figures(baseline: Baseline) -> dict[str, Any]:

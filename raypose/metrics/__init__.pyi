@@ -12,3 +12,4 @@ from .intervals import at_parents as at_parents
 from .intervals import mcnemar as mcnemar
 from .intervals import paired as paired
 from .intervals import summarize as summarize
+from .intervals import wilson as wilson

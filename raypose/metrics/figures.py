@@ -134,13 +134,26 @@ class Scored:
     confidence: Floats
     bins: Counts
     order: Counts
+    ties: Counts
+    """Of each picture in that order, the number of its group of equal confidence."""
     num_classes: int
 
     @classmethod
     def of(cls, probabilities: Floats, targets: Counts) -> Scored:
-        """Reduce (N, C) to what is needed."""
+        """Reduce (N, C) to what is needed.
+
+        Raises:
+            ValueError: where a probability is not finite: it would be taken for a guess.
+        """
+        broken = ~np.isfinite(probabilities).all(axis=1)
+        if broken.any():
+            raise ValueError(
+                f"probabilities of {int(broken.sum())} of {len(targets)} pictures are not finite; "
+                "the model's weights are of no use"
+            )
         predicted = probabilities.argmax(axis=1)
         confidence = probabilities.max(axis=1).astype(np.float64)
+        order = np.argsort(-confidence, kind="stable")
         bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
         return cls(
             targets,
@@ -150,7 +163,8 @@ class Scored:
             _row_nll(probabilities, targets),
             confidence,
             bins,
-            np.argsort(-confidence, kind="stable"),
+            order,
+            np.cumsum(np.diff(confidence[order], prepend=confidence[order[:1]]) != 0),
             probabilities.shape[1],
         )
 
@@ -172,11 +186,23 @@ class Scored:
             "aurc": self._aurc(weights),
         }
 
-    def _aurc(self, weights: Floats) -> float:
+    def risks(self, weights: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return the pictures' weights (N,), the surest first, with risk and coverage up to each.
+
+        Pictures of one confidence come in no order: each bears the mean error of its group.
+        """
         ordered = weights[self.order]
+        size = int(self.ties[-1]) + 1
+        wrong = np.bincount(
+            self.ties, weights=ordered * (1 - self.hit1[self.order]), minlength=size
+        )
+        held = np.bincount(self.ties, weights=ordered, minlength=size)
+        shared = (wrong / np.maximum(held, 1e-12))[self.ties]
         covered = ordered.cumsum()
-        wrong = (ordered * (1 - self.hit1[self.order])).cumsum()
-        risk = wrong / np.maximum(covered, 1e-12)
+        return ordered, (ordered * shared).cumsum() / np.maximum(covered, 1e-12), covered
+
+    def _aurc(self, weights: Floats) -> float:
+        ordered, risk, covered = self.risks(weights)
         return float((ordered * risk).sum() / covered[-1])
 
 

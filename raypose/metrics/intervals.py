@@ -1,7 +1,10 @@
 """Figures with their 95 % intervals, of one model and of two on the same pictures.
 
-Intervals are percentiles of the bootstrap over pictures: each figure is computed anew from pictures
-drawn with replacement. They speak of the draw of test pictures, not of the draw of a training run.
+Shares of all pictures have Wilson's interval, which is none of one point where all are right. The
+balanced accuracy has that of its recalls' posterior. Other intervals are percentiles of the
+bootstrap: each figure is computed anew from pictures drawn with replacement. The calibration error
+has none: it is biased upwards, the more so in draws with repeats. All speak of the draw of test
+pictures, not of the draw of a training run.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from raypose.metrics.figures import (
     per_class,
 )
 
-__all__ = ["at_parents", "mcnemar", "paired", "summarize"]
+__all__ = ["at_parents", "mcnemar", "paired", "summarize", "wilson"]
 
 MAX_DRAWS = 1000
 
@@ -46,11 +49,13 @@ def summarize(
 
     Returns:
         num_examples; top1, top5, balanced_accuracy, macro_f1, nll (nats), ece (15 bins of equal
-        width) and aurc (mean risk over all coverages); intervals of these, name → [low, high], at
-        95 %; per_class; confusion (nested lists, rows true); reliability, for each bin that has
-        pictures [confidence, accuracy, count]; risk_coverage, [coverage, risk] at 20 coverages.
+        width) and aurc (mean risk over all coverages); intervals of these but ece, name → [low,
+        high], at 95 %; per_class; confusion (nested lists, rows true); reliability, for each bin
+        that has pictures [confidence, accuracy, count]; risk_coverage, [coverage, risk] at 20
+        coverages.
 
-    Source: Guo et al., 2017, equation 3 (ECE); Geifman and El-Yaniv, 2017 (risk and coverage).
+    Source: Guo et al., 2017, equation 3 (ECE); Geifman and El-Yaniv, 2017 (risk and coverage);
+    Wilson, 1927; Brodersen et al., 2010 (posterior of the balanced accuracy).
     """
     scored = Scored.of(probabilities, targets)
     ones = np.ones(len(targets))
@@ -144,10 +149,41 @@ def _draws(num_rows: int, *, seed: int) -> Iterator[Floats]:
 
 def _intervals(scored: Scored, *, seed: int) -> dict[str, list[float]]:
     draws = [scored.figures(weights) for weights in _draws(len(scored.targets), seed=seed)]
-    return {name: _percentiles([draw[name] for draw in draws]) for name in FIGURES}
+    found = {
+        name: _percentiles([draw[name] for draw in draws]) for name in ("macro_f1", "nll", "aurc")
+    }
+    total = len(scored.targets)
+    found["top1"] = wilson(int(scored.hit1.sum()), total)
+    found["top5"] = wilson(int(scored.hit5.sum()), total)
+    found["balanced_accuracy"] = _of_recalls(scored, seed=seed)
+    if scored.hit1.all():  # draws of pictures that are all right say nothing
+        found["macro_f1"] = [found["balanced_accuracy"][0], 1.0]
+    return found
 
 
-def _percentiles(values: Sequence[float]) -> list[float]:
+def wilson(hits: int, total: int) -> list[float]:
+    """Return the 95 % interval of a share: hits among pictures."""
+    share, z = hits / total, 1.959963984540054
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    reach = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + (z / total) ** 2 / 4)
+    low = 0.0 if hits == 0 else middle - reach
+    high = 1.0 if hits == total else middle + reach
+    return [float(low), float(high)]
+
+
+def _of_recalls(scored: Scored, *, seed: int) -> list[float]:
+    """Return the interval of the mean recall: each class's is drawn from its posterior."""
+    held = np.bincount(scored.targets, minlength=scored.num_classes)
+    hits = np.bincount(scored.targets, weights=scored.hit1, minlength=scored.num_classes)
+    seen = held > 0
+    rng = np.random.default_rng(seed)
+    right, wrong = hits[seen] + 0.5, (held - hits)[seen] + 0.5  # Jeffreys' prior
+    low, high = _percentiles(rng.beta(right, wrong, size=(MAX_DRAWS, len(right))).mean(axis=1))
+    found = float((hits[seen] / held[seen]).mean())
+    return [min(low, found), max(high, found)]
+
+
+def _percentiles(values: Sequence[float] | Floats) -> list[float]:
     tail = 100 * (1 - LEVEL) / 2
     return [float(value) for value in np.percentile(values, [tail, 100 - tail])]
 
@@ -163,7 +199,7 @@ def _reliability(scored: Scored) -> list[list[float]]:
 
 
 def _risk_coverage(scored: Scored) -> list[list[float]]:
-    wrong = (1 - scored.hit1[scored.order]).cumsum()
-    total = len(wrong)
+    total = len(scored.targets)
+    _, risk, _ = scored.risks(np.ones(total))
     ends = np.unique(np.ceil(np.linspace(0.05, 1, 20) * total).astype(np.int64))
-    return [[float(end / total), float(wrong[end - 1] / end)] for end in ends]
+    return [[float(end / total), float(risk[end - 1])] for end in ends]

@@ -55,12 +55,19 @@ class Model:
         config: every setting it was trained by.
         captions: id of a class → its captions at evaluation.
         predictor: what it classifies by.
+        sources: split → SHA-256 of the manifest of the data set that it was trained or chosen on.
     """
 
     def __init__(
-        self, predictor: Predictor, *, release: str, captions: Mapping[str, list[str]]
+        self,
+        predictor: Predictor,
+        *,
+        release: str,
+        captions: Mapping[str, list[str]],
+        sources: Mapping[str, str] | None = None,
     ) -> None:
         self.predictor = predictor
+        self.sources = dict(sources or {})
         self.release = release
         self.captions = captions
 
@@ -92,6 +99,7 @@ class Model:
                 Predictor.load(folder, device=device),
                 release=str(release),
                 captions=_captions(folder),
+                sources=_sources(folder),
             )
 
     @property
@@ -240,6 +248,15 @@ def _captions(folder: Path) -> Mapping[str, list[str]]:
     except (DataError, KeyError, TypeError) as error:
         raise CheckpointError(f"{place}: not the captions of a release ({error})") from None
     return captions
+
+
+def _sources(folder: Path) -> dict[str, str]:
+    place = folder / "provenance.json"
+    try:
+        found = storage.read_json(str(place)) if place.is_file() else {}
+        return {split: str(one["manifest"]) for split, one in found.get("data", {}).items()}
+    except (DataError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{place}: not the provenance of a release ({error})") from None
 
 
 def _source(picture: Picture) -> str:

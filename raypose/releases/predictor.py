@@ -28,7 +28,7 @@ from raypose.config import Config, dump, parse_config
 from raypose.data.transforms import preprocess
 from raypose.errors import CheckpointError
 
-__all__ = ["Prediction", "Predictor", "write_release"]
+__all__ = ["CLASSIFIER", "Prediction", "Predictor", "write_release"]
 
 CLASSIFIER = "classifier.safetensors"
 
@@ -155,9 +155,11 @@ def write_release(
         metrics: to carry along.
         origin: what it is made of: see `provenance`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for name in (model.CONFIG_FILE, model.WEIGHTS_FILE, CLASSIFIER):
-        shutil.copyfile(final / name, folder / name)
+        if not (final / name).is_file():
+            raise CheckpointError(f"{final}: {name} is missing; train again")
+    # a tokenizer that is not CLIP's own has files beside these
+    shutil.copytree(final, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("final.json"))
     classes = taxonomy.load(config.data.taxonomy)
     grammar = captions.load(config.captions)
     class_captions = {

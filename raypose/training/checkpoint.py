@@ -6,6 +6,7 @@ but tensors), and state.json. One without state.json was cut off and is passed o
 
 from __future__ import annotations
 
+import math
 import pickle
 import tempfile
 from collections.abc import Mapping
@@ -139,15 +140,21 @@ def restore(run_url: str, state: Checkpoint) -> tuple[model.Clip, dict[str, Any]
 
 def best(found: list[Checkpoint]) -> Checkpoint:
     """Return the one with the best score, the latest among equals and where there is none."""
-    return max(found, key=lambda state: (state.score or 0.0, state.step))
+
+    def key(state: Checkpoint) -> tuple[float, int]:
+        known = state.score is not None and math.isfinite(state.score)
+        return (state.score or 0.0) if known else -1.0, state.step
+
+    return max(found, key=key)
 
 
 def prune(run_url: str) -> None:
-    """Drop all checkpoints but the best and the last."""
+    """Drop all checkpoints but the best and the last, and what is left of those cut off."""
     found = complete(run_url)
-    keep = {found[-1].step, best(found).step} if found else set()
-    for state in found:
-        if state.step not in keep:
-            url = url_of(run_url, state.step)
+    keep = {url_of(run_url, step) for step in {found[-1].step, best(found).step}} if found else ()
+    folder = storage.join(run_url, "checkpoints")
+    for name in storage.list_folders(folder):
+        url = storage.join(folder, name)
+        if found and url not in keep:
             storage.delete_file(storage.join(url, STATE))  # first: half a folder is no checkpoint
             storage.delete_folder(url)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from raypose import captions, metrics, storage
 from raypose.captions import taxonomy
 from raypose.clip import model, tokens, zeroshot
-from raypose.clip.towers import Towers
+from raypose.clip.towers import Towers, share_buffers
 from raypose.config import Config, override
 from raypose.training import checkpoint
 from raypose.training.context import WorkerContext
@@ -26,6 +27,8 @@ from raypose.training.scorer import Scorer, val_figures
 __all__ = ["FINAL", "finish", "mixed", "url_of"]
 
 FINAL = "final.json"
+REFRESHED = 32
+"""Batches that BatchNorm's statistics are taken from after mixing."""
 
 
 def url_of(run_url: str) -> str:
@@ -66,6 +69,8 @@ def finish(config: Config, context: WorkerContext, *, run_url: str) -> None:
         _write(scorer, outcome, run_url=run_url)
         text = f"kept epoch {state.epoch}, alpha {outcome['alpha']:g}"
         scale = f"logit scale {outcome['logit_scale']:.1f} where training ended at {trained:.1f}"
+        if "calibration" in outcome:
+            scale = f"{scale} ({outcome['calibration']})"
         context.progress({"kind": "note", "text": f"{text}, {scale}"})
 
 
@@ -97,6 +102,7 @@ def _choose(scorer: Scorer, alphas: list[float]) -> dict[str, Any]:
     for alpha in alphas:
         if alpha < 1:
             clip.model.load_state_dict(mixed(before, after, alpha))
+            _refresh_statistics(scorer)
         features, targets = scorer.embedded("val")
         cosines = features @ scorer.classifier().cpu().T
         scale = clip.model.logit_scale.exp().item()
@@ -113,15 +119,46 @@ def _choose(scorer: Scorer, alphas: list[float]) -> dict[str, Any]:
     chosen, cosines, targets, scale = best
     if alphas[1:]:
         clip.model.load_state_dict(mixed(before, after, chosen["alpha"]))
+        if chosen["alpha"] < 1:
+            _refresh_statistics(scorer)
     fitted = zeroshot.best_scale(cosines, targets, start=scale) if len(targets) else scale
+    how = "fitted to val, near the trained" if fitted != scale else "kept: val sets it no bound"
     calibrated = metrics.nll((fitted * cosines).softmax(-1).numpy(), targets.numpy())
     return {
         "alpha": chosen["alpha"],
         "alphas": tried,
         "logit_scale": fitted,
+        "calibration": how,
         "uncalibrated_val_nll": chosen["val_nll"],
         "figures": {**{k: v for k, v in chosen.items() if k != "alpha"}, "val_nll": calibrated},
     }
+
+
+@torch.no_grad()
+def _refresh_statistics(scorer: Scorer) -> None:
+    """Take BatchNorm's statistics anew from training pictures: those of two models do not mix.
+
+    Every rank goes through its own first pictures; the first rank's statistics are taken.
+
+    Source: Izmailov et al., 2018, section 3.2.
+    """
+    layers = model.batch_norms(scorer.clip.model)
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over batches
+        layer.train()
+    source = scorer.context.batches("train", batch_size=scorer.local_batch_size, epoch=0)
+    for batch in islice(source, REFRESHED):
+        good = batch.good()
+        if good and len(good) > 1:
+            scorer.towers(scorer.prepared(good), None)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+    share_buffers(scorer.clip.model, world_size=scorer.context.world_size)
 
 
 def _write(scorer: Scorer, outcome: dict[str, Any], *, run_url: str) -> None:

@@ -22,7 +22,7 @@ from raypose.captions import taxonomy
 from raypose.captions.nodes import Node
 from raypose.clip import lora, model, probe, tokens
 from raypose.clip.text import TextCache
-from raypose.clip.towers import Towers, wrap
+from raypose.clip.towers import Towers, share_buffers, unused, wrap
 from raypose.config import Config, override
 from raypose.data import Batch
 from raypose.errors import ConfigError, DataError
@@ -113,7 +113,8 @@ def train_epoch(trainer: Trainer, progress: EpochProgress, *, run_url: str = "")
 
     Returns:
         train_loss (nats), images_per_s over all workers, data_wait (share of the time in 0..1 that
-        this worker waited for pictures), and num_bad pictures.
+        this worker waited for pictures), train_s, the learning_rate that comes next, the mean
+        gradient_norm before clipping, and num_bad pictures.
     """
     context, config = trainer.context, trainer.config
     trainer.set_training()
@@ -124,6 +125,7 @@ def train_epoch(trainer: Trainer, progress: EpochProgress, *, run_url: str = "")
     )
     prefetcher = Prefetcher(source, context.device)
     began, before, shown = time.monotonic(), progress.seen, 0.0
+    norms: list[float] = []
     while True:
         outcome = trainer.train_step(
             prefetcher.take(), epoch=progress.epoch, meanwhile=prefetcher.fetch
@@ -131,6 +133,7 @@ def train_epoch(trainer: Trainer, progress: EpochProgress, *, run_url: str = "")
         if outcome is None:
             break
         value, count = outcome
+        norms.append(trainer.gradient_norm)
         progress.step += 1
         progress.loss, progress.seen = progress.loss + value * count, progress.seen + count
         now = time.monotonic()
@@ -149,6 +152,9 @@ def train_epoch(trainer: Trainer, progress: EpochProgress, *, run_url: str = "")
         "train_loss": progress.loss / progress.seen,
         "images_per_s": (progress.seen - before) / spent,
         "data_wait": prefetcher.waited / spent,
+        "train_s": spent,
+        "learning_rate": trainer.learning_rate,
+        "gradient_norm": sum(norms) / max(1, len(norms)),
         "num_bad": sum(gather(context, len(trainer.bad))),
     }
 
@@ -200,14 +206,18 @@ def prepare(
     handle = None
     if settings.method == "lora":
         text = not settings.text_locked
-        handle = lora.adapt(clip.model, rank=settings.lora_rank, text=text, seed=config.seed)
+        handle = lora.adapt(clip.model, settings, text=text, seed=config.seed)
     clip.model.to(context.device)
+    if context.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
     if config.model.channels_last:
         clip.model.to(memory_format=torch.channels_last)
     towers = Towers(clip.model)
     biased = config.loss.name == "siglip"
     # what learns is settled before it is wrapped: DDP and FSDP look at it
-    optim.build(clip.model, settings, logit_bias=biased)
+    idle = unused(clip.model, clip.tokenize(["a"]), size=clip.image_size)
+    optim.build(clip.model, settings, logit_bias=biased, unused=idle)
     texts = None
     if settings.text_locked:
         texts = TextCache(clip.model, lambda tokens: towers(None, tokens)[1])
@@ -222,7 +232,7 @@ def prepare(
         grammar=grammar,
         texts=texts,
         forward=forward,
-        optimizer=optim.build(clip.model, settings, logit_bias=biased),
+        optimizer=optim.build(clip.model, settings, logit_bias=biased, unused=idle),
         ema=None,
         lora=handle,
         num_rows=num_rows,
@@ -234,6 +244,7 @@ def prepare(
         decay, num_steps = settings.ema_decay, trainer.num_steps
         trainer.ema = optim.Ema(clip.model, decay=decay, num_steps=num_steps)
     if last is None:
+        _tell_rounding(trainer)
         return trainer, EpochProgress()
     state.restore(trainer, saved)
     return trainer, state.progress_of(trainer, last)
@@ -247,6 +258,11 @@ def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Ta
         tokenize=lambda texts: tokens.token_lists(clip, texts),
         context_length=clip.context_length,
     )
+    if config.loss.parents_weight and not classes.levels:
+        raise ConfigError(
+            f'loss.parents_weight={config.loss.parents_weight:g}: taxonomy "{classes.name}" has no '
+            "parents; set it to 0, or give the cards parents"
+        )
     if config.loss.name == "siglip" and getattr(clip.model, "logit_bias", None) is None:
         raise ConfigError(
             f"loss.name=siglip: {config.model.backbone} has no logit_bias; use a SigLIP backbone, "
@@ -254,12 +270,27 @@ def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Ta
         )
 
 
+def _tell_rounding(trainer: Trainer) -> None:
+    """Say where a step has fewer pictures than was asked for, since workers take equal shares."""
+    context, asked = trainer.context, trainer.config.optim.batch_size
+    taken = trainer.local_batch_size * context.world_size
+    if taken != asked and context.rank == 0:
+        text = f"{taken} pictures a step: optim.batch_size={asked} on {context.world_size} workers"
+        context.progress({"kind": "note", "text": text})
+
+
 def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], *, run_url: str) -> None:
     """Score, write what an epoch leaves behind, and last the checkpoint; then report."""
-    if trainer.config.data.val:
-        with trainer.averaged():
+    began = time.monotonic()
+    clip, world_size = trainer.clip.model, trainer.context.world_size
+    share_buffers(clip, world_size=world_size)
+    with trainer.averaged():
+        share_buffers(clip, world_size=world_size)
+        if trainer.config.data.val:
             values |= trainer.validate()
+            values["val_s"] = time.monotonic() - began
     values["step"] = trainer.step
+    values["logit_scale"] = clip.logit_scale.exp().item()
     found = trainer.all_bad()
     tracker.add(values)
 

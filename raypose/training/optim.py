@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,15 +23,24 @@ __all__ = [
     "learned",
     "schedule",
     "set_learning_rate",
+    "step_seed",
 ]
 
 NO_DECAY = ("embedding", "logit_scale", "logit_bias", "pos_embed", "cls_token")
-FIRST = ("embed", "conv1", "patch", "cls_token", "ln_pre", "visual.bn", "visual.conv")
+FIRST = ("embed", "conv1", "patch", "cls_token", "cls_emb", "ln_pre", "visual.bn", "visual.conv")
+LAST = ("attnpool.", "attn_pool.")
+"""What pools a tower's output, whatever its parts are called."""
 MAX_EMA_PERIOD = 8
-_BLOCK = re.compile(r"(?:resblocks|blocks|layers?|stages)\.?(\d+)\.")
+_BLOCK = re.compile(r"(?:resblocks|blocks?|layers?|stages)\.?(\d+)\.")
 
 
-def build(model: nn.Module, config: OptimConfig, *, logit_bias: bool = False) -> torch.optim.AdamW:
+def build(
+    model: nn.Module,
+    config: OptimConfig,
+    *,
+    logit_bias: bool = False,
+    unused: Collection[str] = (),
+) -> torch.optim.AdamW:
     """Build the optimiser over what is to learn; everything else is frozen.
 
     Matrices decay; norms, biases, embeddings and the scale do not.
@@ -39,24 +49,38 @@ def build(model: nn.Module, config: OptimConfig, *, logit_bias: bool = False) ->
         model: of open_clip, with its low-rank changes in place where the method is lora.
         config: the method, rates and decays.
         logit_bias: the bias learns too: it changes nothing where it is alike for all classes.
+        unused: names of parameters that no encoder uses: see `towers.unused`.
     """
-    blocks = distances(model)
+    blocks, undecayed = distances(model), _undecayed(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        scale = _rate(name, config, logit_bias=logit_bias)
+        scale = 0.0 if name in unused else _rate(name, config, logit_bias=logit_bias)
         parameter.requires_grad_(scale > 0)
         if scale == 0:
             continue
         scale *= config.layer_decay ** blocks[name]
-        plain = parameter.ndim < 2 or any(word in name for word in NO_DECAY)
+        plain = parameter.ndim < 2 or name in undecayed or any(word in name for word in NO_DECAY)
         groups.setdefault((scale, 0.0 if plain else config.weight_decay), []).append(parameter)
     arguments: list[dict[str, Any]] = [
         {"params": parameters, "scale": scale, "weight_decay": decay}
         for (scale, decay), parameters in groups.items()
     ]
     return torch.optim.AdamW(
-        arguments, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True
+        arguments, lr=config.peak_rate, betas=config.betas, eps=config.eps, fused=True
     )
+
+
+def _undecayed(model: nn.Module) -> set[str]:
+    """Return what timm says of its trunk that is not to decay."""
+    trunk: Any = getattr(model.get_submodule("visual"), "trunk", None)
+    said = trunk.no_weight_decay() if hasattr(trunk, "no_weight_decay") else ()
+    return {f"visual.trunk.{name}" for name in said}
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Return what a rank's draws of a step follow from: 63 bits of a hash of the three."""
+    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def distances(model: nn.Module) -> dict[str, int]:
@@ -74,7 +98,7 @@ def distances(model: nn.Module) -> dict[str, int]:
             tower[name] = numbered[name]
         elif block:
             tower[name] = int(block[1]) + 1
-        elif any(word in name for word in FIRST):
+        elif any(word in name for word in FIRST) and not any(word in name for word in LAST):
             tower[name] = 0
         else:
             tower[name] = -1  # after the last block
@@ -176,6 +200,10 @@ class Ema:
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
+        """Exchange values, not storage: FSDP holds on to that, and a graph may."""
         for name, value in learned(self.model).items():
-            value.data, self.mean[name] = self.mean[name], value.data
+            kept = self.mean[name].clone()
+            self.mean[name].copy_(value)
+            value.copy_(kept)

@@ -28,7 +28,7 @@ def gather(config: Config) -> dict[str, Any]:
         version of raypose, and those of the packages that compute.
     """
     classes, grammar = taxonomy.load(config.data.taxonomy), captions.load(config.captions)
-    urls = {split: getattr(config.data, split) for split in ("train", "val", "synthetic")}
+    urls = {split: getattr(config.data, split) for split in ("train", "val", "test", "synthetic")}
     return {
         "run_id": config.run_id,
         "config": document_hash(dump(config)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from raypose.clip.towers import Towers
 from raypose.config import Config
 from raypose.data import Batch
 from raypose.data.tolerance import check_bad
+from raypose.errors import TrainError
 from raypose.training.context import WorkerContext, gather
 
 __all__ = ["Scorer", "val_figures"]
@@ -120,6 +122,11 @@ class Scorer:
             top5 += metrics.top_k_hits(probabilities, true, 5)
             nll += metrics.nll(probabilities, true) * len(true)
         parts = gather(self.context, (confusion, top5, nll))
+        if not math.isfinite(sum(part[2] for part in parts)):
+            raise TrainError(
+                "validation: probabilities are not finite, so the weights are of no use; lower "
+                "optim.learning_rate or set train.precision=fp32"
+            )
         counts = np.sum([part[0] for part in parts], axis=0)
         return val_figures(counts, sum(part[1] for part in parts), sum(part[2] for part in parts))
 

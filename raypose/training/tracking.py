@@ -24,7 +24,7 @@ class Tracker:
 
     def write(self) -> None:
         """Write all lines; one of several workers does."""
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
+        text = "".join(json.dumps(storage.finite(line)) + "\n" for line in self.lines)
         storage.write_bytes(self.url, text.encode())
 
 

@@ -21,7 +21,7 @@ from raypose import captions
 from raypose.captions import taxonomy
 from raypose.clip import loss, model
 from raypose.clip.augment import augment
-from raypose.clip.towers import clip_gradients
+from raypose.clip.towers import gradient_norm, scale_gradients
 from raypose.data import Batch
 from raypose.data.tolerance import check_bad
 from raypose.errors import TrainError
@@ -46,6 +46,7 @@ class Trainer(Scorer):
         adjustment: (C,), added to logits in training.
         initial_scale: logarithm of the logit scale at the start.
         step: optimiser steps done.
+        gradient_norm: of the last step, before it was clipped.
     """
 
     forward: nn.Module = field(kw_only=True)
@@ -56,6 +57,15 @@ class Trainer(Scorer):
     adjustment: torch.Tensor | None = None
     initial_scale: float = field(kw_only=True)
     step: int = 0
+    gradient_norm: float = 0.0
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak rate times the schedule's factor, of the step to be taken."""
+        settings = self.config.optim
+        return settings.peak_rate * optim.schedule(
+            self.step, num_steps=self.num_steps, warmup_fraction=settings.warmup_fraction
+        )
 
     @property
     def num_steps(self) -> int:
@@ -92,12 +102,12 @@ class Trainer(Scorer):
 
         Raises:
             DataError: on all ranks, where too many pictures are bad.
-            TrainError: on all ranks, where the loss is not finite, and nothing is updated; where a
-                step does not fit into memory.
+            TrainError: on all ranks, where the loss or a gradient is not finite, and nothing is
+                updated; where a step does not fit into memory.
         """
         self.bad.update(batch.bad if batch else {})
-        good = len(batch) - len(batch.bad) if batch else 0
-        ranks, total, num_bad = self._sum(float(batch is not None), good, len(self.bad))
+        good = batch.good() if batch else None
+        ranks, total, num_bad = self._sum(float(batch is not None), len(good or ()), len(self.bad))
         if not ranks:
             return None
         self._check_bad(int(num_bad))
@@ -105,18 +115,22 @@ class Trainer(Scorer):
             return 0.0, 0
         self.optimizer.zero_grad(set_to_none=True)
         # dropout follows from the step, so that a resumed run draws what it would have drawn
-        torch.manual_seed(((self.config.seed << 32) + self.step) * 1009 + self.context.rank)
+        torch.manual_seed(optim.step_seed(self.config.seed, self.step, self.context.rank))
         with self._fitting():
-            value = self._accumulate(batch, total=int(total), epoch=epoch)
+            value = self._accumulate(good, total=int(total), epoch=epoch)
+            norm = gradient_norm(self.clip.model, world_size=self.context.world_size)
         meanwhile()
-        mean = self._sum(value.item())[0] / self.context.world_size
-        if not math.isfinite(mean):  # alike on all ranks, and before anything is updated
-            ids = ", ".join(batch.ids[:4]) if batch else "of another worker"
-            raise TrainError(
-                f"loss is not finite at step {self.step} of epoch {epoch + 1} (examples {ids}); "
-                "nothing was updated; lower optim.learning_rate or set train.precision=fp32"
-            )
-        self._update()
+        summed, norms = self._sum(*torch.stack([value, norm.double()]).tolist())
+        mean, norm_mean = summed / self.context.world_size, norms / self.context.world_size
+        for what, found in (("loss", mean), ("gradient", norm_mean)):
+            if not math.isfinite(found):  # alike on all ranks, and before anything is updated
+                ids = ", ".join(batch.ids[:4]) if batch else "of another worker"
+                raise TrainError(
+                    f"{what} is not finite at step {self.step} of epoch {epoch + 1} (examples "
+                    f"{ids}); nothing was updated; lower optim.learning_rate or set "
+                    "train.precision=fp32"
+                )
+        self._update(norm_mean)
         return mean, int(total)
 
     def loss(self, batch: Batch | None, *, total: int, epoch: int) -> torch.Tensor:
@@ -178,29 +192,40 @@ class Trainer(Scorer):
     def _accumulate(self, batch: Batch | None, *, total: int, epoch: int) -> torch.Tensor:
         """Add up the gradients of a step, part by part; return this rank's share of the loss.
 
-        A device may still be computing when this returns.
+        Parts are as even as can be. What does not count leaves BatchNorm's statistics alone, and so
+        does a picture by itself, which has no spread. A device may still be computing when this
+        returns.
+
+        Args:
+            batch: of good pictures; None where this rank has none.
+            total: good pictures of the step, over all ranks.
+            epoch: counted from 0.
         """
         count = self.config.optim.accumulate
-        size = math.ceil(len(batch) / count) if batch else 0
+        size = len(batch) if batch else 0
         value = torch.zeros((), dtype=torch.float64, device=self.context.device)
         for number in range(count):
-            part = batch and batch.rows(number * size, (number + 1) * size)
+            part = batch and batch.rows(size * number // count, size * (number + 1) // count)
+            if not part and self.context.world_size == 1:
+                continue
             last = number == count - 1
             waits = isinstance(self.forward, DistributedDataParallel) and not last
-            with self.forward.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            few = len(part or ()) < 2
+            with (
+                self.forward.no_sync() if waits else nullcontext(),  # type: ignore[operator]
+                model.batch_norm_frozen(self.clip.model, when=few),
+            ):
                 share = self.loss(part, total=total, epoch=epoch)
                 share.backward()  # type: ignore[no-untyped-call]
             value += share.detach()
         return value
 
-    def _update(self) -> None:
-        settings = self.config.optim
-        world_size = self.context.world_size
-        clip_gradients(self.clip.model.parameters(), settings.clip_norm, world_size=world_size)
-        factor = optim.schedule(
-            self.step, num_steps=self.num_steps, warmup_fraction=settings.warmup_fraction
-        )
-        optim.set_learning_rate(self.optimizer, settings.learning_rate * factor)
+    def _update(self, norm: float) -> None:
+        self.gradient_norm = norm
+        limit = self.config.optim.clip_norm
+        if norm > limit:
+            scale_gradients(self.clip.model, limit / (norm + 1e-6))
+        optim.set_learning_rate(self.optimizer, self.learning_rate)
         self.optimizer.step()
         optim.clamp_scale(self.clip.model, initial=self.initial_scale)
         self.step += 1

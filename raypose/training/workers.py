@@ -39,6 +39,13 @@ SLOW_DATA = 0.03
 """Share of the time that workers may wait for pictures before it is shown."""
 
 
+CERTAIN = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""Errors that come again when the same is done again, where all workers meet them."""
+
+
 class RayTrainContext:
     """The context of a Ray Train worker."""
 
@@ -142,6 +149,12 @@ def _work(arguments: dict[str, Any]) -> dict[str, str] | None:
         if not _all_failed(context):
             raise
         return {"error": type(error).__name__, "message": str(error)}
+    except CERTAIN as error:
+        if not _all_failed(context):
+            raise
+        line = " ".join(str(error).split())[:200]
+        message = f"training failed: {type(error).__name__}: {line}; it would fail again"
+        return {"error": "TrainError", "message": message}
     return None
 
 

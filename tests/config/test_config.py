@@ -19,7 +19,7 @@ def write(path: Path, document: object) -> str:
 
 def test_defaults_are_valid_and_frozen() -> None:
     made = config.Config()
-    assert made.optim.learning_rate == 1e-5
+    assert made.optim.peak_rate == 1e-5
     with pytest.raises(ValueError, match="frozen"):
         made.name = "other"  # type: ignore[misc]
 

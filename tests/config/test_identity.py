@@ -33,9 +33,9 @@ def test_ids_stay() -> None:
     recipe = config.override(
         Config(), {"name": "yoga", "optim.learning_rate": 3e-5, "model.backbone": "ViT-B-16"}
     )
-    assert recipe.run_id == "yoga-879bb234"
+    assert recipe.run_id == "yoga-06086bd0"
     assert config.override(recipe, {"search.space": {"seed": {"integers": [0, 3]}}}).search_id == (
-        "yoga-48c41859"
+        "yoga-70af1a01"
     )
 
 

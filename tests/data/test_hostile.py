@@ -20,7 +20,7 @@ from support.pictures import encoded, photo
 from raypose import storage
 from raypose.captions import taxonomy
 from raypose.config import Packing
-from raypose.data import claims, inspection, manifests, packing, shards, sources, splits
+from raypose.data import claims, inspection, manifests, packing, records, shards, sources, splits
 from raypose.data.sources import parquet, webdataset
 from raypose.errors import ConflictError, DataError, RegistryError, TaxonomyError
 from raypose.releases import registry
@@ -443,6 +443,25 @@ def test_what_killed_writers_left_is_cleared_away(tmp_path: Path) -> None:
     packing.pack(listing, str(tmp_path / "d"), LENIENT)
     assert not any(path.exists() for path in left)
     assert not place.parent.exists()
+
+
+def test_a_build_that_ended_between_closing_and_clearing_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, dest = str(laid(tmp_path / "s", "a/1.jpg", "b/1.jpg")), str(tmp_path / "d")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "sweep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            packing.build(source, dest)
+    assert (tmp_path / "d/MANIFEST.json").exists()
+    assert packing.build(source, dest).num_rows == 2
+    assert not (tmp_path / "d/_building").exists()
+    with pytest.raises(DataError, match="already holds a data set"):
+        packing.build(source, dest)
 
 
 def crafted(tmp_path: Path, made: pa.Table, **fault: Any) -> str:

@@ -138,3 +138,44 @@ def test_pairs_share_what_is_hard() -> None:
     assert high - low < 0.5 * (alone[1] - alone[0])
     same = metrics.paired(odds, odds, targets)
     assert all(entry["interval"] == [0.0, 0.0] for entry in same.values())
+
+
+def test_shares_without_a_mistake_have_an_interval() -> None:
+    """120 of 120 is no proof of all; scipy's Wilson is the check."""
+    chances = np.eye(6)[np.arange(120) % 6] * 0.9 + 0.02
+    found = metrics.summarize(chances, np.arange(120) % 6, [str(k) for k in range(6)])
+    assert found["top1"] == found["balanced_accuracy"] == 1.0
+    for name in ("top1", "balanced_accuracy", "macro_f1"):
+        low, high = found["intervals"][name]
+        assert 0.9 < low < 0.995, name
+        assert high == 1.0
+    assert "ece" not in found["intervals"]
+    for hits, total in ((0, 10), (3, 10), (120, 120), (3252, 3826)):
+        theirs = binomtest(hits, total).proportion_ci(method="wilson")
+        assert metrics.wilson(hits, total) == pytest.approx([theirs.low, theirs.high], abs=1e-9)
+
+
+def test_risks_do_not_hang_on_the_order_of_equals() -> None:
+    rng = np.random.default_rng(0)
+    chances = rng.choice([[0.6, 0.4], [0.8, 0.2], [1.0, 0.0]], size=200)
+    targets = rng.integers(0, 2, 200)
+    found = set()
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(200)
+        made = metrics.summarize(chances[order], targets[order], ["a", "b"])
+        found.add((round(made["aurc"], 9), str(np.round(made["risk_coverage"], 9))))
+    worst = np.argsort(targets, kind="stable")
+    for order in (worst, worst[::-1]):
+        made = metrics.summarize(chances[order], targets[order], ["a", "b"])
+        found.add((round(made["aurc"], 9), str(np.round(made["risk_coverage"], 9))))
+    assert len(found) == 1
+    # all alike: the risk is the share of mistakes at every coverage
+    same = metrics.summarize(np.full((4, 2), 0.5), np.array([0, 0, 1, 1]), ["a", "b"])
+    assert same["aurc"] == pytest.approx(0.5)
+
+
+def test_probabilities_that_are_no_numbers_are_refused() -> None:
+    chances = np.full((4, 2), 0.5)
+    chances[2, 1] = np.nan
+    with pytest.raises(ValueError, match="1 of 4 pictures are not finite"):
+        metrics.summarize(chances, np.array([0, 1, 0, 1]), ["a", "b"])

@@ -7,3 +7,16 @@ TINY = {
     "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32},
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+
+NORMED = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "timm_model_name": "test_resnet",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 32,
+    },
+    "text_cfg": TINY["text_cfg"],
+}
+"""A trunk of timm's with BatchNorm, whose last map is one pixel."""

@@ -7,12 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.optimize import minimize_scalar
-from support.contexts import InMemory, batch, recipe
+from support.contexts import CLASSES, InMemory, batch, recipe
+from support.models import NORMED
 
-from raypose import storage
+from raypose import captions, storage
 from raypose.clip import model, zeroshot
+from raypose.clip.towers import Towers
 from raypose.config import Config
 from raypose.training import checkpoint, finish, loop
+from raypose.training.scorer import Scorer
 
 
 def trained(config: Config, url: str) -> InMemory:
@@ -85,7 +88,7 @@ def test_the_temperature_has_the_least_surprise(tmp_path: Path) -> None:
 
     made = zeroshot.best_scale(cosines, targets, start=10.0)
     theirs = minimize_scalar(surprise, bounds=(10 / 16, 160), method="bounded")
-    assert made == pytest.approx(theirs.x, rel=1e-3)
+    assert made == pytest.approx(theirs.x, rel=0.03)  # a prior around 10 draws it up a little
     url = str(tmp_path / "run")
     trained(recipe(**{"data.val": "memory"}), url)
     end = storage.read_json(f"{url}/final/final.json")
@@ -93,3 +96,40 @@ def test_the_temperature_has_the_least_surprise(tmp_path: Path) -> None:
     kept = load_file(tmp_path / "run" / "final" / "classifier.safetensors")
     assert float(kept["logit_scale"]) == pytest.approx(end["logit_scale"], rel=1e-6)
     np.testing.assert_allclose(kept["text_features"].norm(dim=1), 1, atol=1e-5)
+
+
+def test_pictures_without_a_mistake_do_not_set_the_temperature() -> None:
+    """Where all are right the likelihood grows with the scale for ever."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(120) % 6
+    cosines = torch.randn(120, 6, generator=generator) * 0.05 + 0.5 * torch.eye(6)[targets]
+    assert (cosines.argmax(1) == targets).all()
+    assert zeroshot.best_scale(cosines, targets, start=60.0) == 60.0
+    nearly = cosines.clone()
+    nearly[0] = nearly[0].flip(0) * 0.6  # one mistake, of little confidence
+    assert zeroshot.best_scale(nearly, targets, start=60.0) < 4 * 60
+
+
+def test_mixed_weights_have_statistics_of_their_own(tmp_path: Path) -> None:
+    """BatchNorm's, which are of one model each, are taken anew where two are mixed."""
+    normed = {"model.backbone": "normed", "model.architectures": {"normed": NORMED}}
+    model.save(model.build(recipe(**normed).model), tmp_path / "before")
+    changes = {"model.backbone": f"local-dir:{tmp_path}/before", "data.val": "memory"}
+    config = recipe(**changes, **{"train.wise_alphas": [0.5], "optim.learning_rate": 1e-2})
+    url = str(tmp_path / "run")
+    context = trained(config, url)
+    clip, _ = checkpoint.restore(url, checkpoint.complete(url)[-1])
+    grammar = captions.load(config.captions)
+    scorer = Scorer(config, context, clip, Towers(clip.model), CLASSES, grammar)
+    first = model.batch_norms(clip.model)[0]
+    assert first.running_mean is not None
+    kept = first.running_mean.clone()
+    first.running_mean.add_(5)  # as statistics that are of no pictures
+    finish._refresh_statistics(scorer)
+    assert not torch.allclose(first.running_mean, kept + 5, atol=1)
+    seen: list[torch.Tensor] = []
+    first.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        clip.model.encode_image(scorer.prepared(batch(list(range(24)))))
+    torch.testing.assert_close(first.running_mean, seen[0].mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
+    assert not first.training
