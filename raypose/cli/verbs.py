@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from raypose import storage
 from raypose.config.section import Section
 from raypose.config.settings import Config
 from raypose.console import status
@@ -90,6 +89,8 @@ class Call:
             shown: for a person: a text, or a table of rich.
         """
         if self.json:
+            from raypose import storage
+
             print(json.dumps(storage.finite(document), ensure_ascii=False), flush=True)
         elif isinstance(shown, str):
             print(shown, flush=True)

@@ -149,8 +149,8 @@ class OptimConfig(Section):
     """full: both towers; locked_text: the image tower; lora: low-rank changes to both; probe: a
     head on the features of the towers as they are, by L-BFGS."""
     learning_rate: Positive | None = None
-    """Peak rate of the image tower; by default 1e-5, and 2e-4 for lora, whose changes start from
-    nothing: the rate of CLIP-LoRA (Zanella and Ben Ayed, 2024)."""
+    """Peak rate of the image tower; by default 1e-5, and 2e-4 for lora, whose changes start at
+    zero: the rate of CLIP-LoRA (Zanella and Ben Ayed, 2024)."""
     text_scale: Annotated[float, Field(ge=0)] = 1.0
     """Factor on the rate of the text tower; 0 locks it."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -160,7 +160,7 @@ class OptimConfig(Section):
     betas: tuple[Below1, Below1] = (0.9, 0.98)
     """AdamW's two decay rates."""
     eps: Annotated[float, Field(ge=1e-12)] = 1e-6
-    """AdamW's epsilon; a smaller one is nothing to a weight of 32 bits that has no gradient."""
+    """AdamW's epsilon; below it, weights without a gradient are divided by zero."""
     clip_norm: Positive = 1.0
     """Largest norm of the gradient."""
     warmup_fraction: Fraction = 0.06

@@ -123,12 +123,7 @@ def score(
         progress(done, manifest.num_rows)
     allowed = config.data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
     check_bad(bad, num_rows=manifest.num_rows, where=url, allowed=allowed, key="max_bad_fraction")
-    if not targets:
-        raise DataError(f"{url}: holds no good picture")
-    if not all(np.isfinite(rows).all() for rows in probabilities):
-        raise DataError(
-            f"{model.release}: its probabilities are not finite, so its weights are of no use"
-        )
+    _check(model, url, probabilities)
     return Scored(
         release=model.release,
         url=url,
@@ -142,6 +137,15 @@ def score(
         mistakes=worst,
         note=_note(model, url),
     )
+
+
+def _check(model: Model, url: str, probabilities: list[npt.NDArray[np.float32]]) -> None:
+    if not probabilities:
+        raise DataError(f"{url}: holds no good picture")
+    if not all(np.isfinite(rows).all() for rows in probabilities):
+        raise DataError(
+            f"{model.release}: its probabilities are not finite, so its weights are of no use"
+        )
 
 
 def _note(model: Model, url: str) -> str:
