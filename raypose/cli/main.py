@@ -29,6 +29,7 @@ from raypose.cli import (
     evaluation,
     prediction,
     releases,
+    runs,
     serving,
     shards,
     training,
@@ -43,12 +44,12 @@ __all__ = ["PANELS", "VERBS", "main"]
 PANELS = {
     "start here": demo.VERBS,
     "pictures and classes": (*shards.VERBS, *drawing.VERBS, *captions.VERBS),
-    "training": training.VERBS,
+    "training": (*training.VERBS, *runs.VERBS),
     "releases": (*releases.VERBS, *evaluation.VERBS, *prediction.VERBS, *serving.VERBS),
 }
 """What verbs are about → the verbs, in the order of the help."""
 VERBS = {verb.name: verb for verbs in PANELS.values() for verb in verbs}
-BARE = {"releases": "list"}
+BARE = {"releases": "list", "runs": "list"}
 """Group → the verb that is meant where none is named."""
 GO_ON = (("train",), ("search",), ("shards", "build"), ("shards", "split"), ("synthesize",))
 """Verbs that go on where they were cut off, when they are given again."""

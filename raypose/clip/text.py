@@ -47,7 +47,7 @@ def digest(model: Any, *, image: bool = False) -> str:
     for name, value in sorted(model.state_dict().items()):
         if image or not name.startswith(("visual.", "logit_")):
             summed.update(name.encode())
-            summed.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            summed.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return summed.hexdigest()
 
 

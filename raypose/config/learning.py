@@ -32,7 +32,7 @@ class DataConfig(Section):
     val: str = ""
     """URL or path of the validation shards: they rank epochs and trials."""
     test: str = ""
-    """URL or path of shards that choose nothing: releases and few-shot methods are held against
+    """URL or path of shards on which no choice rests: runs and few-shot methods are held against
     their baselines on them. Without, on the validation set, and that is said."""
     taxonomy: str | Cards = "yoga82"
     """Name of a shipped taxonomy or path of a YAML file: the classes and their order. A file

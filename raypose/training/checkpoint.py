@@ -21,7 +21,17 @@ from raypose.clip import model
 from raypose.config import parse_stored
 from raypose.errors import CheckpointError
 
-__all__ = ["Checkpoint", "best", "complete", "latest", "prune", "restore", "save", "url_of"]
+__all__ = [
+    "Checkpoint",
+    "best",
+    "complete",
+    "forget",
+    "latest",
+    "prune",
+    "restore",
+    "save",
+    "url_of",
+]
 
 FORMAT = 2
 STATE = "state.json"
@@ -130,6 +140,8 @@ def restore(run_url: str, state: Checkpoint) -> tuple[model.Clip, dict[str, Any]
     with tempfile.TemporaryDirectory() as name:
         folder = storage.download_folder(url, Path(name))
         clip = model.load(folder)
+        if not (folder / TRAINING).is_file():
+            raise CheckpointError(f"{url}: the run has ended, and cannot be gone on with from here")
         try:
             training = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -146,6 +158,13 @@ def best(found: list[Checkpoint]) -> Checkpoint:
         return (state.score or 0.0) if known else -1.0, state.step
 
     return max(found, key=key)
+
+
+def forget(run_url: str) -> None:
+    """Drop what is only there to go on training: of a run that has ended, most of its size."""
+    folder = storage.join(run_url, "checkpoints")
+    for name in storage.list_folders(folder):
+        storage.delete_file(storage.join(folder, name, TRAINING))
 
 
 def prune(run_url: str) -> None:

@@ -55,6 +55,7 @@ def train(
     outcome = storage.read_json(storage.join(final, finish.FINAL))
     result = runs.TrainResult(run_id, url, final, outcome["metrics"])
     storage.write_json(storage.join(url, runs.RESULT), asdict(result))
+    checkpoint.forget(url)
     return result
 
 

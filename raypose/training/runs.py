@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from raypose import storage
 from raypose.config import Config, dump, read_stored, run_hash_0_1
 from raypose.data.shards import manifest_hash
-from raypose.errors import DataError, NotFoundError
+from raypose.errors import DataError, NotFoundError, did_you_mean
+from raypose.releases import registry
 
 __all__ = [
     "BASELINES",
@@ -18,8 +19,12 @@ __all__ = [
     "TrainResult",
     "baselines",
     "changed_data",
+    "clean",
     "finished",
     "locate",
+    "overview",
+    "remove",
+    "show",
 ]
 
 RESULT = "result.json"
@@ -102,6 +107,118 @@ def changed_data(config: Config, result: TrainResult) -> str:
 def baselines(result: TrainResult) -> dict[str, Any]:
     """Return what a run was held against, as `evaluation.hold_up` wrote it; empty before that."""
     return _read(result, BASELINES)
+
+
+def overview(root: str) -> list[dict[str, Any]]:
+    """Return every run in a storage root, by its id.
+
+    Returns:
+        For each run, url, finished, epochs done, bytes, and the releases that were made of it.
+    """
+    folder = storage.join(root, "runs")
+    releases = _releases(root)
+    return [
+        _described(Run(name, storage.join(folder, name)), releases)
+        for name in storage.list_folders(folder)
+    ]
+
+
+def show(root: str, run_id: str) -> dict[str, Any]:
+    """Return what `overview` says of a run, with its parts' bytes, its figures and its recipe.
+
+    Raises:
+        DataError: where there is no such run.
+    """
+    run = _named(root, run_id)
+    parts: dict[str, int] = {}
+    for name, stat in storage.walk(run.url):
+        parts[name.split("/")[0]] = parts.get(name.split("/")[0], 0) + stat.size
+    documents = {name: storage.join(run.url, f"{name}.json") for name in ("result", "config")}
+    read = {
+        name: storage.read_json(url) if storage.exists(url) else {}
+        for name, url in documents.items()
+    }
+    metrics = read["result"].get("metrics", {})
+    found = _described(run, _releases(root))
+    return {**found, "parts": parts, "metrics": metrics, "config": read["config"]}
+
+
+def remove(root: str, run_id: str, *, force: bool = False) -> int:
+    """Delete a run and return its bytes; releases made of it hold what they need themselves.
+
+    Args:
+        root: the storage root.
+        run_id: of the run.
+        force: also where a release was made of it, which then cannot be made again.
+
+    Raises:
+        DataError: where there is no such run, or a release was made of it.
+    """
+    run = _named(root, run_id)
+    found = _described(run, _releases(root))
+    if found["releases"] and not force:
+        raise DataError(
+            f"{run_id}: {', '.join(found['releases'])} was made of it; it stays as it is without "
+            "the run, but cannot be made anew: give force=true to delete it"
+        )
+    # first: half a run is none that is finished
+    storage.delete_file(storage.join(run.url, RESULT))
+    storage.delete_folder(run.url)
+    return int(found["bytes"])
+
+
+def clean(root: str) -> dict[str, int]:
+    """Delete what no run needs any more, and return the bytes of it by run.
+
+    That is the checkpoints of finished runs, whose final model lies beside them, and what Ray left.
+    """
+    freed: dict[str, int] = {}
+    for found in overview(root):
+        url = found["url"]
+        names = [name for name in storage.list_folders(url) if name.startswith("ray-")]
+        names += ["checkpoints"] if found["finished"] else []
+        for name in names:
+            place = storage.join(url, name)
+            size = sum(max(0, stat.size) for _, stat in storage.walk(place))
+            storage.delete_folder(place)
+            if size:
+                freed[found["run"]] = freed.get(found["run"], 0) + size
+    return freed
+
+
+def _named(root: str, run_id: str) -> Run:
+    known = storage.list_folders(storage.join(root, "runs"))
+    if run_id not in known:
+        near = did_you_mean(run_id, known)
+        raise DataError(f"{run_id}: no such run in {root}{near}; raypose runs list shows them")
+    return Run(run_id, storage.join(root, "runs", run_id))
+
+
+def _described(run: Run, releases: dict[str, list[str]]) -> dict[str, Any]:
+    files = dict(storage.walk(run.url))
+    states = [name for name in files if name.endswith("/state.json")]
+    epochs = 0
+    for name in states:
+        epochs = max(epochs, int(storage.read_json(storage.join(run.url, name)).get("epoch", 0)))
+    return {
+        "run": run.id,
+        "url": run.url,
+        "finished": RESULT in files,
+        "epochs": epochs,
+        "bytes": sum(max(0, stat.size) for stat in files.values()),
+        "releases": releases.get(run.id, []),
+    }
+
+
+def _releases(root: str) -> dict[str, list[str]]:
+    """Return run id → the releases that were made of it."""
+    found: dict[str, list[str]] = {}
+    for row in registry.overview(root):
+        release = registry.resolve(root, row["release"])
+        url = storage.join(release.url, PROVENANCE)
+        origin = storage.read_json(url) if storage.exists(url) else {}
+        found.setdefault(str(origin.get("run_id", "")), []).append(row["release"])
+    return found
 
 
 def _read(result: TrainResult, name: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from raypose.config import Config, Distribution, dump, override, parse_config, s
 from raypose.console import plural, status
 from raypose.data import inputs
 from raypose.errors import ConfigError, TrainError
+from raypose.training import checkpoint, runs
 from raypose.tuning.records import METRIC, TRIALS, WINNER, SearchResult, TrialRecord
 
 __all__ = ["search"]
@@ -184,6 +185,8 @@ def _conclude(config: Config, results: tune.ResultGrid, *, url: str) -> SearchRe
         }
         for result in results
     ]
+    for trial in trials:  # those that were stopped early are not gone on with either
+        checkpoint.forget(runs.locate(_point(config, trial["values"])).url)
     scored = [trial for trial in trials if trial["score"] is not None]
     if not scored:
         raise TrainError(f"search {config.name}: every trial failed; first: {trials[0]['error']}")

@@ -1,0 +1,85 @@
+"""`runs`: what lies in a storage root, and what of it may go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.contexts import InMemory, batch, recipe
+
+from raypose import storage
+from raypose.cli.main import main
+from raypose.config import Config, dump
+from raypose.errors import CheckpointError
+from raypose.releases import registry
+from raypose.training import checkpoint, finish, loop, runs
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> Config:
+    """A run that is finished, and one that was cut off after an epoch."""
+    made = recipe(storage=str(tmp_path / "st"), **{"data.val": "memory"})
+    for config, ends in ((made, True), (recipe(storage=made.storage, seed=1), False)):
+        url = runs.locate(config).url
+        context = InMemory([batch(list(range(8)))])
+        storage.write_json(f"{url}/config.json", dump(config))
+        loop.train_worker(config, context, run_url=url, num_rows=8)
+        if ends:
+            finish.finish(config, context, run_url=url)
+            result = {"run_id": config.run_id, "url": url, "checkpoint": f"{url}/final",
+                      "metrics": {"epoch": 1, "val_top1": 0.5}}  # fmt: skip
+            storage.write_json(f"{url}/result.json", result)
+    return made
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any]:
+    code = main([*words, "--json"])
+    out = capsys.readouterr().out
+    return code, json.loads(out) if out else None
+
+
+def test_runs_are_listed_shown_cleaned_and_removed(
+    done: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = f"storage={done.storage}"
+    code, document = asked(capsys, "runs", at)
+    assert code == 0
+    found = {row["run"]: row for row in document["runs"]}
+    assert [row["finished"] for row in found.values()].count(True) == 1
+    mine = found[done.run_id]
+    assert mine["epochs"] == 1
+    assert mine["bytes"] > 100_000
+    _, shown = asked(capsys, "runs", "show", done.run_id, at)
+    assert sum(shown["parts"].values()) == shown["bytes"] == mine["bytes"]
+    assert shown["metrics"]["val_top1"] == 0.5
+    _, freed = asked(capsys, "runs", "clean", at)
+    assert set(freed["runs"]) == {done.run_id}
+    assert runs.finished(done) is not None
+    assert (Path(done.storage) / "runs" / done.run_id / "final/final.json").exists()
+    other = next(name for name in found if name != done.run_id)
+    assert checkpoint.latest(found[other]["url"]) is not None  # it may be gone on with
+    folder = Path(done.storage) / "release"
+    folder.mkdir()
+    (folder / "provenance.json").write_text(json.dumps({"run_id": done.run_id}))
+    made = registry.publish(done.storage, "tiny", folder)
+    code, _ = asked(capsys, "runs", "rm", done.run_id, at)
+    assert code == 3
+    code, _ = asked(capsys, "runs", "rm", done.run_id, at, "force=true")
+    assert code == 0
+    assert [row["run"] for row in runs.overview(done.storage)] == [other]
+    assert registry.resolve(done.storage, str(made)) == made
+    code, _ = asked(capsys, "runs", "rm", "../releases", at)
+    assert code == 3
+    assert registry.names(done.storage) == ["tiny"]
+
+
+def test_a_run_that_has_ended_keeps_no_moments(done: Config) -> None:
+    url = runs.locate(done).url
+    checkpoint.forget(url)
+    assert not [name for name in storage.list_files(url, recursive=True) if name.endswith(".pt")]
+    last = checkpoint.latest(url)
+    assert last is not None
+    with pytest.raises(CheckpointError, match="the run has ended"):
+        checkpoint.restore(url, last)
