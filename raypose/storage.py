@@ -56,6 +56,7 @@ __all__ = [
     "read_bytes",
     "read_json",
     "read_tagged",
+    "resolved",
     "sha256",
     "upload_folder",
     "walk",
@@ -293,10 +294,11 @@ def overlap(one: str, other: str) -> bool:
 
 def holds(folder: str, place: str) -> bool:
     """Tell whether a location is a folder or lies in it: see `overlap`."""
-    return f"{_resolved(place)}/".startswith(f"{_resolved(folder)}/")
+    return f"{resolved(place)}/".startswith(f"{resolved(folder)}/")
 
 
-def _resolved(url: str) -> str:
+def resolved(url: str) -> str:
+    """Return the one spelling of a location: links and ``..`` are followed on disks."""
     if is_s3(url):
         return "s3://" + "/".join(part for part in url.removeprefix("s3://").split("/") if part)
     return os.path.realpath(os.path.expanduser(url)).rstrip("/")

@@ -153,6 +153,8 @@ def sweep(dest: str, manifest: Manifest, before: Manifest | None, *, begun: floa
         if name not in kept and (name in old or re.fullmatch(OURS, name)):
             storage.delete_file(storage.join(dest, name))
     storage.clear_parts(dest, f"{OURS}|{re.escape(MANIFEST)}", before=begun)
+    if not storage.is_s3(dest):
+        storage.delete_file(storage.join(dest, f".{MANIFEST}.lock"))
     folder = storage.join(dest, RECORDS)
     storage.clear_parts(folder, rf"{NOTES}|claim\.json", before=begun)
     for name in storage.list_files(folder):

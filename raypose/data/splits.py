@@ -14,11 +14,11 @@ from typing import Any
 
 from raypose import storage
 from raypose.config import Packing
-from raypose.data import sources
+from raypose.data import claims, sources
 from raypose.data.inspection import Row
-from raypose.data.manifests import MANIFEST, Manifest, read_manifest
+from raypose.data.manifests import MANIFEST, RECORDS, Manifest, read_manifest
 from raypose.data.packing import Run, packed, serial
-from raypose.errors import DataError
+from raypose.errors import DataError, NotFoundError
 
 __all__ = ["Split", "assign", "check_shares", "write"]
 
@@ -147,7 +147,7 @@ def write(
         run: runs the tasks.
     """
     listing = sources.find(source, kind="parquet")
-    for part in split.counts():
+    for part in {REST, "val", "test", *split.counts()}:
         if storage.overlap(storage.join(dest, part), source):
             raise DataError(
                 f"{storage.join(dest, part)}: overlaps what is split, {source}; choose another DEST"
@@ -173,11 +173,13 @@ def write(
             )
             done += len(entries)
         stale = _stale(dest, closing, overwrite=overwrite)
+        for url in stale:
+            held.enter_context(claims.hold(storage.join(url, RECORDS), what=url))
         written = {part: close() for part, close in closing.items()}
-    for url, manifest in stale.items():
-        storage.delete_file(storage.join(url, MANIFEST))
-        for shard in manifest.shards:
-            storage.delete_file(storage.join(url, shard.name))
+        for url, manifest in stale.items():
+            storage.delete_file(storage.join(url, MANIFEST))
+            for shard in manifest.shards:
+                storage.delete_file(storage.join(url, shard.name))
     storage.write_json(storage.join(dest, REPORT), _report(source, split, packing, written))
     return written
 
@@ -191,7 +193,7 @@ def _stale(dest: str, parts: Collection[str], *, overwrite: bool) -> dict[str, M
     found = {}
     for part in {REST, "val", "test"} - {*parts}:
         url = storage.join(dest, part)
-        with suppress(DataError):
+        with suppress(NotFoundError):
             found[url] = read_manifest(url)
     if found and not overwrite:
         url = min(found)

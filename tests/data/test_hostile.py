@@ -39,6 +39,7 @@ def laid(base: Path, *names: str, content: bytes = A) -> Path:
 
 def tar(path: Path, *members: tuple[str, bytes | str], **how: Any) -> Path:
     """A tar; what is text in place of bytes is what a link leads to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", **how) as archive:
         for name, content in members:
             info = tarfile.TarInfo(name)
@@ -150,6 +151,66 @@ def test_a_tar_with_labels_beside_pictures_has_no_class_folders(tmp_path: Path) 
     assert [one.id for one in listing.rejected] == ["data/2.jpg", "data/3.jpg"]
 
 
+def test_labels_of_one_tar_speak_for_all(tmp_path: Path) -> None:
+    tar(tmp_path / "s/0.tar", ("data/0.jpg", A), ("data/0.cls", b"tree"), ("a/1.jpg", A))
+    tar(tmp_path / "s/1.tar", ("data/2.jpg", A), ("data/3.jpg", A))
+    listing = sources.find(str(tmp_path / "s"))
+    assert {entry.id: entry.label for entry in listing.entries} == {"0/data/0.jpg": "tree"}
+    assert {one.id for one in listing.rejected} == {"0/a/1.jpg", "1/data/2.jpg", "1/data/3.jpg"}
+
+
+def test_links_among_labels(tmp_path: Path) -> None:
+    members = [("p/0.jpg", A), ("p/0.cls", b"tree"), ("p/1.jpg", B), ("p/1.cls", "0.cls")]
+    assert set(labels(tar(tmp_path / "x.tar", *members)).values()) == {"tree"}
+    two = [("tree/0.jpg", A), ("cobra/1.jpg", B), ("cobra/0.jpg", "../tree/0.jpg")]
+    with pytest.raises(DataError, match=r"and a link to tree/0\.jpg"):
+        labels(tar(tmp_path / "y.tar", *two))
+
+
+def test_labels_that_are_beside_no_picture(tmp_path: Path) -> None:
+    made = tar(
+        tmp_path / "x.tar", ("a/1.jpg", A), ("a/meta.json", b'{"label": "nope"}'), ("b/2.jpg", A)
+    )
+    assert labels(made) == {"a/1.jpg": "a", "b/2.jpg": "b"}
+    both = tar(tmp_path / "y.tar", ("1.image.png", A), ("1.label.cls", b"tree"))
+    assert labels(both) == {"1.image.png": "tree"}
+    with pytest.raises(DataError, match="zero bytes"):
+        labels(tar(tmp_path / "z.tar", ("1.jpg", A), ("1.cls", b"cobra\0")))
+
+
+@pytest.mark.parametrize("odd", ["README.jpg", "data/cover.jpg"])
+def test_a_folder_around_the_classes_is_no_class(tmp_path: Path, odd: str) -> None:
+    made = tar(tmp_path / "x.tar", ("data/tree/1.jpg", A), ("data/cobra/1.jpg", B), (odd, B))
+    if "/" in odd:
+        with pytest.raises(DataError, match="in one folder, data"):
+            labels(made)
+    else:
+        assert set(labels(made).values()) == {"tree", "cobra"}
+
+
+def test_tars_that_are_classes_or_sets_are_asked_about(tmp_path: Path) -> None:
+    for name, inner in (("c/tree", "images"), ("c/cobra", "images")):
+        tar(tmp_path / f"{name}.tar", (f"{inner}/0.jpg", A))
+    with pytest.raises(DataError, match="in one folder, images"):
+        labels(tmp_path / "c")
+    for name in ("s/train-0", "s/val-0"):
+        tar(tmp_path / f"{name}.tar", ("a/0.jpg", A), ("b/0.jpg", A))
+    with pytest.raises(DataError, match=r"holds sets side by side \(train, val\)"):
+        labels(tmp_path / "s")
+    for name in ("data-train-0", "data-val-0"):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        table(tmp_path / f"p/{name}.parquet", {"image": [A, B], "label": ["a", "b"]})
+    with pytest.raises(DataError, match="holds sets side by side"):
+        labels(tmp_path / "p")
+
+
+def test_an_archive_that_is_a_link_to_nowhere(tmp_path: Path) -> None:
+    table(tmp_path / "0.parquet", {"image": [A, B], "label": ["a", "b"]})
+    (tmp_path / "1.parquet").symlink_to("gone.parquet")
+    with pytest.raises(DataError, match=r"1\.parquet: a link that leads nowhere"):
+        labels(tmp_path)
+
+
 def test_the_class_folder_of_a_tar_is_the_first_that_differs(tmp_path: Path, capsys: Any) -> None:
     members = [(f"./{name}/s{k}/{k}.jpg", A) for name in ("tree", "cobra") for k in range(2)]
     assert set(labels(tar(tmp_path / "x.tar", *members)).values()) == {"tree", "cobra"}
@@ -226,6 +287,40 @@ def test_one_picture_by_several_paths_of_a_list(tmp_path: Path) -> None:
             sources.find(str(tmp_path / "l.csv"))
         (tmp_path / "l.csv").write_text(f"path,label\np/1.jpg,tree\n{other},tree\np/2.jpg,cobra\n")
         assert len(labels(tmp_path / "l.csv")) == 2
+
+
+def test_links_of_lists(tmp_path: Path) -> None:
+    laid(tmp_path, "p/1.jpg", "far/away/x.jpg", "far/1.jpg")
+    (tmp_path / "ln").symlink_to("p")
+    (tmp_path / "l.csv").write_text("path,label\nln/1.jpg,a\np/1.jpg,b\n")
+    with pytest.raises(DataError, match="also as ln/1"):
+        labels(tmp_path / "l.csv")
+    (tmp_path / "p/up").symlink_to(tmp_path / "far/away")  # p/up/.. is far
+    (tmp_path / "far/1.jpg").write_bytes(B)
+    (tmp_path / "l.csv").write_text("path,label\np/up/../1.jpg,b\np/1.jpg,a\n")
+    listing = sources.find(str(tmp_path / "l.csv"))
+    read = sources.opened(listing.entries)
+    assert {entry.label: read(entry) for entry in listing.entries} == {"a": A, "b": B}
+
+
+def test_lists_in_two_encodings(tmp_path: Path) -> None:
+    laid(tmp_path, "1.jpg", "2.jpg")
+    content = b"path,label\n1.jpg,p\xc3\xa1jaro\n2.jpg,caf\xe9\n"
+    (tmp_path / "l.csv").write_bytes(content)
+    with pytest.raises(DataError, match="some lines are UTF-8 and some are not"):
+        labels(tmp_path / "l.csv")
+
+
+def test_a_split_does_not_take_its_source_for_a_stale_part(tmp_path: Path) -> None:
+    laid(tmp_path / "s", *(f"{name}/{k}.jpg" for name in "ab" for k in range(4)))
+    packing.build(str(tmp_path / "s"), str(tmp_path / "d/test"))
+    rows = inspection.inspect([str(tmp_path / "d/test")])
+    split = splits.assign(rows, [], shares={"val": 0.25})
+    with pytest.raises(DataError, match="overlaps what is split"):
+        splits.write(
+            str(tmp_path / "d/test"), str(tmp_path / "d"), split, Packing(), overwrite=True
+        )
+    assert shards.verify(str(tmp_path / "d/test")).num_rows == 8
 
 
 def test_two_spellings_of_accents_side_by_side(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import posixpath
 import sys
 import threading
@@ -100,7 +101,8 @@ class _Places:
 
 
 def _plain(folder: str) -> str:
-    """Return a path from / without ``..`` and doubled slashes."""
+    """Return a path from / without ``..`` and doubled slashes; ``..`` leads back out of a link."""
+    folder = os.path.realpath(folder) if ".." in folder.split("/") else folder
     return "/" + posixpath.normpath(folder).lstrip("/")
 
 

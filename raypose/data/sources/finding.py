@@ -58,7 +58,8 @@ def find(
     if not listing.entries and not storage.exists(source):
         raise NotFoundError(f"{source}: not found; check the path")
     if not listing.entries:
-        raise DataError(f"{source}: no pictures found, read as {chosen}; {EXPECTED[chosen]}")
+        first = "".join(f"; {one.id}: {one.reason}" for one in listing.rejected[:1])
+        raise DataError(f"{source}: no pictures found, read as {chosen}; {EXPECTED[chosen]}{first}")
     _unmixed(listing, classes)
     listing.entries = list(_as_cards(listing, classes))
     _once(listing)
@@ -172,7 +173,7 @@ def _once(listing: Listing) -> None:
     for entry in listing.entries:
         first = by_id.setdefault(entry.id, entry)
         if first is entry and listing.may_miss:
-            first = by_place.setdefault(entry.place, entry)
+            first = by_place.setdefault(storage.resolved(entry.place), entry)
         if first is entry:
             kept.append(entry)
             continue
@@ -190,7 +191,7 @@ def _once(listing: Listing) -> None:
 
 
 def _where(entry: Entry) -> tuple[str, int, str]:
-    return entry.place, entry.offset, entry.group
+    return storage.resolved(entry.place), entry.offset, entry.group
 
 
 KINDS: Mapping[str, Callable[[str, str, Taxonomy | None], Listing]] = {

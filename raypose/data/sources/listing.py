@@ -11,7 +11,7 @@ from raypose import storage
 from raypose.data.manifests import Rejected
 from raypose.data.sources import rules
 from raypose.disks import Stat
-from raypose.errors import ConflictError
+from raypose.errors import ConflictError, DataError
 
 __all__ = ["Entry", "Listing", "inside"]
 
@@ -125,8 +125,12 @@ def inside(place: str, ending: str) -> dict[str, Stat]:
     beside = storage.list_stats(above or "/") if name.lower().endswith(ending) else {}
     if name in beside:
         return {place: beside[name]}
-    return {
+    found = {
         storage.join(place, name): stat
         for name, stat in sorted(storage.list_stats(place).items())
-        if name.lower().endswith(ending) and stat.size >= 0
+        if name.lower().endswith(ending)
     }
+    nowhere = [url for url, stat in found.items() if stat.size < 0]
+    if nowhere:
+        raise DataError(f"{nowhere[0]}: a link that leads nowhere; mend or remove it")
+    return found

@@ -17,7 +17,6 @@ from raypose.console import status
 from raypose.data.manifests import MANIFEST, RECORDS, Manifest, read_manifest
 from raypose.data.sources import rules
 from raypose.data.sources.listing import Entry, Listing, inside
-from raypose.disks import Stat
 from raypose.errors import DataError
 
 __all__ = ["list_source", "read_rows"]
@@ -88,20 +87,9 @@ def _files(listing: Listing, source: str) -> tuple[list[str], Manifest | None]:
     elif source not in found and storage.exists(storage.join(source, RECORDS)):
         raise DataError(f"{source}: a build that was cut off; give its command again to finish it")
     elif source not in found:
-        _refuse_sets(source, found)
+        rules.refuse_named_sets(source, found)
     listing.stamp_containers(found)
     return list(found), own
-
-
-def _refuse_sets(source: str, urls: Mapping[str, Stat]) -> None:
-    """Refuse files named as several sets, as Hugging Face names them: train-00000-of-00002."""
-    firsts = {url.rpartition("/")[2].split("-")[0].split(".")[0] for url in urls}
-    sets = rules.sets_among(firsts)
-    if len(sets) > 1:
-        raise DataError(
-            f"{source}: holds sets side by side ({', '.join(sets)}); put the files of each in a "
-            "folder of its own and pack each"
-        )
 
 
 def _list_file(

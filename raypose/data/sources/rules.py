@@ -32,6 +32,7 @@ __all__ = [
     "is_passed_over",
     "label_of",
     "number_of",
+    "refuse_named_sets",
     "refuse_sets",
     "sets_among",
     "tell_depth",
@@ -223,6 +224,23 @@ def refuse_sets(source: str, names: Iterable[str], *, mend: str) -> None:
                 f"{where}: holds sets, not classes ({', '.join(in_order)}); "
                 + mend.format(place, name=first)
             )
+
+
+def refuse_named_sets(source: str, urls: Iterable[str]) -> None:
+    """Refuse files side by side that are named as several sets: ``train-00000-of-00002.parquet``.
+
+    Raises:
+        DataError: naming the sets.
+    """
+    found = set()
+    for url in urls:
+        words = re.split(r"[-_.]", url.rpartition("/")[2])
+        found |= set(sets_among(words)[:1])
+    if len(found) > 1:
+        raise DataError(
+            f"{source}: holds sets side by side ({', '.join(sets_among(found))}); put the files of "
+            "each in a folder of its own and pack each"
+        )
 
 
 def tell_depth(source: str, number: int, first: str) -> None:

@@ -49,6 +49,11 @@ def decoded(content: bytes, *, where: str) -> str:
         raise DataError(
             f"{where}: not UTF-8, nor Western; convert it: iconv -f ENCODING -t UTF-8 FILE"
         )
+    if encoding == "cp1252" and _is_mixed(content):
+        raise DataError(
+            f"{where}: some lines are UTF-8 and some are not; convert those that are not: "
+            "iconv -f ENCODING -t UTF-8 FILE"
+        )
     if "\0" in text:
         raise DataError(f"{where}: holds zero bytes, so it is no text; save it as UTF-8")
     if encoding not in ("utf-8", "utf-8-sig"):
@@ -72,6 +77,18 @@ def _is_western(text: str) -> bool:
     """Tell whether what was read as Windows-1252 may be: other scripts give strange signs."""
     beyond = {letter for letter in text if ord(letter) > 127}
     return beyond <= WESTERN and not _STRANGE.search(text)
+
+
+def _is_mixed(content: bytes) -> bool:
+    """Tell whether a line beyond ASCII is UTF-8, in a file that is not."""
+    for line in content.splitlines():
+        if not line.isascii():
+            try:
+                line.decode("utf-8")
+                return True
+            except UnicodeDecodeError:
+                continue
+    return False
 
 
 def _unmarked(content: bytes) -> str:

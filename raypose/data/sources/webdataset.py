@@ -2,13 +2,14 @@
 
 What stands beside a picture has its name with another ending: of ``yoga.1.jpg`` the label is in
 ``yoga.1.cls``. Where a sample has one picture only, its key may also end at the first dot, as
-WebDataset's own do: ``7.image.jpg`` with ``7.cls``. In a folder where labels are beside pictures, a
-picture without has none, unless it has a ``.json`` that says nothing of labels. Elsewhere the class
-is the first folder below those that all pictures are in.
+WebDataset's own do: ``7.image.jpg`` with ``7.cls``. Where labels are beside pictures, in whatever
+tar of a source, a picture without has none, unless it has a ``.json`` that says nothing of labels.
+Elsewhere the class is the first folder below those that all pictures are in.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import posixpath
 import tarfile
@@ -51,17 +52,18 @@ class _Tar:
 
     Attributes:
         pictures: in their order.
+        told: name of a file that may hold a label → the label; empty for none, None where a .json
+            says nothing of labels.
         labels: stem → the labels beside it.
-        marked: folders with labels beside pictures, be they none.
-        bare: stems of .json files that say nothing of labels.
+        marked: folders with labels beside pictures, be they none → the endings of those files.
         links: (name, name of what it leads to).
         others: names of unknown endings.
     """
 
     pictures: list[_Member] = field(default_factory=list)
+    told: dict[str, str | None] = field(default_factory=dict)
     labels: dict[str, set[str]] = field(default_factory=dict)
     marked: dict[str, set[str]] = field(default_factory=dict)
-    bare: set[str] = field(default_factory=set)
     links: list[tuple[str, str]] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
@@ -76,22 +78,27 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     listing = Listing(source)
     tars = inside(source, ".tar")
     listing.stamp_containers(tars)
-    found: list[tuple[_Member, set[str], bool]] = []  # with its labels; if its folder may tell
+    rules.refuse_named_sets(source, tars)
+    found: list[tuple[_Member, set[str]]] = []
+    silent: set[str] = set()  # ids of pictures whose folder may tell all the same
+    marked = linked = False
     for url in tars or [source]:
         tar = _listed(listing, url, f"{PurePosixPath(url).stem}/" if len(tars) > 1 else "")
+        marked, linked = marked or bool(tar.marked), linked or bool(tar.links)
         for member, lonely in _counted(tar):
-            labels = _beside(tar, member, lonely)
-            found.append((member, labels, not labels and _by_folder(tar, member)))
-    names = [member.name for member, _, _ in found]
-    rules.refuse_sets(source, names, mend="unpack it, and pack each")
-    root = _root(source, [member for member, _, by_folder in found if by_folder])
-    deep = Counter[str]()
-    for member, labels, by_folder in found:
-        folders = member.folders[root:] if by_folder else []
-        _enter(listing, member.entry, labels, "".join(folders[:1]))
-        if len(folders) > 1:
-            deep[folders[0]] += 1
-    rules.tell_depth(source, sum(deep.values()), next(iter(deep), ""))
+            found.append((member, _beside(tar, member, lonely)))
+            if _is_silent(tar, member):
+                silent.add(member.entry.id)
+    rules.refuse_sets(source, [member.name for member, _ in found], mend="unpack it, and pack each")
+    by_folder = [
+        member for member, labels in found
+        if not labels and (not marked or member.entry.id in silent)
+    ]  # fmt: skip
+    folders = _class_folders(source, by_folder, num_tars=len(tars))
+    for member, labels in found:
+        _enter(listing, member.entry, labels, folders.get(member.entry.id, ""))
+    if linked:
+        _refuse_two_labels(listing)
     return listing
 
 
@@ -113,14 +120,7 @@ def _listed(listing: Listing, url: str, prefix: str) -> _Tar:
         elif member.issparse():
             listing.refuse(prefix + name, "is stored with holes; pack it anew without --sparse")
         elif content is not None:
-            stem = name.rpartition(".")[0]
-            label = _label_in(content, name, where=f"{url}: {name}")
-            if label is None:
-                tar.bare.add(stem)
-                continue
-            tar.marked.setdefault(name.rpartition("/")[0], set()).add(ending)
-            if label:
-                tar.labels.setdefault(stem, set()).add(label)
+            tar.told[name] = _label_in(content, name, where=f"{url}: {name}")
         elif ending in rules.PICTURES:
             tar.pictures.append(_placed(name, prefix, url, member.offset_data, member.size))
         elif not rules.is_other(name):
@@ -141,12 +141,16 @@ def _placed(name: str, prefix: str, url: str, offset: int, size: int) -> _Member
 def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
     """Follow the links of a tar, and drop what is beside a picture: other data, masks."""
     there = {posixpath.normpath(member.name): member.entry for member in tar.pictures}
+    told = {posixpath.normpath(name): label for name, label in tar.told.items()}
     for name, target in tar.links:
         entry = there.get(target)
         if entry:
             tar.pictures.append(_placed(name, prefix, entry.url, entry.offset, entry.size))
+        elif target in told and rules.ending(name) in LABELLED:
+            tar.told[name] = told[target]
         else:
             listing.leave_out(prefix + name, "a link that leads to no picture of the tar")
+    _mark(tar)
     others = set(tar.others)
     stems = {member.stem for member in tar.pictures if member.name not in others}
     kept = []
@@ -158,6 +162,19 @@ def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
             continue
         kept.append(member)
     tar.pictures = kept
+
+
+def _mark(tar: _Tar) -> None:
+    """Note the labels by the pictures that they are beside."""
+    keys = {key for member in tar.pictures for key in (member.stem, _first_key(member.stem))}
+    for name, label in tar.told.items():
+        stem = name.rpartition(".")[0]
+        key = stem if stem in keys else _first_key(stem)
+        if label is None or key not in keys:
+            continue
+        tar.marked.setdefault(name.rpartition("/")[0], set()).add(rules.ending(name))
+        if label:
+            tar.labels.setdefault(key, set()).add(label)
 
 
 def _counted(tar: _Tar) -> Iterator[tuple[_Member, bool]]:
@@ -173,25 +190,57 @@ def _beside(tar: _Tar, member: _Member, lonely: bool) -> set[str]:
     return found or (tar.labels.get(_first_key(member.stem), set()) if lonely else set())
 
 
-def _by_folder(tar: _Tar, member: _Member) -> bool:
-    """Tell whether the folder of a picture without a label beside it says its class."""
-    marked = tar.marked.get(member.name.rpartition("/")[0], set())
-    bare = member.stem in tar.bare or _first_key(member.stem) in tar.bare
-    return not marked or (bare and ".cls" not in marked)
+def _is_silent(tar: _Tar, member: _Member) -> bool:
+    """Tell whether a picture has a .json that says nothing of labels, where no .cls is in use."""
+    above = member.name.rpartition("/")[0]
+    bare = (tar.told.get(f"{key}.json", "") for key in (member.stem, _first_key(member.stem)))
+    return None in bare and ".cls" not in tar.marked.get(above, ())
 
 
-def _root(source: str, members: list[_Member]) -> int:
-    """Return how many folders all pictures are in, above those of their classes; it is said."""
-    first = members[0].folders if members else []
-    depth = 0
-    while all(
+def _class_folders(source: str, members: list[_Member], *, num_tars: int) -> dict[str, str]:
+    """Return the class folders of pictures by their ids: the first below those that all are in.
+
+    Raises:
+        DataError: where one folder holds all others, or is all that there is.
+    """
+    inside = [member for member in members if member.folders]
+    if not inside:
+        return {}
+    first, depth = inside[0].folders, 0
+    while depth + 1 < len(first) and all(
         len(member.folders) > depth + 1 and member.folders[depth] == first[depth]
-        for member in members
-    ) and depth + 1 < len(first):
+        for member in inside
+    ):
         depth += 1
     if depth:
         status(f"{source}: classes are the folders in {'/'.join(first[:depth])}/")
-    return depth
+    found = {member.entry.id: member.folders[depth] for member in inside}
+    below = {member.folders[depth + 1] for member in inside if len(member.folders) > depth + 1}
+    only = next(iter(set(found.values())), "")
+    if len(set(found.values())) == 1 and (len(below) > 1 or num_tars > 1):
+        raise DataError(
+            f"{source}: all pictures are in one folder, {only}, so that it says no class; put them "
+            "in class folders, or a label beside each"
+        )
+    deep = [member for member in inside if len(member.folders) > depth + 1]
+    rules.tell_depth(source, len(deep), found[deep[0].entry.id] if deep else "")
+    return found
+
+
+def _refuse_two_labels(listing: Listing) -> None:
+    """Refuse a picture that a link puts under another label.
+
+    Raises:
+        DataError: naming it.
+    """
+    label_of: dict[tuple[str, int], Entry] = {}
+    for entry in listing.entries:
+        other = label_of.setdefault((entry.url, entry.offset), entry)
+        if other.label != entry.label:
+            raise DataError(
+                f'{listing.source}: {entry.id} is "{entry.label}", and a link to {other.id}, which '
+                f'is "{other.label}"; keep one'
+            )
 
 
 def _enter(listing: Listing, entry: Entry, labels: set[str], folder: str) -> None:
@@ -251,6 +300,8 @@ def _label_in(content: bytes, name: str, *, where: str) -> str | None:
     """Return the label that a file beside a picture holds: empty for none; None if unsaid."""
     where = rules.as_text(where)
     try:
+        if b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise rules.BadLabel("its label holds zero bytes")
         if rules.ending(name) == ".cls":
             return rules.label_of(text.decoded(content, where=where))
         document = json.loads(text.decoded(content, where=where))
