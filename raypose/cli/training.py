@@ -206,10 +206,13 @@ def few_shot(call: Call) -> None:
     lines = [
         f"{method:<6} {point['per_class']:>4} a class  top-1 {point['mean']:.3f} "
         f"± {point['sd']:.3f}  ({point['interval'][0]:.3f} to {point['interval'][1]:.3f})"
+        + (f"  rate {found['rates'][method]:g}" if method in found["rates"] else "")
         for method, points in found["methods"].items()
         for point in points
     ]
     lines.append(f"zero-shot          top-1 {found['zero_shot']:.3f}  {found['note']}".rstrip())
+    if not config.data.test:
+        lines.append("scored on data.val: data.test is for pictures that chose nothing")
     call.show({"url": url, **found}, "\n".join([*lines, url]))
 
 

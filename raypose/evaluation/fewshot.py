@@ -36,7 +36,7 @@ from raypose.evaluation.supports import (
 from raypose.training import loop, state
 from raypose.training.scorer import Scorer
 
-__all__ = ["METHODS", "run"]
+__all__ = ["METHODS", "rate", "run"]
 
 METHODS = ("probe", "lora", "full")
 
@@ -65,9 +65,9 @@ def run(
 
     Returns:
         name, classes, per_class, test, num_test, zero_shot (top-1 by captions alone) and a note on
-        it; methods: for each, at each point per_class, top1 and balanced_accuracy of each draw,
-        mean and sd of top1 and the 95 % interval of its mean; supports: at each point, for each
-        draw, the ids drawn.
+        it; rates, the peak learning rate of each method that trains; methods: for each, at each
+        point per_class, top1 and balanced_accuracy of each draw, mean and sd of top1 and the 95 %
+        interval of its mean; supports: at each point, for each draw, the ids drawn.
 
     Raises:
         UsageError: for a method that is none, or a point without pictures.
@@ -89,6 +89,7 @@ def run(
         "per_class": list(per_class),
         "num_draws": num_draws,
         "num_steps": num_steps,
+        "rates": {method: rate(config, method) for method in methods if method != "probe"},
         "seed": config.seed,
         "train": config.data.train,
         "test": config.data.test or config.data.val,
@@ -176,7 +177,8 @@ class _Study:
             return self._probe(rows)
         per_epoch = math.ceil(len(rows) / self.config.optim.batch_size)
         epochs = max(1, round(num_steps / per_epoch))
-        config = override(self.config, {"optim.method": method, "optim.epochs": epochs})
+        changes = {"optim.method": method, "optim.learning_rate": rate(self.config, method)}
+        config = override(self.config, {**changes, "optim.epochs": epochs})
         sets = {"train": take(self.pool, rows), "val": self.test}
         held = SupportContext(sets, config.seed + draw, self.scorer.context.device)
         trainer, _ = loop.prepare(config, held, run_url=self.nowhere, num_rows=len(rows))
@@ -206,6 +208,12 @@ class _Study:
             "val_top1": float(counts.trace() / len(guesses)),
             "val_balanced_accuracy": metrics.balanced_accuracy(counts),
         }
+
+
+def rate(config: Config, method: str) -> float:
+    """Return the peak learning rate of a method: the recipe's for its own, else the method's."""
+    own = config.optim.learning_rate if method == config.optim.method else None
+    return override(config, {"optim.method": method, "optim.learning_rate": own}).optim.peak_rate
 
 
 def _counted(progress: Any, total: int) -> Callable[[str], None]:

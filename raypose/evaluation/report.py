@@ -76,12 +76,14 @@ def few_shot_page(document: Mapping[str, Any]) -> str:
     draws = len(next(iter(document["methods"].values()))[0]["top1"])
     classes = "".join(f"<li>{escape(name)}" for name in document["classes"])
     note = f" ({escape(document['note'])})" if document["note"] else ""
+    told = ", ".join(f"{method} {rate:g}" for method, rate in document["rates"].items())
+    rates = f" Peak learning rates: {told}." if told else ""
     text = (
         f"<p>{draws} draws of the training pictures; each is scored once on the same "
         f"{document['num_test']} pictures of {escape(document['test'])}. Mean ± standard deviation "
         "over draws, and the 95 % interval of the mean (Student's t). Chance is "
         f"{1 / len(document['classes']):.3f}; without any training picture, by captions alone, "
-        f"{document['zero_shot']:.3f}{note}.</p>"
+        f"{document['zero_shot']:.3f}{note}.{rates}</p>"
     )
     body = (
         f"{text}{charts.svg(charts.few_shot_plot(document))}"

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from support.pictures import pack
 
-from raypose import config, evaluation
+from raypose import config, evaluation, storage
 from raypose.captions import taxonomy
 from raypose.config import Config
 from raypose.data import inspection
@@ -16,6 +16,7 @@ from raypose.errors import DataError, TrainError
 from raypose.inference import embedding
 from raypose.releases import registry
 from raypose.releases.predictor import Predictor
+from raypose.training import runs
 
 
 def test_figures_are_those_of_the_predictor(
@@ -78,3 +79,45 @@ def test_only_finished_runs_are_published(trained: Config) -> None:
     with pytest.raises(TrainError, match="not finished; run: raypose train"):
         evaluation.publish(config.override(trained, {"seed": 77}))
     assert str(evaluation.publish(trained)) == str(registry.resolve(trained.storage, "tiny"))
+
+
+def test_pictures_that_chose_a_release_are_said_so(
+    trained: Config, dataset: str, bucket: str
+) -> None:
+    """Told by the manifest, wherever a copy of it lies."""
+    for name in storage.list_files(f"{dataset}/val"):
+        content = storage.read_bytes(f"{dataset}/val/{name}")
+        storage.write_bytes(f"{bucket}/copy/{name}", content)
+    for url, note in (
+        (f"{dataset}/val", "these pictures chose tiny:v1"),
+        (f"{bucket}/copy", "these pictures chose tiny:v1"),
+        (f"{dataset}/train", "was trained on these pictures"),
+    ):
+        scored = evaluation.score(trained.storage, "tiny", url)
+        assert note in scored.note
+        made = evaluation.figures(scored, with_baselines=False)
+        assert made["note"] == scored.note
+        buffer = io.StringIO()
+        Console(file=buffer, width=300).print(evaluation.table(made))
+        assert note in buffer.getvalue()
+        assert evaluation.compare(scored, scored)["note"] == scored.note
+
+
+def test_a_run_is_held_up_on_pictures_that_chose_nothing(
+    trained: Config, dataset: str, cluster: None
+) -> None:
+    result = runs.finished(trained)
+    assert result is not None
+    before = storage.join(result.url, runs.BASELINES)
+    kept = storage.read_bytes(before) if storage.exists(before) else b""
+    storage.delete_file(before)
+    tested = config.override(trained, {"data.test": f"{dataset}/train"})
+    held = evaluation.hold_up(tested, result)
+    assert held["data"] == f"{dataset}/train"
+    assert held["chose"] is False
+    scored = evaluation.score(trained.storage, "tiny", f"{dataset}/train")
+    right = (scored.probabilities.argmax(1) == scored.targets).mean()
+    assert held["run"]["top1"] == pytest.approx(right)
+    storage.delete_file(before)
+    if kept:
+        storage.write_bytes(before, kept)

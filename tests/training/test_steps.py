@@ -19,6 +19,7 @@ from raypose.clip.towers import full, share_buffers, unused
 from raypose.config import Config
 from raypose.data import Batch
 from raypose.errors import ConfigError, TrainError
+from raypose.evaluation import fewshot
 from raypose.training import checkpoint, finish, loop, optim
 from raypose.training.state import EpochProgress
 from raypose.training.trainer import Trainer
@@ -310,6 +311,10 @@ def test_each_method_has_a_rate_of_its_own() -> None:
     lora = recipe(**{"optim.learning_rate": None, "optim.method": "lora"})
     assert lora.optim.peak_rate == 2e-4
     assert recipe(**{"optim.method": "lora"}).optim.peak_rate == 1e-3  # as it was asked for
+    # a study of few pictures compares methods, each at its own
+    assert fewshot.rate(recipe(), "full") == 1e-3
+    assert fewshot.rate(recipe(), "lora") == 2e-4
+    assert fewshot.rate(recipe(**{"optim.method": "lora"}), "lora") == 1e-3
 
 
 def test_low_rank_changes_are_as_they_are_asked_for() -> None:
