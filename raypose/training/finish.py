@@ -27,6 +27,8 @@ from raypose.training.scorer import Scorer, val_figures
 __all__ = ["FINAL", "finish", "mixed", "url_of"]
 
 FINAL = "final.json"
+OF_AN_EPOCH = ("train_s", "val_s", "learning_rate", "gradient_norm", "logit_scale")
+"""What says how an epoch went, and nothing of the model."""
 REFRESHED = 32
 """Batches that BatchNorm's statistics are taken from after mixing."""
 
@@ -57,7 +59,7 @@ def finish(config: Config, context: WorkerContext, *, run_url: str) -> None:
         head=saved.get("head"),
     )
     outcome: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "alpha": 1.0}
-    outcome["metrics"] = dict(state.metrics)
+    outcome["metrics"] = {k: v for k, v in state.metrics.items() if k not in OF_AN_EPOCH}
     if config.data.val:
         chosen = _choose(scorer, _alphas(config))
         outcome["metrics"] |= chosen.pop("figures")
