@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -149,3 +150,52 @@ def test_long_runs_take_every_eighth_step_into_the_mean() -> None:
         means.append(float(ema.mean["weight"]))
     assert means[0] == pytest.approx(1 - 100 / 2000, abs=0.003)  # 1 / (1 - decay) steps behind
     assert means[1] == pytest.approx(means[0], abs=0.003)
+
+
+class Named(torch.nn.Module):
+    """Parameters by name, as towers of other kinds have them."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self.visual = torch.nn.Module()
+        self.named = names
+
+    def named_parameters(
+        self, *_: object, **__: object
+    ) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        for name in self.named:
+            yield name, torch.nn.Parameter(torch.zeros(2, 2))
+
+
+def test_depths_of_towers_of_other_kinds() -> None:
+    names = [
+        "visual.conv1.weight", "visual.layer1.0.conv1.weight", "visual.layer4.0.conv1.weight",
+        "visual.attnpool.positional_embedding", "visual.attnpool.q_proj.weight",
+        "text.token_embedding.weight", "text.cls_emb", "text.ln_final.weight",
+        *(f"text.transformer.encoder.block.{k}.layer.0.q.weight" for k in range(3)),
+    ]  # fmt: skip
+    found = optim.distances(Named(names))
+    assert found["visual.attnpool.positional_embedding"] == 0  # it pools: after all blocks
+    assert found["visual.attnpool.q_proj.weight"] == 0
+    assert found["text.cls_emb"] == found["text.token_embedding.weight"] == 4
+    assert [found[name] for name in names[-3:]] == [3, 2, 1]
+
+
+def test_what_timm_says_is_not_to_decay_does_not() -> None:
+    vision = {"timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "",
+              "timm_proj": "linear", "image_size": 32}  # fmt: skip
+    forms = {"trunk": {**TINY, "vision_cfg": vision}}
+    clip = model.build(ModelConfig(backbone="trunk", architectures=forms))
+    said = clip.model.visual.trunk.no_weight_decay()
+    assert said
+    made = optim.build(clip.model, OptimConfig())
+    names = {id(value): name for name, value in clip.model.named_parameters()}
+    decays = {
+        names[id(value)]: group["weight_decay"]
+        for group in made.param_groups
+        for value in group["params"]
+    }
+    there = [f"visual.trunk.{name}" for name in said if f"visual.trunk.{name}" in decays]
+    assert there
+    assert all(decays[name] == 0 for name in there)
+    assert any(decay > 0 for decay in decays.values())
