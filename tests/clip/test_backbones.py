@@ -12,7 +12,7 @@ import open_clip
 import pytest
 import torch
 from support.contexts import InMemory, batch, recipe, spread
-from support.models import NORMED, TINY
+from support.models import COCA, NORMED, TINY
 
 from raypose.clip import model
 from raypose.errors import ConfigError
@@ -83,15 +83,7 @@ def architectures(folder: Path) -> dict[str, dict[str, Any]]:
         "timm": NORMED,
         "resnet": {"embed_dim": 16, "text_cfg": TEXT,
                    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}},
-        "coca": {
-            "embed_dim": 16,
-            "vision_cfg": {**VISION, "attentional_pool": True, "attn_pooler_heads": 2,
-                           "output_tokens": True},
-            "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
-            "multimodal_cfg": {"context_length": 32, "vocab_size": 49408, "width": 16,
-                               "heads": 2, "layers": 1, "attn_pooler_heads": 2},
-            "custom_text": True,
-        },
+        "coca": COCA,
         "bert": {
             "embed_dim": 16, "vision_cfg": VISION,
             "text_cfg": {"hf_model_name": bert(folder / "bert"), "hf_tokenizer_name": tokenizer,

@@ -7,29 +7,17 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.models import TINY
+from support.models import NORMED, TINY
 
 from raypose import storage
 from raypose.clip import model, tokens
 from raypose.config import ModelConfig
 from raypose.errors import CheckpointError, ConfigError
 
-TIMM = {
-    "embed_dim": 16,
-    "vision_cfg": {
-        "timm_model_name": "test_resnet",
-        "timm_model_pretrained": False,
-        "timm_pool": "avg",
-        "timm_proj": "linear",
-        "image_size": 32,
-    },
-    "text_cfg": TINY["text_cfg"],
-}
-
 
 def config(**changes: object) -> ModelConfig:
     return ModelConfig.model_validate(
-        {"backbone": "tiny", "architectures": {"tiny": TINY, "timm": TIMM}} | changes
+        {"backbone": "tiny", "architectures": {"tiny": TINY, "timm": NORMED}} | changes
     )
 
 
@@ -134,9 +122,9 @@ def test_real_weights_agree_with_padding_as_they_were_made(shared: Path) -> None
     from safetensors.torch import load_file
 
     weights = shared / "weights/mobilenetv2_100_in1k.safetensors"
-    vision = {**TIMM["vision_cfg"], "timm_model_name": "mobilenetv2_100", "image_size": 193}  # type: ignore[dict-item]
+    vision = {**NORMED["vision_cfg"], "timm_model_name": "mobilenetv2_100", "image_size": 193}  # type: ignore[dict-item]
     made = model.build(
-        config(architectures={"tiny": TIMM | {"vision_cfg": vision}}, image_weights=str(weights))
+        config(architectures={"tiny": NORMED | {"vision_cfg": vision}}, image_weights=str(weights))
     )
     same = timm.create_model("mobilenetv2_100", pad_type="same").eval()
     same.load_state_dict(load_file(weights))

@@ -20,3 +20,25 @@ NORMED = {
     "text_cfg": TINY["text_cfg"],
 }
 """A trunk of timm's with BatchNorm, whose last map is one pixel."""
+
+
+COCA = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        **TINY["vision_cfg"],
+        "attentional_pool": True,
+        "attn_pooler_heads": 2,
+        "output_tokens": True,
+    },
+    "text_cfg": {**TINY["text_cfg"], "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {
+        "context_length": 32,
+        "vocab_size": 49408,
+        "width": 16,
+        "heads": 2,
+        "layers": 1,
+        "attn_pooler_heads": 2,
+    },
+    "custom_text": True,
+}
+"""A CoCa: its decoder is used by no encoder."""

@@ -11,7 +11,7 @@ import annotated_types
 import pytest
 import torch
 from support.contexts import InMemory, batch, recipe, spread
-from support.models import NORMED, TINY
+from support.models import COCA, NORMED
 
 from raypose import config, storage
 from raypose.clip import model
@@ -225,27 +225,6 @@ def test_checkpoints_that_were_cut_off_are_cleared_away(tmp_path: Path) -> None:
     (cut / "open_clip_config.json").write_text("{}")
     loop.train_worker(recipe(), context, run_url=url, num_rows=8)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-0000001"]
-
-
-COCA = {
-    "embed_dim": 16,
-    "vision_cfg": {
-        **TINY["vision_cfg"],
-        "attentional_pool": True,
-        "attn_pooler_heads": 2,
-        "output_tokens": True,
-    },
-    "text_cfg": {**TINY["text_cfg"], "embed_cls": True, "output_tokens": True},
-    "multimodal_cfg": {
-        "context_length": 32,
-        "vocab_size": 49408,
-        "width": 16,
-        "heads": 2,
-        "layers": 1,
-        "attn_pooler_heads": 2,
-    },
-    "custom_text": True,
-}
 
 
 def coca_step(changes: dict[str, Any]) -> dict[str, torch.Tensor]:
