@@ -54,6 +54,8 @@ BARE = {"releases": "list", "runs": "list"}
 GO_ON = (("train",), ("search",), ("shards", "build"), ("shards", "split"), ("synthesize",))
 """Verbs that go on where they were cut off, when they are given again."""
 FLAGS = ("--json", "--quiet", "--verbose")
+SPELLED = {"--dry-run": "dry_run=true"}
+"""What is known from other tools → how it is written here."""
 MISSING = {
     **dict.fromkeys(("matplotlib", "open_clip", "optuna", "ray", "safetensors", "torch"), "train"),
     "peft": "lora",
@@ -104,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> None:
     flags = [flag for flag in FLAGS if flag in arguments]
-    words = [word for word in arguments if word not in FLAGS]
+    words = [SPELLED.get(word, word) for word in arguments if word not in FLAGS]
     completion.teach()
     command = typer.main.get_command(_app())
     if completion.serve_shell(words):

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from raypose.cli.verbs import ANY, Call, Keys, Verb, Word, section_rows
 from raypose.config.section import Count
-from raypose.console import bar, status, waiting
+from raypose.console import bar, plural, status, waiting
 
 __all__ = ["RECIPE", "VERBS", "given"]
 
@@ -21,7 +21,9 @@ class TrainKeys(Keys):
     """What is done after training."""
 
     baselines: bool = True
-    """Hold the result against the model it came from, on data.val."""
+    """Hold the result against the model it came from, on data.test, or data.val without it."""
+    dry_run: bool = False
+    """Take three steps on made-up pictures and say what the run will take; train nothing."""
 
 
 class FewShotKeys(Keys):
@@ -54,7 +56,7 @@ def check(call: Call) -> None:
     if "/" in resolved.model.backbone:
         with waiting("loading open_clip"):
             _check_weights(resolved)
-    for key in ("train", "val", "synthetic"):
+    for key in ("train", "val", "test", "synthetic"):
         url = getattr(resolved.data, key)
         if url:
             try:
@@ -119,6 +121,9 @@ def given(call: Call) -> str:
 def train(call: Call) -> None:
     """Train, from the last checkpoint on."""
     config = call.config(call.words[0])
+    if call.keys.dry_run:
+        _estimate(call, config)
+        return
     from raypose.training import runs
 
     result = runs.finished(config)
@@ -132,7 +137,7 @@ def train(call: Call) -> None:
 
         with runtime.connect(config.cluster, verbose=call.verbose):
             result = run(config)
-            if call.keys.baselines and config.data.val:
+            if call.keys.baselines and (config.data.val or config.data.test):
                 with waiting("holding it against its baselines"):
                     hold_up(config, result)
     held = runs.baselines(result)
@@ -151,6 +156,33 @@ def train(call: Call) -> None:
         text = f"{text}\n{held['verdict']}"
     call.show({**asdict(result), "baselines": held}, text)
     call.next(f"raypose publish {given(call)}")
+
+
+def _estimate(call: Call, config: Any) -> None:
+    """Say what a run will take."""
+    from raypose.data import inputs
+
+    with waiting("reading manifests"):
+        num_rows = inputs.load(config).manifests["train"].num_rows
+    with waiting("taking a few steps"):
+        from raypose.training.estimate import estimate
+
+        found = estimate(config, num_rows)
+    millions = f"{found.parameters / 1e6:.1f} M parameters, {found.learned / 1e6:.1f} M learn"
+    lines = [
+        f"{config.run_id}: {millions}",
+        f"{found.num_steps} steps of {config.optim.batch_size} pictures, "
+        f"{found.steps_per_epoch} an epoch, on {plural(config.train.num_workers, 'worker')}",
+        f"a step {found.step_s:.2f} s, an epoch {_span(found.epoch_s)}, all "
+        f"{_span(found.run_s)} on {found.device}; reading, validation and checkpoints come on top",
+        f"memory of a worker {found.memory_bytes / 1e9:.1f} GB",
+    ]
+    call.show({"run": config.run_id, **asdict(found)}, "\n".join(lines))
+    call.next(f"raypose train {given(call)}")
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def search(call: Call) -> None:
@@ -240,6 +272,7 @@ VERBS = (
         (
             "raypose train postures-recipe.yaml",
             "raypose train postures-recipe.yaml optim.learning_rate=3e-5 train.num_workers=2",
+            "raypose train postures-recipe.yaml dry_run=true",
         ),
         TrainKeys,
         (ANY,),

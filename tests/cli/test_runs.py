@@ -11,6 +11,7 @@ from support.contexts import InMemory, batch, recipe
 
 from raypose import storage
 from raypose.cli.main import main
+from raypose.clip import model
 from raypose.config import Config, dump
 from raypose.errors import CheckpointError
 from raypose.releases import registry
@@ -83,3 +84,27 @@ def test_a_run_that_has_ended_keeps_no_moments(done: Config) -> None:
     assert last is not None
     with pytest.raises(CheckpointError, match="the run has ended"):
         checkpoint.restore(url, last)
+
+
+def test_a_dry_run_says_what_a_run_will_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(tmp_path / "d")
+    taxonomy = "taxonomy=synthetic12"
+    assert main(["synthesize", data, "form=shards", "per_class=2", "size=32", taxonomy]) == 0
+    capsys.readouterr()
+    config = recipe(
+        storage=str(tmp_path / "st"),
+        **{"data.train": data, "optim.epochs": 3, "train.num_workers": 2},
+    )
+    (tmp_path / "r.json").write_text(json.dumps(dump(config)))
+    code, found = asked(capsys, "train", str(tmp_path / "r.json"), "--dry-run")
+    assert code == 0
+    clip = model.build(config.model)
+    assert found["parameters"] == sum(value.numel() for value in clip.model.parameters())
+    assert 0 < found["learned"] <= found["parameters"]
+    assert found["steps_per_epoch"] == 3  # 24 pictures, 8 a step
+    assert found["num_steps"] == 9
+    assert found["run_s"] == pytest.approx(9 * found["step_s"])
+    assert found["memory_bytes"] > 10**7
+    assert not (tmp_path / "st").exists()
