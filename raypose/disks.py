@@ -36,7 +36,7 @@ class Stat(NamedTuple):
 NOWHERE = -1
 """Size of a link that leads nowhere."""
 TWICE = -2
-"""Size of a link to a folder that is gone through without it."""
+"""Size of a link to a folder, within one that a link led to."""
 
 
 LOCK = r"\..+\.lock"
@@ -84,9 +84,14 @@ def _locked(target: Path) -> Iterator[None]:
     """Keep other processes from writing over a file; the lock goes with the process."""
     import fcntl
 
-    with target.with_name(f".{target.name}.lock").open("w") as file:
+    place = target.with_name(f".{target.name}.lock")
+    # a link there would have what it leads to made or touched
+    file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)
 
 
 def clear_parts(folder: str, names: str, *, before: float) -> None:
@@ -108,32 +113,17 @@ def clear_parts(folder: str, names: str, *, before: float) -> None:
 def walk(folder: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:
     """Yield what lies below a folder, hidden files aside; folders have no `Stat`.
 
-    Links are followed. A folder is gone through once, by its own name where it lies below, so that
-    links from folder to folder neither loop nor multiply.
+    Links are followed, but not back to where they lie, nor from within a folder that a link led to:
+    so links from folder to folder neither loop nor multiply.
 
     Args:
         folder: its real path.
         recursive: go down into the folders in it.
     """
-    yield from _walk(folder, "", _Walk(folder, recursive, {folder}))
+    yield from _walk(folder, "", recursive, linked=False)
 
 
-class _Walk(NamedTuple):
-    """A walk through a folder, and the real paths of the folders that it has been in."""
-
-    root: str
-    recursive: bool
-    seen: set[str]
-
-    def comes_by(self, real: str) -> bool:
-        """Tell whether a folder that a link leads to is gone through without it, or has been."""
-        if real in self.seen:
-            return True
-        below = os.path.relpath(real, self.root)
-        return not any(part.startswith(".") for part in below.split("/"))
-
-
-def _walk(folder: str, above: str, walk: _Walk, linked: bool = False) -> Iterator[Any]:
+def _walk(folder: str, above: str, recursive: bool, *, linked: bool) -> Iterator[Any]:
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
@@ -142,16 +132,13 @@ def _walk(folder: str, above: str, walk: _Walk, linked: bool = False) -> Iterato
         real = os.path.realpath(entry.path) if is_link else entry.path
         kind = _kind(entry)
         if kind == "folder":
-            if not walk.recursive:
-                yield name, None
-            elif is_link and f"{entry.path}/".startswith(f"{real}/"):
-                yield name, None  # back to where it lies
-            elif is_link and walk.comes_by(real):
+            back = is_link and f"{folder}/".startswith(f"{real.rstrip('/')}/")
+            if recursive and is_link and linked and not back:
                 yield name, Stat(TWICE, 0)
-            else:
-                yield name, None
-                walk.seen.add(real)
-                yield from _walk(real, f"{name}/", walk, linked or is_link)
+                continue
+            yield name, None
+            if recursive and not back:
+                yield from _walk(real, f"{name}/", recursive, linked=linked or is_link)
         elif entry.name.startswith("."):
             continue
         elif kind == "file":

@@ -395,6 +395,8 @@ def _explained(url: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise NotFoundError(f"{url}: not found; check the path") from None
+    except RecursionError:
+        raise DataError(f"{url}: folders in it lie too deep, some 1,000 in each other") from None
     except PermissionError:
         raise StorageError(f"{url}: access denied; check the credentials and the path") from None
     except IsADirectoryError:

@@ -39,15 +39,18 @@ class DrawKeys(Keys):
 
 def synthesize(call: Call) -> None:
     """Draw pictures of postures."""
-    from raypose import synthesis
+    from raypose import storage, synthesis
     from raypose.captions import taxonomy
     from raypose.data import manifests, packing, sources
+    from raypose.errors import UsageError
 
     keys, (dest,) = call.keys, call.words
     classes = taxonomy.load(keys.taxonomy)
     counts = dict.fromkeys(classes.ids, keys.per_class)
     synthesis.drawn(counts)
     if keys.fill:
+        if storage.overlap(keys.fill, dest):
+            raise UsageError(f"fill: {keys.fill} overlaps {dest}; draw into a place beside it")
         known = classes.index()
         labels = manifests.read_manifest(keys.fill).labels
         there = classes.counts({label: n for label, n in labels.items() if label in known})

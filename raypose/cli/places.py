@@ -90,6 +90,8 @@ def _is_ours(url: str) -> bool:
     except NotFoundError:
         return True
     head = content[:1024]
+    if content and Path(url).suffix.lower() not in OURS:
+        return False
     starts, holds = OURS.get(Path(url).suffix.lower(), (b"", b""))
     if url.lower().endswith(".parquet"):
         head = content[-64 * 1024 :]  # where its columns are named

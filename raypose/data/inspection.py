@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ class Row(NamedTuple):
         hashes: perceptual, of the picture and of its mirror image; see `twins`.
         error: why it cannot be decoded; empty for a good one.
         thumb: uint8 (32, 32), brightness; empty where it cannot be decoded.
+        digest: of its bytes; empty where all of it is of one brightness.
     """
 
     data: str
@@ -44,6 +46,7 @@ class Row(NamedTuple):
     hashes: tuple[int, int]
     error: str = ""
     thumb: bytes = b""
+    digest: bytes = b""
 
 
 def inspect(
@@ -109,7 +112,14 @@ def cluster(
     pairs = np.concatenate([confirmed, pairs[~told]])
     if features is not None:
         pairs = np.concatenate([pairs, twins.near_features(features, min_cosine=min_cosine)])
-    return twins.clusters(len(rows), pairs)
+    first: dict[bytes, int] = {}
+    same = [
+        (first.setdefault(row.digest, number), number)
+        for number, row in enumerate(rows)
+        if row.digest
+    ]
+    copies = np.array([pair for pair in same if pair[0] != pair[1]], dtype=pairs.dtype)
+    return twins.clusters(len(rows), np.concatenate([pairs, copies.reshape(-1, 2)]))
 
 
 def suspicious(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> Iterator[tuple[int, str]]:
@@ -156,5 +166,12 @@ def _inspect_row(url: str, row: Mapping[str, Any]) -> Row:
     plain, mirrored = twins.hashes(small[None])[0].tolist()
     height, width = bright.shape
     return Row(
-        *known, width, height, len(content), detail, (plain, mirrored), thumb=small.tobytes()
+        *known,
+        width,
+        height,
+        len(content),
+        detail,
+        (plain, mirrored),
+        thumb=small.tobytes(),
+        digest=hashlib.sha256(content).digest()[:16] if detail else b"",
     )

@@ -100,7 +100,7 @@ def read(dest: str, plan: str, tasks: Mapping[int, Mapping[str, int]]) -> dict[i
     names = storage.list_files(folder)
     if PLAN not in names or storage.read_bytes(storage.join(folder, PLAN)) != plan.encode():
         return None
-    there = set(storage.list_files(dest))
+    there = {name: stat.size for name, stat in storage.list_stats(dest).items()}
     records = {}
     for first, labels in tasks.items():
         if f"{first}.json" not in names:
@@ -111,7 +111,8 @@ def read(dest: str, plan: str, tasks: Mapping[int, Mapping[str, int]]) -> dict[i
             what="the record of a build",
             mend="delete it",
         )
-        if record.is_of(labels) and there.issuperset(shard.name for shard in record.shards):
+        whole = all(there.get(shard.name) == shard.num_bytes for shard in record.shards)
+        if whole and record.is_of(labels):
             records[first] = record
     return records
 

@@ -195,6 +195,8 @@ def _stale(dest: str, parts: Collection[str], *, overwrite: bool) -> dict[str, M
         url = storage.join(dest, part)
         with suppress(NotFoundError):
             found[url] = read_manifest(url)
+            if storage.is_link(url):
+                raise DataError(f"{url}: is a link to another data set; remove it")
     if found and not overwrite:
         url = min(found)
         raise DataError(f"{url}: is of another split, and shares pictures; give overwrite=true")

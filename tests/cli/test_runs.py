@@ -11,9 +11,11 @@ from support.contexts import InMemory, batch, recipe
 
 from raypose import storage
 from raypose.cli.main import main
+from raypose.cli.places import check_out
 from raypose.clip import model
 from raypose.config import Config, dump
-from raypose.errors import CheckpointError
+from raypose.data import shards
+from raypose.errors import CheckpointError, UsageError
 from raypose.releases import registry
 from raypose.training import checkpoint, finish, loop, runs
 
@@ -108,3 +110,21 @@ def test_a_dry_run_says_what_a_run_will_take(
     assert found["run_s"] == pytest.approx(9 * found["step_s"])
     assert found["memory_bytes"] > 10**7
     assert not (tmp_path / "st").exists()
+
+
+@pytest.mark.parametrize("name", ["precious.json", "precious", "MANIFEST.json"])
+def test_files_of_strangers_are_not_written_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UsageError, match=r"nothing of raypose's"):
+        check_out(str(tmp_path / name))
+
+
+def test_what_is_filled_up_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["synthesize", str(tmp_path / "d"), "form=shards", "taxonomy=synthetic12", "size=32"]
+    assert main([*words, "per_class=1"]) == 0
+    again = [*words, "per_class=2", f"fill={tmp_path}/d", "overwrite=true"]
+    assert main(again) == 2
+    assert "overlaps" in capsys.readouterr().err
+    assert shards.verify(str(tmp_path / "d")).num_rows == 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import tarfile
 import time
 import unicodedata
@@ -416,9 +417,77 @@ def test_folders_that_link_to_each_other(tmp_path: Path) -> None:
         for other in range(9):
             if other != k:
                 (tmp_path / f"s/c{k}/see{other}").symlink_to(f"../c{other}")
-    (tmp_path / "s/z").symlink_to(tmp_path / "pool")
-    found = labels(tmp_path / "s")
-    assert found == {f"c{k}/1.jpg": f"c{k}" for k in range(9)} | {"z/1.jpg": "z"}
+    with pytest.raises(DataError, match="are one file, by a link, in two class folders"):
+        labels(tmp_path / "s")
+    other = tmp_path / "other"
+    laid(other, "tree/1.jpg", "__pool/x/2.jpg")
+    (other / "cobra").symlink_to(tmp_path / "pool")
+    (other / "boat").symlink_to("__pool/x")
+    (tmp_path / "pool/more").symlink_to(tmp_path / "s")
+    listing = sources.find(str(other))
+    assert {entry.id: entry.label for entry in listing.entries} == {
+        "tree/1.jpg": "tree", "cobra/1.jpg": "cobra", "boat/2.jpg": "boat",
+    }  # fmt: skip
+    assert ("cobra/more", "a link within a folder that is linked itself") in listing.rejected
+
+
+def test_files_too_large_for_pictures(tmp_path: Path) -> None:
+    laid(tmp_path, "a/1.jpg", "b/1.jpg")
+    with (tmp_path / "a/clip.webm").open("wb") as file:
+        file.truncate(1 << 30)
+    listing = sources.find(str(tmp_path))
+    assert [one.id for one in listing.rejected] == ["a/clip.webm"]
+    assert listing.num_refused == 1
+    (tmp_path / "l.csv").write_text("path,label\na/1.jpg,a\na/clip.webm,b\n")
+    assert sources.find(str(tmp_path / "l.csv")).num_refused == 1
+
+
+def test_one_stray_label_does_not_drop_a_tar_in_silence(tmp_path: Path) -> None:
+    members = [(f"{name}/{k}.jpg", A) for name in ("tree", "cobra") for k in range(3)]
+    listing = sources.find(str(tar(tmp_path / "x.tar", *members, ("tree/1.cls", b"oak"))))
+    assert listing.num_refused == 5
+    dead = tar(tmp_path / "y.tar", ("a/0.jpg", A), ("a/0.cls", "../l/none.cls"), ("b/1.jpg", B))
+    with pytest.raises(DataError, match="a link that leads to no label"):
+        labels(dead)
+
+
+def test_a_shard_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
+    listing, place = cut_off(tmp_path)
+    (shard,) = (tmp_path / "d").glob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:100])
+    assert place.exists()
+    packing.pack(listing, str(tmp_path / "d"), LENIENT)
+    assert shards.verify(str(tmp_path / "d")).num_rows == 4
+
+
+def test_a_part_that_is_a_link_is_not_emptied(tmp_path: Path) -> None:
+    laid(tmp_path / "s", *(f"{name}/{k}.jpg" for name in "ab" for k in range(4)))
+    for name in ("orig", "precious"):
+        packing.build(str(tmp_path / "s"), str(tmp_path / name))
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e/test").symlink_to(tmp_path / "precious")
+    split = splits.assign(inspection.inspect([str(tmp_path / "orig")]), [], shares={"val": 0.25})
+    with pytest.raises(DataError, match="is a link to another data set"):
+        splits.write(str(tmp_path / "orig"), str(tmp_path / "e"), split, Packing(), overwrite=True)
+    assert shards.verify(str(tmp_path / "precious")).num_rows == 8
+
+
+def test_what_nests_without_end(tmp_path: Path) -> None:
+    place = tmp_path / "s"
+    place.mkdir()
+    here = os.open(place, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with pytest.raises(DataError, match="lie too deep"):
+        sources.find(str(place))
+    nested = pa.array([{"bytes": {"bytes": A}}])
+    with pytest.raises(DataError, match="no column of pictures"):
+        sources.find(str(table(tmp_path / "x.parquet", {"image": nested, "label": ["a"]})))
+    subprocess.run(["rm", "-rf", place], check=True)  # shutil goes no deeper either
 
 
 def test_damaged_parquet_is_one_line(tmp_path: Path) -> None:

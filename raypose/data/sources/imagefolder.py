@@ -15,9 +15,14 @@ from raypose.errors import DataError
 
 __all__ = ["list_source"]
 
+MAX_FILE_BYTES = 256 << 20
+"""A file that is larger is no picture that could be decoded."""
+
+
 FOLLOWED_NOT = {
+    MAX_FILE_BYTES: "too large for a picture: over 256 MiB",
     NOWHERE: "a link that leads nowhere",
-    TWICE: "a link to a folder that is listed without it",
+    TWICE: "a link within a folder that is linked itself",
 }
 
 
@@ -32,7 +37,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
             classes in it, or a class whose name is not UTF-8.
     """
     listing = Listing(source)
-    names, links = _names(listing, source)
+    names, links, reals = _names(listing, source)
     rules.refuse_sets(source, names, mend="pack each: raypose shards build {} DEST/{name}")
     _refuse_wrapping(source, names)
     wanted = {rules.drawn_from(name) for name in names} - {""}
@@ -47,7 +52,9 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
         label, slash, rest = name.partition("/")
         reason = _left_out(name, bool(slash), stems, links)
         if reason:
-            listing.leave_out(name, reason)
+            (listing.refuse if links.get(name) == MAX_FILE_BYTES else listing.leave_out)(
+                name, reason
+            )
             continue
         if "/" in rest:
             deep[label] += 1
@@ -56,6 +63,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
         if label not in labels:
             labels[label] = _label(label, source)
         listing.entries.append(Entry(key, labels[label], place))
+    _refuse_two_labels(source, names, links, reals)
     rules.tell_depth(source, sum(deep.values()), next(iter(deep), ""))
     seen = {entry.label for entry in listing.entries}
     folders = [
@@ -67,10 +75,16 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     return listing
 
 
-def _names(listing: Listing, source: str) -> tuple[list[str], dict[str, int]]:
-    """Return the files that are not passed over, sorted, and the links that are not followed."""
+def _names(listing: Listing, source: str) -> tuple[list[str], dict[str, int], dict[str, str]]:
+    """Return the files that are not passed over, sorted, and links: those not followed, and others.
+
+    Returns:
+        names; name of a link that is not followed, or of a file that is no picture by its size →
+        that; name → path, of files that links lead to.
+    """
     names: list[str] = []
     links: dict[str, int] = {}
+    reals: dict[str, str] = {}
 
     def kept() -> Iterator[tuple[str, Stat]]:
         for name, stat in storage.walk(source):
@@ -80,11 +94,36 @@ def _names(listing: Listing, source: str) -> tuple[list[str], dict[str, int]]:
                 names.append(name)
                 if stat.size < 0:
                     links[name] = stat.size
+                elif stat.size > MAX_FILE_BYTES:
+                    links[name] = MAX_FILE_BYTES
+                elif stat.real:
+                    reals[name] = stat.real
                 yield name, stat
 
     listing.stamp_files(kept())
     names.sort()
-    return names, links
+    return names, links, reals
+
+
+def _refuse_two_labels(
+    source: str, names: Sequence[str], links: Mapping[str, int], reals: Mapping[str, str]
+) -> None:
+    """Refuse a picture that links put into two class folders.
+
+    Raises:
+        DataError: naming it.
+    """
+    wanted, root = set(reals.values()), storage.resolved(source)
+    owner: dict[str, str] = {}
+    for name in names if wanted else ():
+        real = reals.get(name, f"{root}/{name}")
+        if real in wanted and name not in links and not rules.is_other(name):
+            other = owner.setdefault(real, name)
+            if other.partition("/")[0] != name.partition("/")[0]:
+                raise DataError(
+                    f"{source}: {rules.as_text(other)} and {rules.as_text(name)} are one file, by "
+                    "a link, in two class folders; keep one"
+                )
 
 
 def _left_out(name: str, in_folder: bool, stems: set[str], links: Mapping[str, int]) -> str:

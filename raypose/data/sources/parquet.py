@@ -256,8 +256,14 @@ def _holds_bytes(kind: pa.DataType) -> bool:
         kind = kind.value_type
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
-        return place >= 0 and _holds_bytes(kind.field(place).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+        return place >= 0 and _is_bytes(kind.field(place).type)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
 
 
 def _has_path(kind: pa.DataType) -> bool:
@@ -282,6 +288,8 @@ def _readable(url: str) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError) as error:
         raise _damaged(url, error) from None
+    except MemoryError:
+        raise DataError(f"{url}: far larger in memory than on disk; write it in parts") from None
     except UnicodeDecodeError:
         raise DataError(f"{url}: text in it is not UTF-8; write its labels and ids anew") from None
     except OSError as error:

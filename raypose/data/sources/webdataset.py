@@ -81,6 +81,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     rules.refuse_named_sets(source, tars)
     found: list[tuple[_Member, set[str]]] = []
     silent: set[str] = set()  # ids of pictures whose folder may tell all the same
+    known: set[str] = set()  # those that are said to have no label
     marked = linked = False
     for url in tars or [source]:
         tar = _listed(listing, url, f"{PurePosixPath(url).stem}/" if len(tars) > 1 else "")
@@ -89,6 +90,8 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
             found.append((member, _beside(tar, member, lonely)))
             if _is_silent(tar, member):
                 silent.add(member.entry.id)
+            if any(tar.told.get(f"{member.stem}{end}") == "" for end in LABELLED):
+                known.add(member.entry.id)
     rules.refuse_sets(source, [member.name for member, _ in found], mend="unpack it, and pack each")
     by_folder = [
         member for member, labels in found
@@ -96,7 +99,12 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     ]  # fmt: skip
     folders = _class_folders(source, by_folder, num_tars=len(tars))
     for member, labels in found:
-        _enter(listing, member.entry, labels, folders.get(member.entry.id, ""))
+        told = folders.get(member.entry.id, "")
+        if marked and not labels and not told and member.folders and member.entry.id not in known:
+            reason = "has no label beside it, where other pictures have one"
+            listing.refuse(member.entry.id, reason)
+        else:
+            _enter(listing, member.entry, labels, told)
     if linked:
         _refuse_two_labels(listing)
     return listing
@@ -148,6 +156,9 @@ def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
             tar.pictures.append(_placed(name, prefix, entry.url, entry.offset, entry.size))
         elif target in told and rules.ending(name) in LABELLED:
             tar.told[name] = told[target]
+        elif rules.ending(name) in LABELLED:
+            tar.told[name] = ""
+            listing.refuse(prefix + name, "a link that leads to no label of the tar")
         else:
             listing.leave_out(prefix + name, "a link that leads to no picture of the tar")
     _mark(tar)
@@ -289,7 +300,7 @@ def _members(tar: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
                 while rest := archive.fileobj.read(1 << 20):
                     if rest.strip(b"\0"):
                         raise tarfile.ReadError("more behind its end; tar -A puts tars together")
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
         raise DataError(
             f"{tar}: cut off or damaged at {rules.as_text(name)}, after {count} files ({error}); "
             "fetch it again"
