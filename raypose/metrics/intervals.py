@@ -163,12 +163,10 @@ def _intervals(scored: Scored, *, seed: int) -> dict[str, list[float]]:
 
 def wilson(hits: int, total: int) -> list[float]:
     """Return the 95 % interval of a share: hits among pictures."""
-    share, z = hits / total, 1.959963984540054
-    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    reach = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + (z / total) ** 2 / 4)
-    low = 0.0 if hits == 0 else middle - reach
-    high = 1.0 if hits == total else middle + reach
-    return [float(low), float(high)]
+    from scipy.stats import binomtest  # slow to import, and training does not need it
+
+    found = binomtest(hits, total).proportion_ci(method="wilson")
+    return [float(found.low), float(found.high)]
 
 
 def _of_recalls(scored: Scored, *, seed: int) -> list[float]:

@@ -90,7 +90,7 @@ def changed_data(config: Config, result: TrainResult) -> str:
         config: of the run.
         result: of the run.
     """
-    before = _read(result, PROVENANCE).get("data")
+    before = _read(result.url, PROVENANCE).get("data")
     found = []
     for split, source in before.items() if isinstance(before, dict) else ():
         try:
@@ -106,14 +106,15 @@ def changed_data(config: Config, result: TrainResult) -> str:
 
 def baselines(result: TrainResult) -> dict[str, Any]:
     """Return what a run was held against, as `evaluation.hold_up` wrote it; empty before that."""
-    return _read(result, BASELINES)
+    return _read(result.url, BASELINES)
 
 
 def overview(root: str) -> list[dict[str, Any]]:
     """Return every run in a storage root, by its id.
 
     Returns:
-        For each run, url, finished, epochs done, bytes, and the releases that were made of it.
+        For each run, url, finished, epochs done, bytes, those of its parts, and the releases that
+        were made of it.
     """
     folder = storage.join(root, "runs")
     releases = _releases(root)
@@ -124,23 +125,14 @@ def overview(root: str) -> list[dict[str, Any]]:
 
 
 def show(root: str, run_id: str) -> dict[str, Any]:
-    """Return what `overview` says of a run, with its parts' bytes, its figures and its recipe.
+    """Return what `overview` says of a run, with its figures and its recipe.
 
     Raises:
         DataError: where there is no such run.
     """
-    run = _named(root, run_id)
-    parts: dict[str, int] = {}
-    for name, stat in storage.walk(run.url):
-        parts[name.split("/")[0]] = parts.get(name.split("/")[0], 0) + stat.size
-    documents = {name: storage.join(run.url, f"{name}.json") for name in ("result", "config")}
-    read = {
-        name: storage.read_json(url) if storage.exists(url) else {}
-        for name, url in documents.items()
-    }
-    metrics = read["result"].get("metrics", {})
-    found = _described(run, _releases(root))
-    return {**found, "parts": parts, "metrics": metrics, "config": read["config"]}
+    found = _described(_named(root, run_id), _releases(root))
+    result, recipe = (_read(found["url"], name) for name in (RESULT, "config.json"))
+    return {**found, "metrics": result.get("metrics", {}), "config": recipe}
 
 
 def remove(root: str, run_id: str, *, force: bool = False) -> int:
@@ -173,16 +165,17 @@ def clean(root: str) -> dict[str, int]:
     That is the checkpoints of finished runs, whose final model lies beside them, and what Ray left.
     """
     freed: dict[str, int] = {}
-    for found in overview(root):
-        url = found["url"]
+    folder = storage.join(root, "runs")
+    for run_id in storage.list_folders(folder):
+        url = storage.join(folder, run_id)
         names = [name for name in storage.list_folders(url) if name.startswith("ray-")]
-        names += ["checkpoints"] if found["finished"] else []
+        names += ["checkpoints"] if storage.exists(storage.join(url, RESULT)) else []
         for name in names:
             place = storage.join(url, name)
             size = sum(max(0, stat.size) for _, stat in storage.walk(place))
             storage.delete_folder(place)
             if size:
-                freed[found["run"]] = freed.get(found["run"], 0) + size
+                freed[run_id] = freed.get(run_id, 0) + size
     return freed
 
 
@@ -195,17 +188,21 @@ def _named(root: str, run_id: str) -> Run:
 
 
 def _described(run: Run, releases: dict[str, list[str]]) -> dict[str, Any]:
-    files = dict(storage.walk(run.url))
-    states = [name for name in files if name.endswith("/state.json")]
-    epochs = 0
-    for name in states:
-        epochs = max(epochs, int(storage.read_json(storage.join(run.url, name)).get("epoch", 0)))
+    parts: dict[str, int] = {}
+    epochs, finished = 0, False
+    for name, stat in storage.walk(run.url):
+        part = name.split("/")[0]
+        parts[part] = parts.get(part, 0) + max(0, stat.size)
+        finished = finished or name == RESULT
+        if name.endswith("/state.json"):
+            epochs = max(epochs, int(_read(run.url, name).get("epoch", 0)))
     return {
         "run": run.id,
         "url": run.url,
-        "finished": RESULT in files,
+        "finished": finished,
         "epochs": epochs,
-        "bytes": sum(max(0, stat.size) for stat in files.values()),
+        "bytes": sum(parts.values()),
+        "parts": parts,
         "releases": releases.get(run.id, []),
     }
 
@@ -215,16 +212,15 @@ def _releases(root: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for row in registry.overview(root):
         release = registry.resolve(root, row["release"])
-        url = storage.join(release.url, PROVENANCE)
-        origin = storage.read_json(url) if storage.exists(url) else {}
-        found.setdefault(str(origin.get("run_id", "")), []).append(row["release"])
+        run_id = str(_read(release.url, PROVENANCE).get("run_id", ""))
+        found.setdefault(run_id, []).append(row["release"])
     return found
 
 
-def _read(result: TrainResult, name: str) -> dict[str, Any]:
-    """Return a document of a run; empty where there is none."""
-    url = storage.join(result.url, name)
+def _read(url: str, name: str) -> dict[str, Any]:
+    """Return a document of a run, or of a release; empty where there is none."""
+    place = storage.join(url, name)
     try:
-        return read_stored(dict[str, Any], url, what=f"a run's {name}", mend=MEND)
+        return read_stored(dict[str, Any], place, what=f"a run's {name}", mend=MEND)
     except NotFoundError:
         return {}

@@ -438,6 +438,9 @@ def test_files_too_large_for_pictures(tmp_path: Path) -> None:
     listing = sources.find(str(tmp_path))
     assert [one.id for one in listing.rejected] == ["a/clip.webm"]
     assert listing.num_refused == 1
+    (tmp_path / "a/clip.webm").rename(tmp_path / "a/clip.mp4")  # which says that it is no picture
+    assert sources.find(str(tmp_path)).num_refused == 0
+    (tmp_path / "a/clip.mp4").rename(tmp_path / "a/clip.webm")
     (tmp_path / "l.csv").write_text("path,label\na/1.jpg,a\na/clip.webm,b\n")
     assert sources.find(str(tmp_path / "l.csv")).num_refused == 1
 

@@ -15,7 +15,7 @@ from raypose import storage
 from raypose.captions.taxonomy import Taxonomy
 from raypose.console import plural, status
 from raypose.data.sources import rules, text
-from raypose.data.sources.imagefolder import MAX_FILE_BYTES
+from raypose.data.sources.imagefolder import MAX_FILE_BYTES, TOO_LARGE
 from raypose.data.sources.listing import Entry, Listing
 from raypose.disks import Stat
 from raypose.errors import DataError
@@ -55,12 +55,12 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
             listing.leave_out(path or where, "has no label" if path else "no path")
         elif path.startswith(("http://", "https://")):
             listing.refuse(path, "is a web address; fetch it, and give its path")
-        elif places.is_large(path):
-            listing.refuse(path, "too large for a picture: over 256 MiB")
-        elif place := places.find(path):
-            listing.entries.append(Entry(path, label, place))
-        else:
+        elif not (place := places.find(path)):
             listing.refuse(path, "not found; check the path")
+        elif places.is_large(place):
+            listing.refuse(path, TOO_LARGE)
+        else:
+            listing.entries.append(Entry(path, label, place))
     if turned:
         status(f"{source}: {plural(turned, 'path')} with backslashes read with slashes")
     listing.stamp = storage.sha256(content.encode("utf-8", "surrogatepass"))
@@ -102,9 +102,9 @@ class _Places:
             self.named[place] = stat
         return place
 
-    def is_large(self, path: str) -> bool:
-        """Tell whether the file of a path is larger than any picture."""
-        stat = self.named.get(self.find(path))
+    def is_large(self, place: str) -> bool:
+        """Tell whether a file that was found is larger than any picture."""
+        stat = self.named.get(place)
         return stat is not None and stat.size > MAX_FILE_BYTES
 
 

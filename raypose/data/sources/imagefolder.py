@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from raypose import storage
 from raypose.captions.taxonomy import Taxonomy
@@ -13,14 +14,14 @@ from raypose.data.sources.listing import Entry, Listing
 from raypose.disks import NOWHERE, TWICE, Stat
 from raypose.errors import DataError
 
-__all__ = ["list_source"]
+__all__ = ["MAX_FILE_BYTES", "TOO_LARGE", "list_source"]
 
 MAX_FILE_BYTES = 256 << 20
 """A file that is larger is no picture that could be decoded."""
+TOO_LARGE = "too large for a picture: over 256 MiB"
 
 
 FOLLOWED_NOT = {
-    MAX_FILE_BYTES: "too large for a picture: over 256 MiB",
     NOWHERE: "a link that leads nowhere",
     TWICE: "a link within a folder that is linked itself",
 }
@@ -37,7 +38,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
             classes in it, or a class whose name is not UTF-8.
     """
     listing = Listing(source)
-    names, links, reals = _names(listing, source)
+    names, links, reals, large = _names(listing, source)
     rules.refuse_sets(source, names, mend="pack each: raypose shards build {} DEST/{name}")
     _refuse_wrapping(source, names)
     wanted = {rules.drawn_from(name) for name in names} - {""}
@@ -52,9 +53,10 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
         label, slash, rest = name.partition("/")
         reason = _left_out(name, bool(slash), stems, links)
         if reason:
-            (listing.refuse if links.get(name) == MAX_FILE_BYTES else listing.leave_out)(
-                name, reason
-            )
+            listing.leave_out(name, reason)
+            continue
+        if name in large:
+            listing.refuse(name, TOO_LARGE)
             continue
         if "/" in rest:
             deep[label] += 1
@@ -75,34 +77,43 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     return listing
 
 
-def _names(listing: Listing, source: str) -> tuple[list[str], dict[str, int], dict[str, str]]:
-    """Return the files that are not passed over, sorted, and links: those not followed, and others.
+class _Found(NamedTuple):
+    """What is in a folder.
 
-    Returns:
-        names; name of a link that is not followed, or of a file that is no picture by its size →
-        that; name → path, of files that links lead to.
+    Attributes:
+        names: of files that are not passed over, sorted.
+        links: name of a link that is not followed → why, as the `Stat` of it says.
+        reals: name → path, of files that links lead to.
+        large: names of files that are larger than any picture.
     """
-    names: list[str] = []
-    links: dict[str, int] = {}
-    reals: dict[str, str] = {}
+
+    names: list[str]
+    links: dict[str, int]
+    reals: dict[str, str]
+    large: set[str]
+
+
+def _names(listing: Listing, source: str) -> _Found:
+    """Go through a folder once, and stamp what counts."""
+    found = _Found([], {}, {}, set())
 
     def kept() -> Iterator[tuple[str, Stat]]:
         for name, stat in storage.walk(source):
             if name.startswith("__"):
                 listing.leave_out(name, "in a folder that a tool made")
             if not rules.is_passed_over(name):
-                names.append(name)
+                found.names.append(name)
                 if stat.size < 0:
-                    links[name] = stat.size
+                    found.links[name] = stat.size
                 elif stat.size > MAX_FILE_BYTES:
-                    links[name] = MAX_FILE_BYTES
+                    found.large.add(name)
                 elif stat.real:
-                    reals[name] = stat.real
+                    found.reals[name] = stat.real
                 yield name, stat
 
     listing.stamp_files(kept())
-    names.sort()
-    return names, links, reals
+    found.names.sort()
+    return found
 
 
 def _refuse_two_labels(

@@ -46,6 +46,22 @@ class _Member(NamedTuple):
         return [part for part in self.name.split("/")[:-1] if part not in ("", ".")]
 
 
+class _Labelled(NamedTuple):
+    """A picture, and what is said of it beside it.
+
+    Attributes:
+        member: the picture.
+        labels: beside it.
+        silent: it has a .json that says nothing of labels, where no .cls is in use.
+        denied: it is said to have no label.
+    """
+
+    member: _Member
+    labels: set[str]
+    silent: bool
+    denied: bool
+
+
 @dataclass
 class _Tar:
     """What was seen in a tar.
@@ -79,28 +95,18 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     tars = inside(source, ".tar")
     listing.stamp_containers(tars)
     rules.refuse_named_sets(source, tars)
-    found: list[tuple[_Member, set[str]]] = []
-    silent: set[str] = set()  # ids of pictures whose folder may tell all the same
-    known: set[str] = set()  # those that are said to have no label
+    found: list[_Labelled] = []
     marked = linked = False
     for url in tars or [source]:
         tar = _listed(listing, url, f"{PurePosixPath(url).stem}/" if len(tars) > 1 else "")
         marked, linked = marked or bool(tar.marked), linked or bool(tar.links)
-        for member, lonely in _counted(tar):
-            found.append((member, _beside(tar, member, lonely)))
-            if _is_silent(tar, member):
-                silent.add(member.entry.id)
-            if any(tar.told.get(f"{member.stem}{end}") == "" for end in LABELLED):
-                known.add(member.entry.id)
-    rules.refuse_sets(source, [member.name for member, _ in found], mend="unpack it, and pack each")
-    by_folder = [
-        member for member, labels in found
-        if not labels and (not marked or member.entry.id in silent)
-    ]  # fmt: skip
+        found += _labelled(tar)
+    rules.refuse_sets(source, [one.member.name for one in found], mend="unpack it, and pack each")
+    by_folder = [one.member for one in found if not one.labels and (one.silent or not marked)]
     folders = _class_folders(source, by_folder, num_tars=len(tars))
-    for member, labels in found:
+    for member, labels, _, denied in found:
         told = folders.get(member.entry.id, "")
-        if marked and not labels and not told and member.folders and member.entry.id not in known:
+        if marked and member.folders and not (labels or told or denied):
             reason = "has no label beside it, where other pictures have one"
             listing.refuse(member.entry.id, reason)
         else:
@@ -188,24 +194,17 @@ def _mark(tar: _Tar) -> None:
             tar.labels.setdefault(key, set()).add(label)
 
 
-def _counted(tar: _Tar) -> Iterator[tuple[_Member, bool]]:
-    """Yield pictures, and whether each is the only one of its sample."""
+def _labelled(tar: _Tar) -> Iterator[_Labelled]:
+    """Yield the pictures of a tar with what is said of them beside them."""
     counts = Counter(_first_key(member.stem) for member in tar.pictures)
     for member in tar.pictures:
-        yield member, counts[_first_key(member.stem)] == 1
-
-
-def _beside(tar: _Tar, member: _Member, lonely: bool) -> set[str]:
-    """Return the labels beside a picture."""
-    found = tar.labels.get(member.stem)
-    return found or (tar.labels.get(_first_key(member.stem), set()) if lonely else set())
-
-
-def _is_silent(tar: _Tar, member: _Member) -> bool:
-    """Tell whether a picture has a .json that says nothing of labels, where no .cls is in use."""
-    above = member.name.rpartition("/")[0]
-    bare = (tar.told.get(f"{key}.json", "") for key in (member.stem, _first_key(member.stem)))
-    return None in bare and ".cls" not in tar.marked.get(above, ())
+        first = _first_key(member.stem)
+        labels = tar.labels.get(member.stem)
+        labels = labels or (tar.labels.get(first, set()) if counts[first] == 1 else set())
+        bare = (tar.told.get(f"{key}.json", "") for key in (member.stem, first))
+        silent = None in bare and ".cls" not in tar.marked.get(member.name.rpartition("/")[0], ())
+        denied = any(tar.told.get(f"{member.stem}{ending}") == "" for ending in LABELLED)
+        yield _Labelled(member, labels, silent, denied)
 
 
 def _class_folders(source: str, members: list[_Member], *, num_tars: int) -> dict[str, str]:
