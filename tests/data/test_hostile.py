@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import tarfile
+import tempfile
 import time
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -475,22 +477,29 @@ def test_a_part_that_is_a_link_is_not_emptied(tmp_path: Path) -> None:
     assert shards.verify(str(tmp_path / "precious")).num_rows == 8
 
 
-def test_what_nests_without_end(tmp_path: Path) -> None:
-    place = tmp_path / "s"
-    place.mkdir()
-    here = os.open(place, os.O_RDONLY)
-    for _ in range(1200):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
+@pytest.fixture
+def bottomless() -> Iterator[Path]:
+    """1,200 folders in each other; not in pytest's own, whose removal would end in their depth."""
+    place = Path(tempfile.mkdtemp())
+    try:
+        here = os.open(place, os.O_RDONLY)
+        for _ in range(1200):
+            os.mkdir("d", dir_fd=here)
+            below = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
         os.close(here)
-        here = below
-    os.close(here)
+        yield place
+    finally:
+        subprocess.run(["rm", "-rf", place], check=True)  # shutil goes no deeper either
+
+
+def test_what_nests_without_end(bottomless: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lie too deep"):
-        sources.find(str(place))
+        sources.find(str(bottomless))
     nested = pa.array([{"bytes": {"bytes": A}}])
     with pytest.raises(DataError, match="no column of pictures"):
         sources.find(str(table(tmp_path / "x.parquet", {"image": nested, "label": ["a"]})))
-    subprocess.run(["rm", "-rf", place], check=True)  # shutil goes no deeper either
 
 
 def test_damaged_parquet_is_one_line(tmp_path: Path) -> None:
