@@ -139,7 +139,7 @@ def ours(url: str, size: int, *, dct_scaled: bool = False) -> Iterator[int]:
     index = {label: number for number, label in enumerate(LABELS)}
     index |= {label: 0 for label in manifests.read_manifest(url).labels if label not in index}
     settings = config.DataConfig(dct_scaled=dct_scaled)
-    reader = data.load(url, index, settings, size=size, resize="squash", cache=False)
+    reader = data.load(url, index, settings, size=size, resize="squash", room=0)
     rows = reader.epoch(
         Part(batch_size=BATCH_SIZE), window=512, seed=0, epoch=0, preserve_order=False
     )

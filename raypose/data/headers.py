@@ -20,6 +20,8 @@ __all__ = ["FORMATS", "check", "format_of", "is_whole_png", "turned"]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_CHUNKS = 65_536
 """Of a PNG or GIF up to the end of its first picture; libpng cuts 25 megapixels into 10,000."""
+MAX_PROFILES = 16
+"""Colour profiles of a PNG, which may have one: Pillow unpacks each, up to a megabyte."""
 MAX_PIECES = 65_536
 """Strips or tiles of a TIFF: one for each row of the tallest picture allowed."""
 MAX_RUNS_BYTES = 1 << 20
@@ -133,11 +135,13 @@ def _data_of_png(content: bytes) -> Iterator[bytes]:
 def _png(content: bytes, max_pixels: int) -> None:
     width, height = struct.unpack_from(">II", content, 16)
     check_sides(width, height, max_pixels=max_pixels)
-    at, num_chunks = 8, 0
+    at, num_chunks, num_profiles = 8, 0, 0
     while at + 12 <= len(content):
         (size,) = struct.unpack_from(">I", content, at)
+        num_profiles += content[at + 4 : at + 8] == b"iCCP"
         at += 12 + size
         num_chunks += 1
+        check_count(num_profiles, MAX_PROFILES, "colour profiles or more")
         check_count(num_chunks, MAX_CHUNKS, "chunks or more")
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from raypose.config import MAX_PIXELS
 from raypose.data import images, manifests, shards, twins
+from raypose.data.looks import THUMB_SIDE, Look, look
 from raypose.data.manifests import Shard
 from raypose.data.packing import Run, serial
 from raypose.errors import BadPicture, DataError
@@ -21,7 +20,6 @@ __all__ = ["Row", "cluster", "inspect", "suspicious"]
 SMALL_PX = 64
 MAX_ASPECT = 3.0
 BLANK = 0.002
-LEVELS = 16
 
 
 class Row(NamedTuple):
@@ -56,6 +54,8 @@ def inspect(
     run: Run = serial,
 ) -> list[Row]:
     """Look at every picture of some data sets, in the order of their shards.
+
+    Packing has noted what there is to see of the pictures that it decoded; others are read.
 
     Args:
         urls: of the data sets.
@@ -102,7 +102,7 @@ def cluster(
     # blank pictures are alike, but no copies
     looked_at = np.flatnonzero([not row.error and row.detail >= BLANK for row in rows])
     pairs = looked_at[twins.near_hashes(hashes[looked_at], max_distance=max_distance)]
-    side = twins.HASH_SIDE
+    side = THUMB_SIDE
     known = np.array([bool(row.thumb) for row in rows], dtype=bool)
     thumbs = np.frombuffer(
         b"".join(row.thumb or bytes(side * side) for row in rows), dtype=np.uint8
@@ -146,32 +146,28 @@ def suspicious(rows: Sequence[Row], groups: Sequence[Sequence[int]]) -> Iterator
 
 
 def _inspect_shard(task: tuple[int, str, Shard], common: Any) -> tuple[int, list[Row]]:
+    """Take what packing noted; where it noted nothing, read the pictures and look at them."""
     number, url, shard = task
+    noted = shards.read_looks(url, shard)
+    if noted is not None:
+        return number, [_row(url, *some) for some in noted]
     return number, [_inspect_row(url, row) for row in shards.read_shard(url, shard).to_pylist()]
 
 
 def _inspect_row(url: str, row: Mapping[str, Any]) -> Row:
     content = row["image"]["bytes"] or b""
-    known = (url, row["id"], row["label"])
     try:
         pixels = images.decode(content, max_pixels=MAX_PIXELS)
     except BadPicture as error:
-        return Row(*known, 0, 0, len(content), 0.0, (0, 0), str(error))
-    grey = Image.fromarray(pixels).convert("L")
-    side = twins.HASH_SIDE
-    small = np.asarray(grey.resize((side, side), Image.Resampling.BOX))
-    bright = np.asarray(grey)
-    ground = int(np.bincount(bright.ravel(), minlength=256).argmax())
-    detail = float((np.abs(bright.astype(np.int16) - ground) > LEVELS).mean())
-    plain, mirrored = twins.hashes(small[None])[0].tolist()
-    height, width = bright.shape
+        return Row(url, row["id"], row["label"], 0, 0, len(content), 0.0, (0, 0), str(error))
+    return _row(url, row["id"], row["label"], look(content, pixels))
+
+
+def _row(url: str, key: str, label: str, seen: Look) -> Row:
+    thumb = np.frombuffer(seen.thumb, dtype=np.uint8).reshape(1, THUMB_SIDE, THUMB_SIDE)
+    plain, mirrored = twins.hashes(thumb)[0].tolist()
+    size = (seen.width, seen.height, seen.num_bytes)
+    digest = seen.digest if seen.detail else b""
     return Row(
-        *known,
-        width,
-        height,
-        len(content),
-        detail,
-        (plain, mirrored),
-        thumb=small.tobytes(),
-        digest=hashlib.sha256(content).digest()[:16] if detail else b"",
+        url, key, label, *size, seen.detail, (plain, mirrored), thumb=seen.thumb, digest=digest
     )

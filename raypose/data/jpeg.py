@@ -21,6 +21,9 @@ __all__ = ["Header", "bare", "check_scans", "decode", "header"]
 MAX_SCANS = 32
 """Of one picture: encoders make 10 or so, and every further one costs a pass over all pixels."""
 MAX_SEGMENTS = 10_000
+PROGRESSIVE_BYTES = 16 << 20
+"""Of a picture in several scans that has less than a pixel for each byte: such data takes some ten
+times as long to decode as in one scan, 1 s for each 25 MB, and encoders stay far below it."""
 _EXIF, _XMP = b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00"
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -91,15 +94,21 @@ def header(content: bytes) -> Header:
 
 
 def check_scans(content: bytes, head: Header) -> None:
-    """Refuse more passes over the pixels than encoders make.
+    """Refuse more passes over the pixels, and more data for these, than encoders make.
 
     Raises:
         BadPicture: with their number, as far as it was counted.
     """
-    # for a file in one scan libjpeg reads no further one; in others, all that looks like a scan is
-    # an upper bound, and settles it unless there is other data inside
-    if not head.in_parts or content.count(b"\xff\xda") <= MAX_SCANS:
-        return
+    if not head.in_parts:
+        return  # libjpeg reads no second one
+    # all that looks like a scan is an upper bound, and settles it but for other data inside
+    if content.count(b"\xff\xda") > MAX_SCANS:
+        _count_scans(content, head)
+    allowed = max(PROGRESSIVE_BYTES, head.width * head.height)
+    check_count(len(content), allowed, "bytes in several scans")
+
+
+def _count_scans(content: bytes, head: Header) -> None:
     at = head.segments[-1][2]
     num_scans = num_segments = 0
     while (found := _MARKER.search(content, at)) and found[0] != b"\xff\xd9":

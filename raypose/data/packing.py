@@ -27,6 +27,7 @@ from raypose import storage
 from raypose.config import Packing
 from raypose.console import status
 from raypose.data import claims, images, records, sources
+from raypose.data.looks import LOOK, Look, look
 from raypose.data.manifests import (
     MANIFEST,
     RECORDS,
@@ -75,6 +76,14 @@ class Task(NamedTuple):
     def labels(self) -> Counter[str]:
         """Pictures of each class that it reads."""
         return Counter(entry.label for shard in self.shards for entry in shard)
+
+
+class Picture(NamedTuple):
+    """One to be written."""
+
+    entry: Entry
+    content: bytes
+    look: Look | None
 
 
 def serial(function: Callable[..., Any], tasks: Sequence[Any], common: Any) -> Iterator[Any]:
@@ -235,9 +244,9 @@ def _pack_task(task: Task, common: tuple[str, Packing, bool]) -> tuple[int, reco
     labels = Counter[str]()
     read = sources.opened([entry for shard in task.shards for entry in shard])
 
-    def examine(entry: Entry) -> tuple[Entry, bytes] | Rejected:
+    def examine(entry: Entry) -> Picture | Rejected:
         try:
-            return entry, _examined(read(entry), packing)
+            return Picture(entry, *_examined(read(entry), packing))
         except BadPicture as error:
             return Rejected(entry.id, str(error))
         except NotFoundError as error:
@@ -247,15 +256,15 @@ def _pack_task(task: Task, common: tuple[str, Packing, bool]) -> tuple[int, reco
 
     with ThreadPoolExecutor(FETCHERS) as pool:  # decoding leaves the interpreter's lock
         for number, entries in enumerate(task.shards, start=task.first):
-            rows: list[tuple[Entry, bytes]] = []
+            rows: list[Picture] = []
             held = 0
             for outcome in _in_turn(pool, examine, entries):
                 if isinstance(outcome, Rejected):
                     rejected.append(outcome)
                     continue
                 rows.append(outcome)
-                labels[outcome[0].label] += 1
-                held += len(outcome[1])
+                labels[outcome.entry.label] += 1
+                held += len(outcome.content)
                 if held >= SHARD_BYTES:
                     written.append(_write_shard(rows, dest, number=number))
                     rows, held = [], 0
@@ -282,28 +291,31 @@ def _in_turn(pool: Executor, function: Callable[[T], R], items: Iterable[T]) -> 
         yield waiting.popleft().result()
 
 
-def _examined(content: bytes, packing: Packing) -> bytes:
-    """Decode a picture once, and make it smaller where asked."""
+def _examined(content: bytes, packing: Packing) -> tuple[bytes, Look | None]:
+    """Decode a picture once, make it smaller where asked, and note what it is like."""
     if not content:
         raise BadPicture("holds no bytes")
     if packing.max_side is None and not packing.check:
-        return content
+        return content, None
     pixels = images.decode(content, max_pixels=packing.max_pixels)
-    if packing.max_side is None:
-        return content
-    return images.encode(images.shrink(pixels, max_side=packing.max_side), quality=packing.quality)
+    if packing.max_side is not None:
+        pixels = images.shrink(pixels, max_side=packing.max_side)
+        content = images.encode(pixels, quality=packing.quality)
+    return content, look(content, pixels)
 
 
-def _write_shard(rows: Sequence[tuple[Entry, bytes]], dest: str, *, number: int) -> Shard:
+def _write_shard(rows: Sequence[Picture], dest: str, *, number: int) -> Shard:
+    ids = [row.entry.id for row in rows]
     pictures = pa.StructArray.from_arrays(
-        [
-            pa.array([content for _, content in rows], pa.binary()),
-            pa.array([entry.id for entry, _ in rows], pa.string()),
-        ],
+        [pa.array([row.content for row in rows], pa.binary()), pa.array(ids, pa.string())],
         fields=list(SCHEMA.field("image").type),
     )
-    labels, ids = [entry.label for entry, _ in rows], [entry.id for entry, _ in rows]
-    arrays = [pictures, pa.array(labels, pa.string()), pa.array(ids, pa.string())]
+    arrays = [
+        pictures,
+        pa.array([row.entry.label for row in rows], pa.string()),
+        pa.array(ids, pa.string()),
+        pa.array([row.look and row.look._asdict() for row in rows], LOOK),
+    ]
     table = pa.Table.from_arrays(arrays, schema=SCHEMA)
     sink = pa.BufferOutputStream()
     # JPEG does not compress further; small row groups let a reader stream

@@ -32,7 +32,7 @@ from raypose.data.shards import read_shard
 from raypose.data.transforms import Resize, preprocess
 from raypose.errors import BadPicture, DataError
 
-__all__ = ["Batch", "Decode", "Reader", "load"]
+__all__ = ["Batch", "Decode", "Reader", "cache_room", "load"]
 
 STORE_SHARE = 0.4
 """Of the object store, that decoded sets may take: more of it would be spilled to disk."""
@@ -88,6 +88,11 @@ class Decode:
     resize: Resize
     max_pixels: int
     dct_scaled: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Of a decoded picture."""
+        return 3 * self.size**2
 
     def __call__(self, table: pa.Table) -> Columns:
         """Read and decode the rows that a table of one task names; the bad become zeros."""
@@ -146,6 +151,11 @@ class Reader:
     def num_rows(self) -> int:
         """Rows of an epoch."""
         return sum(self.sizes[: self.num_own]) + self.num_extra
+
+    @property
+    def num_kept_bytes(self) -> int:
+        """Of the object store, taken by decoded pictures."""
+        return sum(self.sizes) * self.decode.num_bytes if self.blocks else 0
 
     def epoch(
         self, part: Part, *, window: int, seed: int, epoch: int, preserve_order: bool
@@ -278,7 +288,7 @@ def load(
     size: int,
     resize: Resize,
     synthetic: str = "",
-    cache: bool = True,
+    room: int | None = None,
 ) -> Reader:
     """Return a reader of a data set.
 
@@ -289,7 +299,8 @@ def load(
         size: pixels of a side.
         resize: the way to a square.
         synthetic: of the shards that are drawn upon; empty for none.
-        cache: allow decoding once for all epochs.
+        room: bytes of the object store in which to keep what is decoded once for all epochs; 0 for
+            none, None for `cache_room`.
 
     Raises:
         DataError: where the synthetic set is too small for its share.
@@ -302,9 +313,13 @@ def load(
     sizes = [shard.num_rows for _, shard in files]
     decode = Decode(dict(index), size, resize, config.max_pixels, config.dct_scaled)
     reader = Reader(tuple(files), tuple(sizes), decode, num_own, num_extra)
-    room = min(config.cache_bytes, int(STORE_SHARE * runtime.store_bytes()))
-    fits = sum(sizes) * 3 * size * size <= room
-    return reader.keep() if cache and fits else reader
+    room = cache_room(config) if room is None else room
+    return reader.keep() if sum(sizes) * decode.num_bytes <= room else reader
+
+
+def cache_room(config: DataConfig) -> int:
+    """Return how many bytes of the object store decoded sets may take."""
+    return min(config.cache_bytes, int(STORE_SHARE * runtime.store_bytes()))
 
 
 def _num_extra(manifest: Manifest, synthetic: Manifest, config: DataConfig, *, where: str) -> int:

@@ -1,8 +1,8 @@
 """Data sets as Parquet shards: their schema and manifest, how they are read and verified.
 
 A shard has the columns ``image: struct<bytes, path>``, ``label: string`` and ``id: string``, with
-the schema metadata by which Hugging Face's `datasets` shows pictures. MANIFEST.json names the
-shards: a folder without it is no data set.
+the schema metadata by which Hugging Face's `datasets` shows pictures; and ``look``, what was seen
+of a picture when it was packed. MANIFEST.json names the shards: a folder without it is no data set.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypose import storage
+from raypose.data.looks import LOOK, Look, is_look
 from raypose.data.manifests import MANIFEST, Manifest, Shard, read_manifest
 from raypose.errors import DataError
 
@@ -23,15 +24,29 @@ __all__ = [
     "manifest_hash",
     "parse_shard",
     "read_labels",
+    "read_looks",
     "read_shard",
     "shard_urls",
     "verify",
 ]
 
+
+def _value(dtype: str) -> dict[str, str]:
+    return {"dtype": dtype, "_type": "Value"}
+
+
 _FEATURES = {
     "image": {"_type": "Image"},
-    "label": {"dtype": "string", "_type": "Value"},
-    "id": {"dtype": "string", "_type": "Value"},
+    "label": _value("string"),
+    "id": _value("string"),
+    "look": {
+        "width": _value("int32"),
+        "height": _value("int32"),
+        "num_bytes": _value("int64"),
+        "detail": _value("float64"),
+        "thumb": _value("binary"),
+        "digest": _value("binary"),
+    },
 }
 
 
@@ -40,12 +55,15 @@ SCHEMA = pa.schema(
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
         ("label", pa.string()),
         ("id", pa.string()),
+        ("look", LOOK),
     ],
     metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
 )
 
 
-_PLAIN = SCHEMA.remove_metadata()
+NAMES = ["image", "label", "id"]
+"""Of the columns that a shard has always had."""
+_PLAIN = pa.schema([SCHEMA.field(name) for name in NAMES])
 
 
 def manifest_hash(url: str) -> str:
@@ -74,7 +92,7 @@ def parse_shard(content: bytes, shard: Shard, place: str) -> pa.Table:
     try:
         # in this thread: Arrow's own may outlive the interpreter that the content belongs to
         with pq.ParquetFile(pa.BufferReader(content)) as file:
-            table = file.read(["image", "label", "id"], use_threads=False).cast(_PLAIN)
+            table = file.read(NAMES, use_threads=False).cast(_PLAIN)
     except (pa.ArrowException, OSError) as error:
         raise _changed(place, " ".join(str(error).split())[:80]) from None
     if len(table) != shard.num_rows:
@@ -82,6 +100,32 @@ def parse_shard(content: bytes, shard: Shard, place: str) -> pa.Table:
     if any(table[name].null_count for name in table.column_names):
         raise _changed(place, "a row lacks its image, label or id")
     return table
+
+
+def read_looks(url: str, shard: Shard) -> list[tuple[str, str, Look]] | None:
+    """Return id, label and look of every picture of one file; None where packing did not look.
+
+    Raises:
+        DataError: where the file is not what the manifest says.
+    """
+    place = storage.join(url, shard.name)
+    with storage.open_file(place) as file:
+        if file.size() != shard.num_bytes:
+            raise _changed(place, f"{file.size()} bytes where it says {shard.num_bytes}")
+        try:
+            opened = pq.ParquetFile(file)
+            schema = opened.schema_arrow
+            if "look" not in schema.names or schema.field("look").type != LOOK:
+                return None
+            table = opened.read(["id", "label", "look"], use_threads=False)
+        except pa.ArrowException as error:
+            raise _changed(place, " ".join(str(error).split())[:80]) from None
+    if table.num_rows != shard.num_rows:
+        raise _changed(place, f"{table.num_rows} rows where it says {shard.num_rows}")
+    rows = [(row["id"], row["label"], row["look"]) for row in table.to_pylist()]
+    if not all(key and label and is_look(seen) for key, label, seen in rows):
+        return None
+    return [(key, label, Look(**seen)) for key, label, seen in rows]
 
 
 def _changed(place: str, found: str) -> DataError:

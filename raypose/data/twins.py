@@ -16,9 +16,10 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["HASH_SIDE", "alike", "clusters", "hashes", "near_features", "near_hashes"]
+from raypose.data.looks import THUMB_SIDE
 
-HASH_SIDE = 32
+__all__ = ["alike", "clusters", "hashes", "near_features", "near_hashes"]
+
 FREQUENCIES = 8
 BITS = FREQUENCIES**2 - 1
 BLOCK = 2048
@@ -36,8 +37,8 @@ def hashes(grey: npt.NDArray[np.uint8]) -> Hashes:
     Returns:
         uint64 (N, 2), the picture's and its mirror image's.
     """
-    rows = np.arange(HASH_SIDE)
-    waves = np.cos(np.pi / HASH_SIDE * np.outer(np.arange(FREQUENCIES), rows + 0.5))
+    rows = np.arange(THUMB_SIDE)
+    waves = np.cos(np.pi / THUMB_SIDE * np.outer(np.arange(FREQUENCIES), rows + 0.5))
     both = np.stack([grey, grey[:, :, ::-1]], axis=1).astype(np.float64)
     low = (waves @ both @ waves.T).reshape(len(grey), 2, -1)[:, :, 1:]  # without the mean
     bits = low > np.median(low, axis=2, keepdims=True)

@@ -105,7 +105,7 @@ def score(
     manifest = inputs.check(url, classes, key="data")
     size, resize = predictor.clip.image_size, config.model.resize
     index = classes.index()
-    reader = data.load(url, index, config.data, size=size, resize=resize, cache=False)
+    reader = data.load(url, index, config.data, size=size, resize=resize, room=0)
     probabilities, targets, ids, done = [], [], [], 0
     bad: dict[str, str] = {}
     worst: list[Mistake] = []

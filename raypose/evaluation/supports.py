@@ -114,7 +114,7 @@ def read_pictures(
     """Return rows of a data set in one batch; by default all of these classes."""
     # labels of other classes are not read
     index = {**dict.fromkeys(read_manifest(url).labels, 0), **classes.index()}
-    reader = data.load(url, index, config.data, size=size, resize=config.model.resize, cache=False)
+    reader = data.load(url, index, config.data, size=size, resize=config.model.resize, room=0)
     if rows is None:
         rows = np.sort(np.concatenate(_labelled(url, classes)))
     if not len(rows):

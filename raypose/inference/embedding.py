@@ -61,7 +61,7 @@ def encode(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clip.model.to(device).eval()
-    reader = data.load(url, index, config, size=clip.image_size, resize=resize, cache=False)
+    reader = data.load(url, index, config, size=clip.image_size, resize=resize, room=0)
     features, targets, good = [], [], []
     ids: list[str] = []
     bad: dict[str, str] = {}

@@ -6,6 +6,7 @@ Checkpoints are raypose's own, alike for a Ray Train worker and a process of one
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from raypose import captions, data, storage
@@ -18,9 +19,15 @@ from raypose.training.context import LocalContext, Report
 
 __all__ = ["train"]
 
+Load = Callable[..., data.Reader]
+
 
 def train(
-    config: Config, *, in_process: bool = False, report: Report = lambda values: None
+    config: Config,
+    *,
+    in_process: bool = False,
+    report: Report = lambda values: None,
+    load: Load = data.load,
 ) -> runs.TrainResult:
     """Train a recipe to its end, from its last checkpoint where there is one.
 
@@ -28,6 +35,7 @@ def train(
         config: the document.
         in_process: train in this process, with one worker, for a trial.
         report: given the metrics of each epoch, where `in_process`.
+        load: returns the reader of a data set, as `data.load` does.
 
     Raises:
         RayposeError: for what the user can mend; the run stays as it was.
@@ -39,7 +47,7 @@ def train(
         return done
     hub.fetch(config.model)
     with waiting("reading pictures"):
-        readers, counts = _readers(config)
+        readers, counts = _readers(config, load)
     _note_origin(config, run_id, url)
     storage.write_json(storage.join(url, "config.json"), dump(config))
     last = checkpoint.latest(url)
@@ -70,7 +78,7 @@ def _note_origin(config: Config, run_id: str, url: str) -> None:
         status(f"changed since {run_id} began: {', '.join(found)}")
 
 
-def _readers(config: Config) -> tuple[dict[str, data.Reader], tuple[int, ...]]:
+def _readers(config: Config, load: Load) -> tuple[dict[str, data.Reader], tuple[int, ...]]:
     """Check everything that can be checked before workers start.
 
     Returns:
@@ -88,7 +96,7 @@ def _readers(config: Config) -> tuple[dict[str, data.Reader], tuple[int, ...]]:
         status(f"{len(unseen)} of {len(classes)} classes have no training picture: {unseen[0]}, …")
     size = model.image_size(config.model)
     readers: dict[str, data.Reader] = {
-        split: data.load(
+        split: load(
             getattr(config.data, split),
             classes.index(),
             config.data,

@@ -27,6 +27,7 @@ from raypose.console import plural, status
 from raypose.data import inputs
 from raypose.errors import ConfigError, TrainError
 from raypose.training import checkpoint, runs
+from raypose.tuning.library import Library
 from raypose.tuning.records import METRIC, TRIALS, WINNER, SearchResult, TrialRecord
 
 __all__ = ["search"]
@@ -47,7 +48,8 @@ def search(config: Config) -> SearchResult:
     url = storage.join(config.storage, "searches", config.search_id)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     status(f"searching {', '.join(_keys(config))} in {config.search.num_trials} trials")
-    results = runtime.interruptible(_tuner(config, resources, url=url).fit)
+    library = Library()  # ends with this
+    results = runtime.interruptible(_tuner(config, resources, library, url=url).fit)
     return _conclude(config, results, url=url)
 
 
@@ -72,11 +74,14 @@ def _check(config: Config) -> dict[str, float]:
     return per_trial
 
 
-def _tuner(config: Config, resources: dict[str, float], *, url: str) -> tune.Tuner:
+def _tuner(
+    config: Config, resources: dict[str, float], library: Library, *, url: str
+) -> tune.Tuner:
     settings = config.search
     fs, path = storage.filesystem(url)
+    trial = tune.with_parameters(_trial, document=dump(config), library=library)
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, document=dump(config)), resources),
+        tune.with_resources(trial, resources),
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
@@ -103,7 +108,7 @@ def _tuner(config: Config, resources: dict[str, float], *, url: str) -> tune.Tun
     )
 
 
-def _trial(values: dict[str, Any], *, document: dict[str, Any]) -> None:
+def _trial(values: dict[str, Any], *, document: dict[str, Any], library: Library) -> None:
     """Train one point; a trial that was finished before reports what it reached."""
     config = parse_config(document)
     config = _point(config, _values(config, values))
@@ -114,7 +119,7 @@ def _trial(values: dict[str, Any], *, document: dict[str, Any]) -> None:
         reported = True
         tune.report(metrics)
 
-    result = training.train(config, in_process=True, report=report)
+    result = training.train(config, in_process=True, report=report, load=library.load)
     if not reported:
         tune.report(result.metrics)
 

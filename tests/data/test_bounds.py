@@ -75,6 +75,14 @@ def canvas(width: int, height: int) -> bytes:
 SEGMENTS = b"\xff\xfe\0\x02" * 20_000
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "scans": (lambda: scans(100_000), "scans or more where 32 are allowed"),
+    "data in scans": (
+        lambda: scans(1)[:-2] + bytes(17 << 20) + b"\xff\xd9",
+        "bytes in several scans where 16777216 are allowed",
+    ),
+    "profiles": (
+        lambda: png(4, 4, 8, 0, DOT, chunks=[(b"iCCP", b"a\0\0" + zlib.compress(b"x"))] * 20),
+        "17 colour profiles or more where 16",
+    ),
     "segments": (lambda: b"\xff\xd8" + SEGMENTS + encoded(photo())[2:], "segments where 10000"),
     "segments between scans": (
         lambda: scans(0)[:-2] + SEGMENTS + b"\xff\xda" * 70 + b"\xff\xd9",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,8 @@ CLASSES = taxonomy.load("synthetic12")
 
 
 def reader(url: str, config: DataConfig, *, cache: bool, synthetic: str = "") -> data.Reader:
-    return data.load(
-        url, CLASSES.index(), config, size=24, resize="squash", synthetic=synthetic, cache=cache
-    )
+    how: dict[str, Any] = {"size": 24, "resize": "squash", "room": None if cache else 0}
+    return data.load(url, CLASSES.index(), config, synthetic=synthetic, **how)
 
 
 def epoch(reader: data.Reader, number: int, *, part: Part = Part(batch_size=10),  # noqa: B008

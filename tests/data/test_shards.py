@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -74,9 +75,11 @@ def test_bad_pictures_are_named_and_the_rest_is_packed(
 def test_layout_is_hugging_faces(folder: Path, tmp_path: Path) -> None:
     packing.build(str(folder), str(tmp_path / "d"), lenient())
     schema = pq.read_schema(next((tmp_path / "d").glob("shard-00000-*.parquet")))
-    assert [field.name for field in schema] == ["image", "label", "id"]
+    assert [field.name for field in schema] == ["image", "label", "id", "look"]
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     assert features["image"] == {"_type": "Image"}
+    told = {name: pa.type_for_alias(value["dtype"]) for name, value in features["look"].items()}
+    assert schema.field("look").type == pa.struct(told)
 
 
 def test_same_source_gives_same_shards(folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from support.pictures import encoded, pack
 
 from raypose import runtime, storage, synthesis
 from raypose.captions import taxonomy
-from raypose.data import inspection, packing, sheet, splits
+from raypose.data import inspection, looks, manifests, packing, shards, sheet, splits
 from raypose.data.inspection import Row
 from raypose.errors import DataError
 
@@ -187,3 +189,27 @@ def test_a_part_of_another_split_does_not_stay(tmp_path: Path) -> None:
     splits.write(str(tmp_path / "d"), dest, second, how, overwrite=True)
     assert not storage.exists(f"{dest}/test/MANIFEST.json")
     assert storage.list_files(f"{dest}/test") == []
+
+
+def test_what_packing_noted_is_what_is_seen(tmp_path: Path) -> None:
+    """Of every picture; and looking reads no picture any more."""
+    label = LABELS[0]
+    contents = {f"{label}/{k}.jpg": encoded(other(k)) for k in range(5)}
+    contents[f"{label}/grey.png"] = encoded(Image.new("L", (80, 80), 7), "PNG")
+    noted, read = str(tmp_path / "noted"), str(tmp_path / "read")
+    for dest, check in ((noted, True), (read, False)):
+        pack(contents, dest, tmp_path / f"p{check}", check=check)
+    (shard,) = manifests.read_manifest(noted).shards
+    assert shards.read_looks(noted, shard) is not None
+    assert shards.read_looks(read, *manifests.read_manifest(read).shards) is None
+    both = ([row._replace(data="") for row in inspection.inspect([url])] for url in (noted, read))
+    assert next(both) == next(both)
+    place = f"{noted}/{shard.name}"
+    whole = pq.read_table(place)
+    for seen in (None, whole["look"][0].as_py() | {"thumb": b"short"}):
+        column = pa.array([seen, *whole["look"].to_pylist()[1:]], looks.LOOK)
+        pq.write_table(whole.set_column(3, whole.schema.field("look"), [column]), place)
+        told = shard.model_copy(update={"num_bytes": Path(place).stat().st_size})
+        assert shards.read_looks(noted, told) is None
+    with pytest.raises(DataError, match="is not what the manifest says"):
+        shards.read_looks(noted, shard)

@@ -10,14 +10,14 @@ from PIL import Image, ImageEnhance
 
 from raypose import synthesis
 from raypose.captions import taxonomy
-from raypose.data import twins
+from raypose.data import looks, twins
 from raypose.data.inspection import Row, cluster
 
 LABELS = taxonomy.load("yoga82").ids
 
 
 def grey(image: Image.Image) -> np.ndarray:  # type: ignore[type-arg]
-    side = twins.HASH_SIDE
+    side = looks.THUMB_SIDE
     return np.asarray(image.convert("L").resize((side, side), Image.Resampling.BOX))
 
 

@@ -102,9 +102,9 @@ def photo(width: int = 90, height: int = 60, seed: int = 1) -> Image.Image:
     )
 
 
-def pack(contents: dict[str, bytes], dest: str, folder: Path) -> None:
+def pack(contents: dict[str, bytes], dest: str, folder: Path, *, check: bool = False) -> None:
     """Pack pictures, the bad ones too, as they are: id → bytes, where ids are class/name."""
     for name, content in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    packing.build(str(folder), dest, packing.Packing(check=False))
+    packing.build(str(folder), dest, packing.Packing(check=check))

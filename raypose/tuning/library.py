@@ -1,0 +1,59 @@
+"""Decoded pictures that the trials of a search share: one copy of each set, however many trials.
+
+An actor decodes what a trial asks for first and owns it, so that it stays when trials end. What
+would not fit into its part of the object store is decoded by each trial, epoch by epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from raypose import data, runtime
+from raypose.config import DataConfig
+from raypose.data.transforms import Resize
+
+__all__ = ["Library"]
+
+
+class Library:
+    """Hands out readers; it travels to trials, and its actor ends with the last copy of it."""
+
+    def __init__(self) -> None:
+        self.actor = ray.remote(num_cpus=0)(_Sets).remote()
+
+    def load(
+        self,
+        url: str,
+        index: Mapping[str, int],
+        config: DataConfig,
+        *,
+        size: int,
+        resize: Resize,
+        synthetic: str = "",
+    ) -> data.Reader:
+        """Return what `data.load` returns, decoded once for all who ask."""
+        asked = {"size": size, "resize": resize, "synthetic": synthetic}
+        with runtime.unwrapped():
+            found: data.Reader = ray.get(self.actor.load.remote(url, dict(index), config, **asked))
+        return found
+
+
+class _Sets:
+    def __init__(self) -> None:
+        self.readers: dict[Any, data.Reader] = {}
+        self.taken = 0
+
+    def load(
+        self, url: str, index: dict[str, int], config: DataConfig, **asked: Any
+    ) -> data.Reader:
+        settings = (config.max_pixels, config.dct_scaled, config.cache_bytes)
+        share = config.synthetic_share if asked["synthetic"] else 0.0
+        key = (url, *index.items(), *settings, share, *asked.values())
+        if key not in self.readers:
+            room = max(0, data.cache_room(config) - self.taken)
+            self.readers[key] = data.load(url, index, config, room=room, **asked)
+            self.taken += self.readers[key].num_kept_bytes
+        return self.readers[key]
