@@ -39,6 +39,10 @@ TWICE = -2
 """Size of a link to a folder, within one that a link led to."""
 
 
+SYSTEM = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "#recycle"}
+"""Folders, in small letters, that systems make and keep for themselves."""
+
+
 LOCK = r"\..+\.lock"
 """Names of the files by which writers keep others out for a moment."""
 
@@ -111,7 +115,7 @@ def clear_parts(folder: str, names: str, *, before: float) -> None:
 
 
 def walk(folder: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:
-    """Yield what lies below a folder, hidden files aside; folders have no `Stat`.
+    """Yield what lies below a folder, hidden files and `SYSTEM` aside; folders have no `Stat`.
 
     Links are followed, but not back to where they lie, nor from within a folder that a link led to:
     so links from folder to folder neither loop nor multiply.
@@ -128,6 +132,8 @@ def _walk(folder: str, above: str, recursive: bool, *, linked: bool) -> Iterator
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
         name = f"{above}{entry.name}"
+        if entry.name.lower() in SYSTEM:
+            continue
         is_link = entry.is_symlink()
         real = os.path.realpath(entry.path) if is_link else entry.path
         kind = _kind(entry)

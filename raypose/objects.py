@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -65,12 +65,19 @@ def get(url: str, *, offset: int = 0, size: int = -1) -> tuple[bytes, str]:
     return _persist(url, request)
 
 
+def stat(url: str) -> Stat | None:
+    """Return what is known of an object; None where it is absent."""
+    try:
+        head = _persist(url, lambda: _client().head_object(**_place(url)))
+    except NotFoundError:
+        return None
+    return _stat(head["ContentLength"], head)
+
+
 def tag(url: str) -> str:
     """Return the tag of an object, which changes with its content; empty where it is absent."""
-    try:
-        return _persist(url, lambda: str(_client().head_object(**_place(url))["ETag"]))
-    except NotFoundError:
-        return ""
+    found = stat(url)
+    return found.tag if found else ""
 
 
 def put(url: str, content: bytes, *, instead_of: str | None = None) -> str:
@@ -116,13 +123,16 @@ def inside(url: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:
         for found in page.get("Contents", ()):
             name = found["Key"][len(prefix) :]
             if name and not name.endswith("/"):  # what consoles make to show a folder
-                mtime_ns = int(found["LastModified"].timestamp() * 1e9)
-                yield name, Stat(found["Size"], mtime_ns, found["ETag"])
+                yield name, _stat(found["Size"], found)
         for found in page.get("CommonPrefixes", ()):
             yield found["Prefix"][len(prefix) :].rstrip("/"), None
         if not page.get("IsTruncated"):
             return
         asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _stat(size: int, found: Mapping[str, Any]) -> Stat:
+    return Stat(size, int(found["LastModified"].timestamp() * 1e9), str(found["ETag"]))
 
 
 def exists(url: str) -> bool:

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import pyarrow as pa
@@ -58,6 +59,7 @@ __all__ = [
     "read_tagged",
     "resolved",
     "sha256",
+    "stat",
     "upload_folder",
     "walk",
     "write_bytes",
@@ -145,15 +147,24 @@ def join(url: str, *parts: str) -> str:
 def exists(url: str) -> bool:
     """Tell whether a file or folder is there."""
     _, path = filesystem(url)
-    return objects.exists(f"s3://{path}") if is_s3(url) else os.path.exists(path)
+    return objects.exists(f"s3://{path}") if is_s3(url) else _found(url, path) is not None
 
 
 def is_file(url: str) -> bool:
     """Tell whether a file is there, and not a folder or what else has a name."""
+    return stat(url) is not None
+
+
+def stat(url: str) -> Stat | None:
+    """Return what is known of a file; None where there is none."""
     _, path = filesystem(url)
     if is_s3(url):
-        return "/" in path and bool(objects.tag(f"s3://{path}"))
-    return os.path.isfile(path)
+        return objects.stat(f"s3://{path}") if "/" in path else None
+    found = _found(url, path)
+    if found is None or not S_ISREG(found.st_mode):
+        return None
+    real = os.path.realpath(path) if os.path.islink(path) else ""
+    return Stat(found.st_size, found.st_mtime_ns, real=real)
 
 
 def read_bytes(url: str, *, offset: int = 0, size: int = -1) -> bytes:
@@ -374,6 +385,15 @@ def sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _found(url: str, path: str) -> os.stat_result | None:
+    """Return what has a path; None where there is nothing, which is not access denied."""
+    with _explained(url):
+        try:
+            return os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
 def _inside(url: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:
     """Yield what lies below a folder, hidden files aside: folders with None."""
     if not is_s3(url):
@@ -397,8 +417,10 @@ def _explained(url: str) -> Iterator[None]:
         raise NotFoundError(f"{url}: not found; check the path") from None
     except RecursionError:
         raise DataError(f"{url}: folders in it lie too deep, some 1,000 in each other") from None
-    except PermissionError:
-        raise StorageError(f"{url}: access denied; check the credentials and the path") from None
+    except PermissionError as error:
+        named = error.filename if isinstance(error.filename, str) and not is_s3(url) else ""
+        where = named or url  # what is denied may lie below
+        raise StorageError(f"{where}: access denied; check the credentials and the path") from None
     except IsADirectoryError:
         raise DataError(f"{url}: is a folder, not a file") from None
     except NotADirectoryError:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from raypose import storage
+from raypose import disks, storage
 
 __all__ = ["SPLITS", "class_folders", "is_foreign", "names", "tidy", "title"]
 
@@ -30,8 +30,8 @@ _NUMBER = re.compile(r"(\d+)([.)][\s_-]*|[\s_-]+)(?=[^\W\d]|\()")
 
 
 def is_foreign(name: str) -> bool:
-    """Tell whether a folder is hidden or made by a tool, and so no class: ``__MACOSX``."""
-    return name.startswith((".", "__"))
+    """Tell whether a folder is hidden or made by a tool or a system: ``__MACOSX``."""
+    return name.startswith((".", "__")) or name.lower() in disks.SYSTEM
 
 
 def class_folders(url: str) -> list[str]:

@@ -146,6 +146,7 @@ def write(
         progress: called with (pictures done, in all).
         run: runs the tasks.
     """
+    _check_report(dest, overwrite=overwrite)
     listing = sources.find(source, kind="parquet")
     for part in {REST, "val", "test", *split.counts()}:
         if storage.overlap(storage.join(dest, part), source):
@@ -182,6 +183,25 @@ def write(
                 storage.delete_file(storage.join(url, shard.name))
     storage.write_json(storage.join(dest, REPORT), _report(source, split, packing, written))
     return written
+
+
+def _check_report(dest: str, *, overwrite: bool) -> None:
+    """Refuse to write the report over somebody else's file.
+
+    Raises:
+        DataError: naming it.
+    """
+    url = storage.join(dest, REPORT)
+    if not storage.exists(url):
+        return
+    try:
+        found = storage.read_json(url)
+    except DataError:
+        found = None
+    if not isinstance(found, dict) or not {"source", "parts", "groups"} <= found.keys():
+        raise DataError(f"{url}: is not of a split; choose another DEST, or move it")
+    if not overwrite:
+        raise DataError(f"{dest}: already holds a split; choose another DEST, or overwrite=true")
 
 
 def _stale(dest: str, parts: Collection[str], *, overwrite: bool) -> dict[str, Manifest]:

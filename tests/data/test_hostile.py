@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import tempfile
 import time
 import unicodedata
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from raypose.captions import taxonomy
 from raypose.config import Packing
 from raypose.data import claims, inspection, manifests, packing, records, shards, sources, splits
 from raypose.data.sources import parquet, webdataset
-from raypose.errors import ConflictError, DataError, RegistryError, TaxonomyError
+from raypose.errors import ConflictError, DataError, RegistryError, StorageError, TaxonomyError
 from raypose.releases import registry
 
 A, B = encoded(photo(24, 24)), encoded(photo(30, 24))
@@ -181,14 +183,10 @@ def test_labels_that_are_beside_no_picture(tmp_path: Path) -> None:
         labels(tar(tmp_path / "z.tar", ("1.jpg", A), ("1.cls", b"cobra\0")))
 
 
-@pytest.mark.parametrize("odd", ["README.jpg", "data/cover.jpg"])
-def test_a_folder_around_the_classes_is_no_class(tmp_path: Path, odd: str) -> None:
-    made = tar(tmp_path / "x.tar", ("data/tree/1.jpg", A), ("data/cobra/1.jpg", B), (odd, B))
-    if "/" in odd:
-        with pytest.raises(DataError, match="in one folder, data"):
-            labels(made)
-    else:
-        assert set(labels(made).values()) == {"tree", "cobra"}
+def test_a_folder_around_the_classes_is_no_class(tmp_path: Path) -> None:
+    inside = (("data/tree/1.jpg", A), ("data/cobra/1.jpg", B))
+    made = tar(tmp_path / "x.tar", *inside, ("README.jpg", B))
+    assert set(labels(made).values()) == {"tree", "cobra"}
 
 
 def test_tars_that_are_classes_or_sets_are_asked_about(tmp_path: Path) -> None:
@@ -237,7 +235,9 @@ def test_what_else_is_in_tars_is_named(tmp_path: Path) -> None:
     assert {entry.id: entry.label for entry in listing.entries} == {
         "a/1.jpg": "a", "a/s.jpg": "a", "b/2": "b", "b/3.heic": "b", "b/2.emb": "b", "b/5.jpg": "b",
     }  # fmt: skip
-    assert {one.id for one in listing.rejected} == {"b/gone.jpg", "b/notes.txt", "../b/4.jpg"}
+    assert {one.id for one in listing.rejected} == {
+        "b/gone.jpg", "b/notes.txt", "../b/4.jpg", "b/5.emb",
+    }  # fmt: skip
     assert listing.num_refused == 1
     read = sources.opened(listing.entries)
     assert read(next(entry for entry in listing.entries if entry.id == "a/s.jpg")) == A
@@ -719,3 +719,145 @@ def test_large_pictures_are_held_a_few_at_a_time(tmp_path: Path, monkeypatch: An
     manifest = packing.build(str(tmp_path / "s"), str(tmp_path / "d"))
     assert max(shard.num_rows for shard in manifest.shards) == 3
     assert manifest.num_rows == 40
+
+
+def test_what_lies_beside_pictures_in_a_tar_is_named(tmp_path: Path) -> None:
+    made = tar(tmp_path / "x.tar", ("a/1.jpg", A), ("a/1.heic", b"ftyp"), ("b/2.jpg", B))
+    listing = sources.find(str(made))
+    assert [entry.id for entry in listing.entries] == ["a/1.jpg", "b/2.jpg"]
+    assert [one.id for one in listing.rejected] == ["a/1.heic"]
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_what_lies_beside_containers(tmp_path: Path, kind: str) -> None:
+    if kind == "tar":
+        tar(tmp_path / "s/x.tar", ("a/1.jpg", A), ("b/2.jpg", B))
+    else:
+        (tmp_path / "s").mkdir()
+        table(tmp_path / "s/x.parquet", {"image": [A, B], "label": ["a", "b"]})
+    laid(tmp_path / "s", "loose.jpg", "README.md")
+    listing = sources.find(str(tmp_path / "s"))
+    assert sorted(entry.label for entry in listing.entries) == ["a", "b"]
+    assert [one.id for one in listing.rejected] == ["loose.jpg"]
+    laid(tmp_path / "s", "more.tar.gz")
+    with pytest.raises(DataError, match=r"more.tar.gz: compressed, and beside files of"):
+        sources.find(str(tmp_path / "s"))
+
+
+def test_dots_in_folders_of_a_tar(tmp_path: Path) -> None:
+    made = tar(
+        tmp_path / "x.tar",
+        *[(f"v1.0/{name}/{k}", A) for name in ("tree", "boat") for k in range(2)],
+    )
+    assert {*labels(made).values()} == {"tree", "boat"}
+
+
+def test_joints_in_json_are_no_label(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = [
+        {"pose": [[0.1, 0.2]], "class": "tree"},
+        {"label": None, "class": "boat"},
+        {"pose": {"hip": [0, 1]}, "label": "tree"},
+    ]
+    members = []
+    for k, document in enumerate(told):
+        members += [(f"{k}.jpg", A), (f"{k}.json", json.dumps(document).encode())]
+    assert [*labels(tar(tmp_path / "x.tar", *members)).values()] == ["tree", "boat", "tree"]
+    members[1] = ("0.json", json.dumps({"label": [1, 2]}).encode())
+    with pytest.raises(DataError, match="a label is text or a class number"):
+        labels(tar(tmp_path / "y.tar", *members))
+
+
+def test_class_numbers_beside_class_names(tmp_path: Path, capsys: Any) -> None:
+    """As both kinds of WebDataset's labels say it: one class, if they agree throughout."""
+    members: list[tuple[str, bytes | str]] = []
+    for k, (number, name) in enumerate([(3, "tree"), (5, "boat"), (3, "tree")]):
+        said = json.dumps({"label": name}).encode()
+        members += [(f"{k}.jpg", A), (f"{k}.cls", b"%d" % number), (f"{k}.json", said)]
+    members += [("9.jpg", B), ("9.cls", b"3")]
+    found = labels(tar(tmp_path / "x.tar", *members))
+    assert [*found.values()] == ["tree", "boat", "tree", "tree"]
+    assert "3, tree" in capsys.readouterr().err
+    members[-1] = ("9.cls", b"5")
+    members += [("9.json", b'{"label": "tree"}'), ("10.jpg", A), ("10.cls", b"boat")]
+    listing = sources.find(str(tar(tmp_path / "y.tar", *members)))
+    assert [entry.label for entry in listing.entries] == ["boat"]
+    assert listing.num_refused == 4
+
+
+def test_a_cover_beside_the_class_folders_of_a_tar(tmp_path: Path) -> None:
+    members = [(f"data/{name}/{k}.jpg", A) for name in ("tree", "boat") for k in range(2)]
+    listing = sources.find(str(tar(tmp_path / "x.tar", ("data/cover.jpg", B), *members)))
+    assert {entry.label for entry in listing.entries} == {"tree", "boat"}
+    assert [one.id for one in listing.rejected] == ["data/cover.jpg"]
+    several = [(f"data/{k}.jpg", B) for k in range(3)]
+    with pytest.raises(DataError, match="all pictures are in one folder, data"):
+        sources.find(str(tar(tmp_path / "y.tar", *several, *members)))
+
+
+def test_folders_that_systems_keep_are_no_classes(tmp_path: Path) -> None:
+    kept = ("lost+found/1.jpg", "$RECYCLE.BIN/2.jpg", "@eaDir/3.jpg")
+    laid(tmp_path, "a/1.jpg", "b/2.jpg", "a/@eaDir/SYNO.jpg", *kept)
+    listing = sources.find(str(tmp_path))
+    assert {entry.id for entry in listing.entries} == {"a/1.jpg", "b/2.jpg"}
+
+
+@pytest.mark.parametrize("name", [".x.tar", ".x.parquet"])
+def test_hidden_containers_are_watched_too(tmp_path: Path, bucket: str, name: str) -> None:
+    if name.endswith("tar"):
+        made = tar(tmp_path / name, ("a/1.jpg", A), ("b/2.jpg", B))
+    else:
+        made = table(tmp_path / name, {"image": [A, B], "label": ["a", "b"]})
+    storage.write_bytes(f"{bucket}/{name}", made.read_bytes())
+    for source in (str(made), f"{bucket}/{name}"):
+        listing = sources.find(source)
+        listing.check_unchanged()
+        storage.write_bytes(source, made.read_bytes() + bytes(512))
+        with pytest.raises(ConflictError, match="has changed since it was listed"):
+            listing.check_unchanged()
+
+
+def test_a_file_called_split_json_is_not_written_over(tmp_path: Path) -> None:
+    laid(tmp_path / "s", *(f"{name}/{k}.jpg" for name in "ab" for k in range(4)))
+    data, dest = str(tmp_path / "d"), tmp_path / "parts"
+    packing.build(str(tmp_path / "s"), data)
+    split = splits.assign(inspection.inspect([data]), [], shares={"val": 0.25})
+    for content in ('{"mine": 1}', "no JSON"):
+        laid(dest, "split.json", content=content.encode())
+        with pytest.raises(DataError, match=r"split.json: is not of a split"):
+            splits.write(data, str(dest), split, Packing(), overwrite=True)
+        assert (dest / "split.json").read_text() == content
+
+
+@contextmanager
+def unlistable(folder: Path) -> Iterator[None]:
+    """A folder whose files may be read by their names, for whoever is not its owner."""
+    folder.chmod(0o311)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+def test_a_folder_that_may_be_entered_and_not_listed() -> None:
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    try:
+        laid(place, "in/1.jpg", "in/2.jpg", "in/closed/3.jpg")
+        (place / "l.csv").write_text("path,label\nin/1.jpg,a\nin/2.jpg,b\nin/none.jpg,a\n")
+        with unlistable(place / "in"):
+            listing = sources.find(str(place / "l.csv"))
+            assert [entry.label for entry in listing.entries] == ["a", "b"]
+            with pytest.raises(StorageError, match=r"in: access denied"):
+                sources.find(str(place))
+        (place / "n.csv").write_text("path,label\nin/closed/3.jpg,a\n")
+        (place / "in/closed").chmod(0o000)
+        with unlistable(place / "in"), pytest.raises(StorageError, match="access denied"):
+            sources.find(str(place / "n.csv"))
+    finally:
+        subprocess.run(["chmod", "-R", "u+rwX", place], check=True)
+        shutil.rmtree(place)

@@ -18,7 +18,7 @@ from raypose.data.sources import rules, text
 from raypose.data.sources.imagefolder import MAX_FILE_BYTES, TOO_LARGE
 from raypose.data.sources.listing import Entry, Listing
 from raypose.disks import Stat
-from raypose.errors import DataError
+from raypose.errors import DataError, StorageError
 
 __all__ = ["list_source"]
 
@@ -121,9 +121,10 @@ class _Names:
         self.exact: dict[str, tuple[str, Stat]] = {}
         self.alike: dict[str, tuple[str, Stat]] = {}
         self.folder = folder
+        self.listable = True
         spellings = [folder, rules.composed(folder), unicodedata.normalize("NFD", folder)]
         for spelling in dict.fromkeys(spellings):
-            for name, stat in storage.list_stats(spelling or "/").items():
+            for name, stat in self._listed(spelling or "/").items():
                 if stat.size >= 0:
                     found = storage.join(spelling, name), stat
                     self.exact.setdefault(name, found)
@@ -132,10 +133,18 @@ class _Names:
     def find(self, name: str) -> tuple[str, Stat | None]:
         """Return the location of a file, and what is known of it; empty where it is not there."""
         found = self.exact.get(name) or self.alike.get(rules.composed(name))
-        hidden = storage.join(self.folder, name)
-        if found or not name.startswith(".") or not storage.is_file(hidden):
+        if found or (self.listable and not name.startswith(".")):
             return found or ("", None)
-        return hidden, None
+        unlisted = storage.join(self.folder, name)
+        return (unlisted if storage.is_file(unlisted) else ""), None
+
+    def _listed(self, folder: str) -> dict[str, Stat]:
+        """List a folder; one may be allowed to read its files and not to list it."""
+        try:
+            return storage.list_stats(folder)
+        except StorageError:
+            self.listable = False
+            return {}
 
 
 def _table(content: str, where: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:

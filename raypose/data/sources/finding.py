@@ -19,7 +19,7 @@ from raypose.captions.taxonomy import Taxonomy
 from raypose.data import images
 from raypose.data.manifests import MANIFEST, RECORDS
 from raypose.data.sources import csv, imagefolder, parquet, rules, webdataset, yoga82
-from raypose.data.sources.listing import Entry, Listing
+from raypose.data.sources.listing import COMPRESSED, Entry, Listing
 from raypose.errors import DataError, NotFoundError, UsageError, did_you_mean
 
 __all__ = ["KINDS", "drawings", "find", "opened"]
@@ -99,7 +99,7 @@ def drawings(counts: Mapping[str, int], *, size: int, seed: int) -> Listing:
 def _guess(source: str) -> str:
     """Tell the kind of a source from names; refuse one that may be two kinds."""
     low = source.lower()
-    if low.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")):
+    if low.endswith(COMPRESSED):
         raise DataError(f"{source}: what is compressed cannot be read in places; unpack it")
     ending = rules.ending(low)
     if ending in BY_ENDING:

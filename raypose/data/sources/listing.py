@@ -13,7 +13,7 @@ from raypose.data.sources import rules
 from raypose.disks import Stat
 from raypose.errors import ConflictError, DataError
 
-__all__ = ["Entry", "Listing", "inside"]
+__all__ = ["COMPRESSED", "Entry", "Listing", "inside"]
 
 
 class Entry(NamedTuple):
@@ -95,6 +95,12 @@ class Listing:
         self.containers = dict(files)
         self.stamp_files(sorted(files.items()))
 
+    def tell_beside(self, folder: str) -> None:
+        """Name the pictures that lie loose beside files that are read in places."""
+        for name in sorted(storage.list_stats(folder)) if folder not in self.containers else ():
+            if rules.ending(name) in rules.PICTURES:
+                self.leave_out(name, "beside the files that are read, and not in one")
+
     def check_unchanged(self) -> None:
         """Refuse what was read from files that were not, or not all the time, those listed.
 
@@ -108,10 +114,13 @@ class Listing:
             for name, stat in storage.list_stats(folder).items()
         }
         for url, stat in self.containers.items():
-            if now.get(url) != stat:
+            if (now.get(url) or storage.stat(url)) != stat:  # a hidden one is not listed
                 raise ConflictError(
                     f"{url}: has changed since it was listed; give the command again"
                 )
+
+
+COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")
 
 
 def inside(place: str, ending: str) -> dict[str, Stat]:
@@ -120,16 +129,24 @@ def inside(place: str, ending: str) -> dict[str, Stat]:
     Args:
         place: of the folder, or of one such file.
         ending: with its dot.
+
+    Raises:
+        DataError: for a link that leads nowhere, or what may hold more pictures and is compressed.
     """
     above, _, name = place.rpartition("/")
-    beside = storage.list_stats(above or "/") if name.lower().endswith(ending) else {}
-    if name in beside:
-        return {place: beside[name]}
+    if name.lower().endswith(ending) and (stat := storage.stat(place)):
+        return {place: storage.list_stats(above or "/").get(name, stat)}
     found = {
         storage.join(place, name): stat
         for name, stat in sorted(storage.list_stats(place).items())
         if name.lower().endswith(ending)
     }
+    for name in storage.list_stats(place) if found else ():
+        if name.lower().endswith(COMPRESSED):
+            raise DataError(
+                f"{storage.join(place, name)}: compressed, and beside files of {ending}; unpack "
+                "it, or move it elsewhere"
+            )
     nowhere = [url for url, stat in found.items() if stat.size < 0]
     if nowhere:
         raise DataError(f"{nowhere[0]}: a link that leads nowhere; mend or remove it")

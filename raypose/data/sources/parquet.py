@@ -89,6 +89,8 @@ def _files(listing: Listing, source: str) -> tuple[list[str], Manifest | None]:
     elif source not in found:
         rules.refuse_named_sets(source, found)
     listing.stamp_containers(found)
+    if not own:
+        listing.tell_beside(source)
     return list(found), own
 
 

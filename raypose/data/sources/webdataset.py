@@ -14,7 +14,7 @@ import json
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -29,6 +29,8 @@ from raypose.errors import DataError
 __all__ = ["list_source"]
 
 LABELLED = (".cls", ".json")
+POSES = ("posture", "pose")
+"""Keys that may hold the places of joints, rather than a label."""
 LABEL_BYTES = 16 << 20
 """A file beside a picture that is larger holds no label."""
 
@@ -94,6 +96,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     listing = Listing(source)
     tars = inside(source, ".tar")
     listing.stamp_containers(tars)
+    listing.tell_beside(source)
     rules.refuse_named_sets(source, tars)
     found: list[_Labelled] = []
     marked = linked = False
@@ -104,7 +107,9 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     rules.refuse_sets(source, [one.member.name for one in found], mend="unpack it, and pack each")
     by_folder = [one.member for one in found if not one.labels and (one.silent or not marked)]
     folders = _class_folders(source, by_folder, num_tars=len(tars))
+    names = _names_of_numbers(source, [one.labels for one in found])
     for member, labels, _, denied in found:
+        labels = {names.get(label, label) for label in labels}
         told = folders.get(member.entry.id, "")
         if marked and member.folders and not (labels or told or denied):
             reason = "has no label beside it, where other pictures have one"
@@ -147,9 +152,9 @@ def _listed(listing: Listing, url: str, prefix: str) -> _Tar:
 
 
 def _placed(name: str, prefix: str, url: str, offset: int, size: int) -> _Member:
-    stem, dot, _ = name.rpartition(".")
+    ending = rules.ending(name)
     entry = Entry(rules.as_text(prefix + name), "", url, offset, size)
-    return _Member(name, stem if dot else name, entry)
+    return _Member(name, name[: -len(ending)] if ending else name, entry)
 
 
 def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
@@ -173,7 +178,9 @@ def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
     kept = []
     for member in tar.pictures:
         if member.name in others and ({member.stem, _first_key(member.stem)} & stems):
-            continue  # what WebDataset puts beside a picture, of any ending
+            # what WebDataset puts beside a picture, of any ending
+            listing.leave_out(member.entry.id, "beside a picture, and none by its name")
+            continue
         if member.stem not in tar.labels and rules.is_mask(f"{member.stem}.", stems):
             listing.leave_out(member.entry.id, "drawn from the picture beside it")
             continue
@@ -217,11 +224,12 @@ def _class_folders(source: str, members: list[_Member], *, num_tars: int) -> dic
     if not inside:
         return {}
     first, depth = inside[0].folders, 0
-    while depth + 1 < len(first) and all(
-        len(member.folders) > depth + 1 and member.folders[depth] == first[depth]
-        for member in inside
-    ):
-        depth += 1
+    while all(member.folders[depth] == first[depth] for member in inside):
+        deeper = [member for member in inside if len(member.folders) > depth + 1]
+        num_beside = len(inside) - len(deeper)
+        if not deeper or num_beside > max(1, len(inside) // 100):
+            break
+        inside, first, depth = deeper, deeper[0].folders, depth + 1  # a cover has no class
     if depth:
         status(f"{source}: classes are the folders in {'/'.join(first[:depth])}/")
     found = {member.entry.id: member.folders[depth] for member in inside}
@@ -235,6 +243,22 @@ def _class_folders(source: str, members: list[_Member], *, num_tars: int) -> dic
     deep = [member for member in inside if len(member.folders) > depth + 1]
     rules.tell_depth(source, len(deep), found[deep[0].entry.id] if deep else "")
     return found
+
+
+def _names_of_numbers(source: str, found: Iterable[set[str]]) -> dict[str, str]:
+    """Return class number → name, where pictures have both beside them and all agree."""
+    names: dict[str, set[str]] = {}
+    for labels in found:
+        numbers = [label for label in labels if rules.number_of(label) >= 0]
+        if len(labels) == 2 and len(numbers) == 1:
+            names.setdefault(numbers[0], set()).update(labels - {*numbers})
+    told = {number: next(iter(some)) for number, some in names.items() if len(some) == 1}
+    if len(told) < len(names) or len(set(told.values())) < len(told):
+        return {}
+    if told:
+        number, name = next(iter(told.items()))
+        status(f"{source}: class numbers and names are beside pictures, such as {number}, {name}")
+    return told
 
 
 def _refuse_two_labels(listing: Listing) -> None:
@@ -316,8 +340,13 @@ def _label_in(content: bytes, name: str, *, where: str) -> str | None:
             return rules.label_of(text.decoded(content, where=where))
         document = json.loads(text.decoded(content, where=where))
         found = document if isinstance(document, Mapping) else {}
-        given = [found[key] for key in rules.LABEL_COLUMNS if key in found]
-        return rules.label_of(given[0]) if given else None
+        given = [
+            found[key]
+            for key in rules.LABEL_COLUMNS
+            if key in found and not (key in POSES and isinstance(found[key], list | dict))
+        ]
+        first = next((value for value in given if value is not None), None)
+        return rules.label_of(first) if given else None
     except rules.BadLabel as error:
         raise DataError(f"{where}: {error}; mend it, or take it out") from None
     except ValueError as error:  # numbers of thousands of digits too
