@@ -108,6 +108,21 @@ def put(url: str, content: bytes, *, instead_of: str | None = None) -> str:
         raise ConflictError(f"{url}: was written by another meanwhile") from error
 
 
+def upload(source: str, url: str) -> None:
+    """Write an object of a local file's content, whole or not at all, a part in memory at a time.
+
+    Raises:
+        StorageError: where it cannot be written; what was there before is still.
+    """
+    place = _place(url)
+
+    def request() -> None:
+        with open(source, "rb") as file:  # read anew by each try
+            _client().upload_fileobj(file, place["Bucket"], place["Key"])
+
+    _persist(url, request)
+
+
 def inside(url: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:
     """Yield what lies below a folder, names relative to it; folders, made of slashes, have None."""
     bucket, _, prefix = url.removeprefix("s3://").strip("/").partition("/")

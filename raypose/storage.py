@@ -60,6 +60,7 @@ __all__ = [
     "resolved",
     "sha256",
     "stat",
+    "upload_file",
     "upload_folder",
     "walk",
     "write_bytes",
@@ -315,11 +316,20 @@ def resolved(url: str) -> str:
     return os.path.realpath(os.path.expanduser(url)).rstrip("/")
 
 
+def upload_file(source: Path, url: str) -> None:
+    """Copy a local file to a location, whole or not at all; it may be larger than memory."""
+    if is_s3(url):
+        objects.upload(str(source), url)
+        return
+    with _explained(url):
+        disks.copy(source, Path(filesystem(url)[1]))
+
+
 def upload_folder(folder: Path, url: str, *, last: str) -> None:
     """Copy a local folder to a location; the file named `last` closes the set, so it comes last."""
     names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     for name in sorted(names, key=lambda name: (name == last, name)):
-        write_bytes(join(url, name), (folder / name).read_bytes())
+        upload_file(folder / name, join(url, name))
 
 
 def download_folder(url: str, folder: Path) -> Path:
@@ -327,7 +337,8 @@ def download_folder(url: str, folder: Path) -> Path:
     for name in list_files(url, recursive=True):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(read_bytes(join(url, name)))
+        with open_stream(join(url, name)) as (stream, _), target.open("wb") as file:
+            shutil.copyfileobj(stream, file, disks.COPIED_BYTES)
     return folder
 
 

@@ -26,7 +26,8 @@ class TrainConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a killed worker is replaced."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps between checkpoints within an epoch; 0 writes one at its end only."""
+    """Steps between checkpoints that a run can go on from; 0 for the end of each epoch. Where set,
+    those at the ends of epochs hold the weights alone, a quarter as much."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Epochs without a better validation balanced accuracy after which a run ends; 0 never."""
     wise_alphas: tuple[Fraction, ...] = (0.25, 0.5, 0.75)

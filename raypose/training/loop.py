@@ -28,6 +28,7 @@ from raypose.data import Batch
 from raypose.errors import ConfigError, DataError
 from raypose.training import checkpoint, optim, state
 from raypose.training.context import WorkerContext, collective, gather
+from raypose.training.saver import Saver, saving
 from raypose.training.state import EpochProgress
 from raypose.training.tracking import Tracker
 from raypose.training.trainer import Trainer
@@ -93,23 +94,26 @@ def train_worker(
         lambda: prepare(config, context, run_url=run_url, num_rows=num_rows, counts=counts),
     )
     tracker = Tracker(storage.join(run_url, "metrics.jsonl"), resume_epoch=progress.epoch + 1)
-    if config.optim.method == "probe":
-        if progress.epoch == 0:
-            _end_epoch(trainer, tracker, {"epoch": 1, **fit_probe(trainer)}, run_url=run_url)
-        return
-    while progress.epoch < config.optim.epochs and not _stalled(tracker, config):
-        values = {"epoch": progress.epoch + 1, **train_epoch(trainer, progress, run_url=run_url)}
-        _end_epoch(trainer, tracker, values, run_url=run_url)
-        progress = EpochProgress(epoch=progress.epoch + 1)
+    with saving(context, run_url) as saver:
+        if config.optim.method == "probe":
+            if progress.epoch == 0:
+                _end_epoch(trainer, tracker, {"epoch": 1, **fit_probe(trainer)}, saver)
+            return
+        while progress.epoch < config.optim.epochs and not _stalled(tracker, config):
+            values = {"epoch": progress.epoch + 1, **train_epoch(trainer, progress, saver)}
+            _end_epoch(trainer, tracker, values, saver)
+            progress = EpochProgress(epoch=progress.epoch + 1)
 
 
-def train_epoch(trainer: Trainer, progress: EpochProgress, *, run_url: str = "") -> dict[str, Any]:
+def train_epoch(
+    trainer: Trainer, progress: EpochProgress, saver: Saver | None = None
+) -> dict[str, Any]:
     """Go through the training set once, or through what is left of an epoch.
 
     Args:
         trainer: the worker's state.
         progress: where the epoch stands; moved on.
-        run_url: where to write checkpoints within the epoch, if the recipe asks for them.
+        saver: writes checkpoints within the epoch, if the recipe asks for them.
 
     Returns:
         train_loss (nats), images_per_s over all workers, data_wait (share of the time in 0..1 that
@@ -143,8 +147,8 @@ def train_epoch(trainer: Trainer, progress: EpochProgress, *, run_url: str = "")
             more = {"num_steps": trainer.num_steps, "loss": value, "images_per_s": rate}
             context.progress({**event, **more})
         every = config.train.checkpoint_steps
-        if every and run_url and trainer.step % every == 0:
-            state.save(trainer, progress, None, {}, run_url=run_url)
+        if every and saver and trainer.step % every == 0:
+            state.save(trainer, progress, None, {}, saver=saver)
     if progress.seen == 0:
         raise DataError(f"{config.data.train}: holds no good picture")
     spent = time.monotonic() - began
@@ -283,7 +287,7 @@ def _tell_rounding(trainer: Trainer) -> None:
         context.progress({"kind": "note", "text": text})
 
 
-def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], *, run_url: str) -> None:
+def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], saver: Saver) -> None:
     """Score, write what an epoch leaves behind, and last the checkpoint; then report."""
     began = time.monotonic()
     clip, world_size = trainer.clip.model, trainer.context.world_size
@@ -296,17 +300,21 @@ def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], *, ru
     values["step"] = trainer.step
     values["logit_scale"] = clip.logit_scale.exp().item()
     found = trainer.all_bad()
+    values["checkpoint_s"], saver.waited = saver.waited, 0.0
     tracker.add(values)
 
     def write() -> None:
         if trainer.context.rank == 0:
             tracker.write()
             if found:
-                storage.write_json(storage.join(run_url, "quarantine.json"), found)
+                storage.write_json(storage.join(saver.run_url, "quarantine.json"), found)
 
     collective(trainer.context, write)
     score = values.get("val_balanced_accuracy")
-    state.save(trainer, EpochProgress(epoch=values["epoch"]), score, values, run_url=run_url)
+    every = trainer.config.train.checkpoint_steps
+    resumable = not every or trainer.step % every == 0
+    end = EpochProgress(epoch=values["epoch"])
+    state.save(trainer, end, score, values, saver=saver, resumable=resumable)
     trainer.context.report(values)
 
 

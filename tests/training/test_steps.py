@@ -10,12 +10,12 @@ from typing import Any, Union, get_args, get_origin
 import annotated_types
 import pytest
 import torch
-from support.contexts import InMemory, batch, recipe, spread
+from support.contexts import InMemory, batch, full, recipe, spread
 from support.models import COCA, NORMED
 
 from raypose import config, storage
 from raypose.clip import model
-from raypose.clip.towers import full, share_buffers, unused
+from raypose.clip.towers import share_buffers, unused
 from raypose.config import Config
 from raypose.data import Batch
 from raypose.errors import ConfigError, TrainError
