@@ -191,12 +191,18 @@ def optimizer_state(forward: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     return state
 
 
+@torch.no_grad()
 def load_optimizer(
     forward: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
 ) -> None:
     """Take up a state that `optimizer_state` returned, on any number of workers."""
     options = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(forward, optimizer, state, options=options)
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            # the fused step goes by the parameter's layout alone, channels last or not
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                held[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from scipy.stats import t as student
 from raypose import metrics
 from raypose.captions import taxonomy
 from raypose.clip import model, probe, zeroshot
+from raypose.clip.augment import copy_size
 from raypose.config import Config, override
 from raypose.data import Batch
 from raypose.errors import UsageError, did_you_mean
@@ -127,7 +128,8 @@ class _Study:
         classes = taxonomy.load(config.data.taxonomy)
         size = model.image_size(config.model)
         pool_rows, draws = draw_supports(config, classes, most, num_draws)
-        pool = read_pictures(config, config.data.train, classes, size, pool_rows)
+        side = copy_size(config.augment, size)
+        pool = read_pictures(config, config.data.train, classes, side, pool_rows)
         test = read_pictures(config, config.data.test or config.data.val, classes, size, None)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         held = SupportContext({"train": pool, "val": test}, config.seed, device)

@@ -21,6 +21,7 @@ from raypose import captions, storage
 from raypose.captions import taxonomy
 from raypose.captions.nodes import Node
 from raypose.clip import lora, model, probe, tokens
+from raypose.clip.augment import train_size
 from raypose.clip.text import TextCache
 from raypose.clip.towers import Towers, share_buffers, unused, wrap
 from raypose.config import Config, override
@@ -266,6 +267,8 @@ def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Ta
         tokenize=lambda texts: tokens.token_lists(clip, texts),
         context_length=clip.context_length,
     )
+    if config.augment.image_size:
+        _check_size(config, clip)
     if config.loss.parents_weight and not classes.levels:
         raise ConfigError(
             f'loss.parents_weight={config.loss.parents_weight:g}: taxonomy "{classes.name}" has no '
@@ -276,6 +279,20 @@ def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Ta
             f"loss.name=siglip: {config.model.backbone} has no logit_bias; use a SigLIP backbone, "
             "or set init_logit_bias in its architecture"
         )
+
+
+@torch.no_grad()
+def _check_size(config: Config, clip: model.Clip) -> None:
+    """Prove that the image tower takes pictures of the side that training gives it."""
+    side, training = train_size(config.augment, clip.image_size), clip.model.training
+    try:
+        clip.model.eval().encode_image(torch.zeros(1, 3, side, side))
+    except (AssertionError, RuntimeError, ValueError):
+        raise ConfigError(
+            f"augment.image_size={side}: the image tower takes {clip.image_size} pixels only"
+        ) from None
+    finally:
+        clip.model.train(training)
 
 
 def _tell_rounding(trainer: Trainer) -> None:

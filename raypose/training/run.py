@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from raypose import captions, data, storage
 from raypose.clip import hub, model
+from raypose.clip.augment import copy_size
 from raypose.config import Config, dump
 from raypose.console import status, waiting
 from raypose.data import inputs
@@ -95,12 +96,14 @@ def _readers(config: Config, load: Load) -> tuple[dict[str, data.Reader], tuple[
     if unseen:
         status(f"{len(unseen)} of {len(classes)} classes have no training picture: {unseen[0]}, …")
     size = model.image_size(config.model)
+    fitted = config.optim.method == "probe"  # to pictures as they are
+    sizes = {"train": size if fitted else copy_size(config.augment, size), "val": size}
     readers: dict[str, data.Reader] = {
         split: load(
             getattr(config.data, split),
             classes.index(),
             config.data,
-            size=size,
+            size=sizes[split],
             resize=config.model.resize,
             synthetic=config.data.synthetic if split == "train" else "",
         )

@@ -64,16 +64,13 @@ def save(
     training = _needed(trainer) if resumable else {}
     if trainer.head is not None:
         training["head"] = trainer.head
-    tensors = trainer.clip.model.state_dict()
+    mean = trainer.ema.mean if trainer.ema is not None else {}
     if trainer.lora is None:
-        mean = trainer.ema.mean if trainer.ema is not None else {}
-        saver.save(record, trainer.clip, {**tensors, **mean}, training)
-        return
-    with trainer.averaged():  # merged from the mean
-        weights = lora.merged(trainer.lora).state_dict()
-        if resumable:
-            training["ema"] = optim.learned(trainer.clip.model)
-        saver.save(record, trainer.clip, weights, training)
+        weights = {**trainer.clip.model.state_dict(), **mean}
+    else:
+        with trainer.averaged():
+            weights = lora.merged(trainer.lora).state_dict()  # a copy
+    saver.save(record, trainer.clip, weights, training)
 
 
 def _needed(trainer: Trainer) -> dict[str, Any]:
@@ -83,6 +80,7 @@ def _needed(trainer: Trainer) -> dict[str, Any]:
         found["optimizer"] = optimizer_state(trainer.forward, trainer.optimizer)
     if trainer.lora is not None:  # peft adds to frozen weights and takes away: they drift
         found["weights"] = trainer.clip.model.state_dict()
+        found["ema"] = trainer.ema.mean if trainer.ema is not None else {}
     elif trainer.ema is not None:
         found["weights"] = optim.learned(trainer.clip.model)
     return found

@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raypose import captions
 from raypose.captions import taxonomy
-from raypose.clip import loss, model
-from raypose.clip.augment import augment
+from raypose.clip import loss, model, zeroshot
+from raypose.clip.augment import augment, train_size
 from raypose.clip.towers import gradient_norm, scale_gradients
 from raypose.data import Batch
 from raypose.data.tolerance import check_bad
@@ -254,11 +254,12 @@ class Trainer(Scorer):
 
     def _changed(self, batch: Batch, *, epoch: int) -> torch.Tensor:
         """Return a batch's pictures as the tower takes them, changed at random."""
-        images = self.prepared(batch)
-        if not self.config.augment.enabled:
-            return images
-        seed = self.config.seed
-        images = augment(images, batch.ids, self.config.augment, seed=seed, epoch=epoch)
+        settings, seed = self.config.augment, self.config.seed
+        if not settings.enabled:
+            return self.prepared(batch)
+        images = zeroshot.normalized(self.clip, batch.pixels, resized=False)
+        size = train_size(settings, self.clip.image_size)
+        images = augment(images, batch.ids, settings, size=size, seed=seed, epoch=epoch)
         if self.config.model.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return images
