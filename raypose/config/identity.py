@@ -34,12 +34,12 @@ CHANGED_SINCE_0_1 = {
     "optim.learning_rate": (None, 1e-5),
 }
 """Dotted key → its default now, and in 0.1: a run of 0.1 is looked for by the latter."""
-NOT_OF_A_RUN = ("search", "serve", "cluster")
+NOT_OF_A_RUN = ("search", "serve", "cluster", "tracking")
 SOURCE = "source"
 """Key of a taxonomy in a document: where its file lay."""
 SPREAD = (
-    "num_workers", "cpus_per_worker", "use_gpu", "max_failures", "checkpoint_steps", "sharding",
-    "activation_checkpointing", "compile",
+    "num_workers", "cpus_per_worker", "use_gpu", "max_failures", "checkpoint_steps", "seeds",
+    "sharding", "activation_checkpointing", "compile",
 )  # fmt: skip
 """Keys of `train` that say how a run is spread out: they may change between its parts."""
 NOT_OF_A_SEARCH = ("num_trials", "max_concurrent")
@@ -72,7 +72,7 @@ def search_hash(sparse: Mapping[str, Any]) -> str:
     Args:
         sparse: the document less what is as by default.
     """
-    kept = _without(_unplaced(sparse), ("serve", "cluster"))
+    kept = _without(_unplaced(sparse), ("serve", "cluster", "tracking"))
     kept = _without(kept, SPREAD, section="train")
     return _digits(_without(kept, NOT_OF_A_SEARCH, section="search"))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import t as student
 
 from raypose import metrics
 from raypose.captions import taxonomy
@@ -235,13 +233,12 @@ def _check(methods: Sequence[str], per_class: Sequence[int], num_draws: int) -> 
 
 def _point(size: int, scores: Sequence[dict[str, float]]) -> dict[str, Any]:
     top1 = [score["val_top1"] for score in scores]
-    mean, sd = statistics.fmean(top1), statistics.stdev(top1)
-    reach = float(student.ppf(0.975, len(top1) - 1)) * sd / math.sqrt(len(top1))
+    found = metrics.of_mean(top1)
+    low, high = found["interval"]
     return {
         "per_class": size,
         "top1": top1,
         "balanced_accuracy": [score["val_balanced_accuracy"] for score in scores],
-        "mean": mean,
-        "sd": sd,
-        "interval": [max(0.0, mean - reach), min(1.0, mean + reach)],
+        **found,
+        "interval": [max(0.0, low), min(1.0, high)],
     }

@@ -27,7 +27,7 @@ from raypose.clip.towers import Towers, share_buffers, unused, wrap
 from raypose.config import Config, override
 from raypose.data import Batch
 from raypose.errors import ConfigError, DataError
-from raypose.training import checkpoint, optim, state
+from raypose.training import checkpoint, optim, sinks, state
 from raypose.training.context import WorkerContext, collective, gather
 from raypose.training.saver import Saver, saving
 from raypose.training.state import EpochProgress
@@ -94,8 +94,12 @@ def train_worker(
         context,
         lambda: prepare(config, context, run_url=run_url, num_rows=num_rows, counts=counts),
     )
-    tracker = Tracker(storage.join(run_url, "metrics.jsonl"), resume_epoch=progress.epoch + 1)
-    with saving(context, run_url) as saver:
+    place = storage.join(run_url, "metrics.jsonl")
+    with (
+        saving(context, run_url) as saver,
+        sinks.opened(config, run_url, step=trainer.step, rank=context.rank) as also,
+    ):
+        tracker = Tracker(place, resume_epoch=progress.epoch + 1, also=also)
         if config.optim.method == "probe":
             if progress.epoch == 0:
                 _end_epoch(trainer, tracker, {"epoch": 1, **fit_probe(trainer)}, saver)

@@ -15,7 +15,7 @@ from raypose.clip.augment import copy_size
 from raypose.config import Config, dump
 from raypose.console import status, waiting
 from raypose.data import inputs
-from raypose.training import checkpoint, finish, provenance, runs, workers
+from raypose.training import checkpoint, finish, provenance, runs, sinks, workers
 from raypose.training.context import LocalContext, Report
 
 __all__ = ["train"]
@@ -63,6 +63,7 @@ def train(
     final = finish.url_of(url)
     outcome = storage.read_json(storage.join(final, finish.FINAL))
     result = runs.TrainResult(run_id, url, final, outcome["metrics"])
+    sinks.finished(config, url, result.metrics)
     storage.write_json(storage.join(url, runs.RESULT), asdict(result))
     checkpoint.forget(url)
     return result
