@@ -28,8 +28,9 @@ class TrainConfig(Section):
     """Logical CPUs that each worker holds."""
     use_gpu: bool | None = None
     """One GPU a worker; by default where the cluster has as many."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Autocast over fp32 weights; auto is bf16 on a GPU and fp32 elsewhere."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Autocast over fp32 weights; auto is bf16 on a GPU, fp16 on one that has no bf16, and fp32
+    elsewhere."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a killed worker is replaced."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 0

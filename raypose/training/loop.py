@@ -29,6 +29,8 @@ from raypose.data import Batch
 from raypose.errors import ConfigError, DataError
 from raypose.training import checkpoint, optim, sinks, state
 from raypose.training.context import WorkerContext, collective, gather
+from raypose.training.fitting import fit
+from raypose.training.precision import LossScale, dtype_of
 from raypose.training.saver import Saver, saving
 from raypose.training.state import EpochProgress
 from raypose.training.tracking import Tracker
@@ -94,6 +96,9 @@ def train_worker(
         context,
         lambda: prepare(config, context, run_url=run_url, num_rows=num_rows, counts=counts),
     )
+    if context.device.type == "cuda" and config.optim.method != "probe":
+        trainer.set_training()
+        fit(trainer)
     place = storage.join(run_url, "metrics.jsonl")
     with (
         saving(context, run_url) as saver,
@@ -243,6 +248,7 @@ def prepare(
         adjustment=_adjustment(config, counts, device=context.device),
         initial_scale=initial_scale,
         step=last.step if last else 0,
+        loss_scale=LossScale() if _in_fp16(config, context) else None,
     )
     if settings.ema_decay and settings.method != "probe":
         decay, num_steps = settings.ema_decay, trainer.num_steps
@@ -252,6 +258,10 @@ def prepare(
         return trainer, EpochProgress()
     state.restore(trainer, saved)
     return trainer, state.progress_of(trainer, last)
+
+
+def _in_fp16(config: Config, context: WorkerContext) -> bool:
+    return dtype_of(config.train, context.device) == torch.float16
 
 
 def _place(model: torch.nn.Module, device: torch.device, *, channels_last: bool) -> None:

@@ -5,12 +5,13 @@ Every rank takes part, since each may hold a part of the weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raypose.clip import lora
 from raypose.clip.towers import assign, load_optimizer, optimizer_state
 from raypose.training import checkpoint, optim
+from raypose.training.precision import LossScale
 from raypose.training.saver import Saver
 from raypose.training.trainer import Trainer
 
@@ -76,6 +77,8 @@ def save(
 def _needed(trainer: Trainer) -> dict[str, Any]:
     """Return what a run needs to go on, beside the weights as they are scored."""
     found: dict[str, Any] = {"initial_scale": trainer.initial_scale}
+    if trainer.loss_scale is not None:
+        found["loss_scale"] = asdict(trainer.loss_scale)
     if trainer.head is None:
         found["optimizer"] = optimizer_state(trainer.forward, trainer.optimizer)
     if trainer.lora is not None:  # peft adds to frozen weights and takes away: they drift
@@ -100,6 +103,8 @@ def restore(trainer: Trainer, saved: dict[str, Any]) -> None:
         assign({name: tensors[name] for name in saved["weights"]}, saved["weights"])
     if "optimizer" in saved:
         load_optimizer(trainer.forward, trainer.optimizer, saved["optimizer"])
+    if trainer.loss_scale is not None and "loss_scale" in saved:
+        trainer.loss_scale = LossScale(**saved["loss_scale"])
     trainer.head = saved.get("head")
 
 
