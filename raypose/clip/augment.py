@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,14 @@ Draw = tuple[list[float], list[float], list[float]]
 
 def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Turn uint8 (B, 3, H, W) into float32 of zero mean and unit deviation per channel."""
-    shift = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
+    shift, scale = _channels(tuple(mean), pixels.device), _channels(tuple(std), pixels.device)
     return (pixels.float() / 255 - shift) / scale
+
+
+@lru_cache
+def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Return float32 (1, 3, 1, 1) on a device, where it stays: a copy for each step would wait."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def train_size(config: AugmentConfig, image_size: int) -> int:

@@ -62,8 +62,11 @@ class Prefetcher:
         self.waited += time.monotonic() - asked
         if batch and self._device.type == "cuda":
             # only from pinned memory does a copy not wait for what the device has yet to do
-            pixels = batch.pixels.pin_memory().to(self._device, non_blocking=True)
-            batch = replace(batch, pixels=pixels)
+            pixels, targets = (
+                tensor.pin_memory().to(self._device, non_blocking=True)
+                for tensor in (batch.pixels, batch.targets)
+            )
+            batch = replace(batch, pixels=pixels, targets=targets)
         self._fetched.append(batch)
 
     def take(self) -> Batch | None:

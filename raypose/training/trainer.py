@@ -10,11 +10,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from raypose import captions
@@ -168,7 +170,7 @@ class Trainer(Scorer):
                 weights=weights,
                 label_smoothing=settings.label_smoothing,
                 adjustment=self.adjustment,
-                parents=self._parents() if settings.parents_weight else (),
+                parents=self._parents if settings.parents_weight else (),
                 parents_weight=settings.parents_weight,
             )
             return summed * world_size / total
@@ -221,6 +223,8 @@ class Trainer(Scorer):
                 continue
             last = number == count - 1
             waits = isinstance(self.forward, DistributedDataParallel) and not last
+            if isinstance(self.forward, FSDPModule):
+                self.forward.set_requires_gradient_sync(last)
             few = len(part or ()) < 2
             with (
                 self.forward.no_sync() if waits else nullcontext(),  # type: ignore[operator]
@@ -290,9 +294,13 @@ class Trainer(Scorer):
 
     def _labels(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.context.device
-        weights = torch.tensor([float(not error) for error in batch.errors], device=device)
+        if any(batch.errors):
+            weights = torch.tensor([float(not error) for error in batch.errors], device=device)
+        else:  # nothing to copy there, and so to wait for
+            weights = torch.ones(len(batch), device=device)
         return batch.targets.to(device), weights
 
+    @cached_property
     def _parents(self) -> list[torch.Tensor]:
         device = self.context.device
         levels = range(len(self.classes.levels))
