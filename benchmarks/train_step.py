@@ -38,6 +38,7 @@ from raypose import captions, config
 from raypose.captions import taxonomy
 from raypose.data import Batch
 from raypose.training import loop
+from raypose.training.prefetcher import Prefetcher as OurPrefetcher
 from raypose.training.trainer import Trainer
 
 WARM_UP = 1
@@ -186,7 +187,7 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
     images, texts = ours.prepared(given).contiguous().cpu(), ours.clip.tokenize(spoken)
 
     def run_ours() -> None:
-        prefetcher = loop.Prefetcher(repeat(given, options["steps"]), device)
+        prefetcher = OurPrefetcher(repeat(given, options["steps"]), device)
         while batch := prefetcher.take():
             ours.train_step(batch, epoch=0, meanwhile=prefetcher.fetch)
 

@@ -11,6 +11,7 @@ errors: NotFoundError, StorageError, ConflictError.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -401,8 +402,12 @@ def _found(url: str, path: str) -> os.stat_result | None:
     with _explained(url):
         try:
             return os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # zeros in its name
             return None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return None
+            raise
 
 
 def _inside(url: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:

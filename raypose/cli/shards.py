@@ -131,6 +131,10 @@ def _show_packed(call: Call, dest: str, manifest: Any) -> None:
         status(f"left out {len(manifest.rejected) - SHOWN_REJECTS} more: see {dest}/MANIFEST.json")
     for label, listed in (manifest.listed or {}).items():
         status(f"{label}: {manifest.labels.get(label, 0)} of {listed} downloaded")
+    alone = [label for label, count in manifest.labels.items() if count == 1]
+    if alone and manifest.num_rows > 4 * len(manifest.labels):
+        names = ", ".join(alone[:3]) + (", …" if len(alone) > 3 else "")
+        status(f"one picture only: {names}; are they spelled as the others?")
     pictures = plural(manifest.num_rows, "picture")
     text = (
         f"packed {pictures} of {plural(len(manifest.labels), 'class')} into "
@@ -251,8 +255,9 @@ def shards_split(call: Call) -> None:
         f"{plural(len(groups), 'group')} of near-duplicates, each on one side"
     )
     call.show({"data": dest, "parts": counts, "groups": len(groups), "lacking": lacking}, text)
-    train, val = (shlex.quote(f"data.{part}={dest}/{part}") for part in ("train", "val"))
-    call.next(f"raypose train RECIPE {train} {val}")
+    parts = [part for part in ("train", "val", "test") if part in counts]
+    words = (shlex.quote(f"data.{part}={dest}/{part}") for part in parts)
+    call.next(f"raypose train RECIPE {' '.join(words)}")
 
 
 def shards_show(call: Call) -> None:

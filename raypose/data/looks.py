@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
-
-from raypose.data.images import Pixels
 
 __all__ = ["LOOK", "THUMB_SIDE", "Look", "is_look", "look"]
 
@@ -51,13 +49,15 @@ class Look(NamedTuple):
     digest: bytes
 
 
-def look(content: bytes, pixels: Pixels) -> Look:
+def look(content: bytes, pixels: npt.NDArray[np.uint8]) -> Look:
     """Look at a picture.
 
     Args:
         content: of its file.
         pixels: uint8 (H, W, 3), what `images.decode` gives for it.
     """
+    from PIL import Image  # whoever reads a manifest needs no decoder
+
     grey = Image.fromarray(pixels).convert("L")
     small = grey.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX)
     counts = np.array(grey.histogram())

@@ -101,7 +101,7 @@ def read_tagged_manifest(url: str) -> tuple[Manifest, str]:
     place = storage.join(url, MANIFEST)
     absent = (
         f"{url or '(no location)'}: no data set here ({MANIFEST} not found); "
-        f"build one with: raypose shards build SOURCE {url or 'DEST'}"
+        "one is packed by: raypose shards build SOURCE DEST"
     )
     if not url:
         raise NotFoundError(absent)

@@ -158,6 +158,8 @@ def packed(
     def find_room() -> tuple[Manifest, str] | None:
         return _find_room(dest, overwrite=overwrite, ours=is_ours)
 
+    if storage.is_file(dest):
+        raise DataError(f"{dest}: is a file; DEST is a folder, which is made")
     find_room()
     begun = time.time()
     with claims.hold(storage.join(dest, RECORDS), what=dest) as check:
@@ -319,7 +321,8 @@ def _write_shard(rows: Sequence[Picture], dest: str, *, number: int) -> Shard:
     table = pa.Table.from_arrays(arrays, schema=SCHEMA)
     sink = pa.BufferOutputStream()
     # JPEG does not compress further; small row groups let a reader stream
-    pq.write_table(table, sink, compression="none", row_group_size=64, use_dictionary=["label"])
+    how: dict[str, Any] = {"compression": "none", "use_dictionary": ["label"]}
+    pq.write_table(table, sink, row_group_size=64, write_page_checksum=True, **how)
     content = memoryview(sink.getvalue())
     digest = storage.sha256(content)
     name = f"shard-{number:05d}-{digest[:8]}.parquet"

@@ -16,8 +16,9 @@ from pydantic import Field, model_validator
 
 from raypose import storage
 from raypose.config import Packing, Stored, canonical_json, read_stored
+from raypose.console import plural, status
 from raypose.data.manifests import FORMAT, MANIFEST, RECORDS, Manifest, Rejected, Shard
-from raypose.data.sources import Listing
+from raypose.data.sources import Listing, rules
 from raypose.errors import DataError
 
 __all__ = ["Record", "check_room", "identity", "read", "resume", "sweep", "write", "write_refused"]
@@ -27,6 +28,10 @@ PLAN, REFUSED = "plan", "refused.json"
 
 NOTES = r"plan|refused\.json|[0-9]{1,12}\.json"
 """Names of what builds note beside their claim."""
+
+
+MAX_LOOKED_INTO = 100
+"""Folders of a destination."""
 
 
 OURS = r"shard-[0-9]{5,}-[0-9a-f]{8}\.parquet"
@@ -87,10 +92,16 @@ def resume(dest: str, plan: str, tasks: Mapping[int, Mapping[str, int]]) -> dict
     found = read(dest, plan, tasks)
     if found is None:
         folder = storage.join(dest, RECORDS)
-        for name in storage.list_files(folder):
+        noted = storage.list_files(folder)
+        if any(name not in (PLAN, REFUSED) and re.fullmatch(NOTES, name) for name in noted):
+            status(f"{dest}: a build of something else was cut off there; this one begins anew")
+        for name in noted:
             if re.fullmatch(NOTES, name):
                 storage.delete_file(storage.join(folder, name))
         storage.write_bytes(storage.join(folder, PLAN), plan.encode())
+    elif found:
+        count = sum(record.num_read for record in found.values())
+        status(f"{dest}: going on where a build was cut off, {plural(count, 'picture')} done")
     return found or {}
 
 
@@ -131,12 +142,29 @@ def check_room(dest: str, *, overwrite: bool) -> None:
     if storage.is_link(folder):
         raise DataError(f"{folder}: is a link, so what lies there is not this build's; remove it")
     names = [] if overwrite else storage.list_files(dest)
+    _refuse_pictures(dest)
     lost = [name for name in names if re.fullmatch(OURS, name)]
     if lost and MANIFEST not in names and PLAN not in storage.list_files(folder):
         raise DataError(
             f"{dest}: holds shards without their {MANIFEST}, such as {lost[0]}; choose another "
             "place, or overwrite=true"
         )
+
+
+def _refuse_pictures(dest: str) -> None:
+    """Refuse a folder of photographs, into which nobody means to pack.
+
+    Raises:
+        DataError: naming one of them.
+    """
+    for folder in ["", *storage.list_folders(dest)[:MAX_LOOKED_INTO]]:
+        for name in storage.list_files(storage.join(dest, folder)):
+            if rules.ending(name) in rules.PICTURES:
+                found = "/".join(part for part in (folder, name) if part)
+                raise DataError(
+                    f"{dest}: holds pictures, such as {rules.as_text(found)}; are SOURCE and DEST "
+                    "the wrong way round? Choose an empty folder"
+                )
 
 
 def sweep(dest: str, manifest: Manifest, before: Manifest | None, *, begun: float) -> None:

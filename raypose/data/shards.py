@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from raypose.data.manifests import MANIFEST, Manifest, Shard, read_manifest
 from raypose.errors import DataError
 
 __all__ = [
+    "CHECKED",
     "SCHEMA",
     "manifest_hash",
     "parse_shard",
@@ -61,6 +63,8 @@ SCHEMA = pa.schema(
 )
 
 
+CHECKED: dict[str, Any] = {"page_checksum_verification": True}
+"""How a file is opened whose pages tell when they are damaged: ours do."""
 NAMES = ["image", "label", "id"]
 """Of the columns that a shard has always had."""
 _PLAIN = pa.schema([SCHEMA.field(name) for name in NAMES])
@@ -91,7 +95,7 @@ def parse_shard(content: bytes, shard: Shard, place: str) -> pa.Table:
         raise _changed(place, f"{len(content)} bytes where it says {shard.num_bytes}")
     try:
         # in this thread: Arrow's own may outlive the interpreter that the content belongs to
-        with pq.ParquetFile(pa.BufferReader(content)) as file:
+        with pq.ParquetFile(pa.BufferReader(content), **CHECKED) as file:
             table = file.read(NAMES, use_threads=False).cast(_PLAIN)
     except (pa.ArrowException, OSError) as error:
         raise _changed(place, " ".join(str(error).split())[:80]) from None
@@ -113,12 +117,14 @@ def read_looks(url: str, shard: Shard) -> list[tuple[str, str, Look]] | None:
         if file.size() != shard.num_bytes:
             raise _changed(place, f"{file.size()} bytes where it says {shard.num_bytes}")
         try:
-            opened = pq.ParquetFile(file)
+            opened = pq.ParquetFile(file, **CHECKED)
             schema = opened.schema_arrow
             if "look" not in schema.names or schema.field("look").type != LOOK:
                 return None
             table = opened.read(["id", "label", "look"], use_threads=False)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and "CRC" not in str(error):
+                raise  # it could not be read, whatever it is
             raise _changed(place, " ".join(str(error).split())[:80]) from None
     if table.num_rows != shard.num_rows:
         raise _changed(place, f"{table.num_rows} rows where it says {shard.num_rows}")

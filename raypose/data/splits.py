@@ -181,6 +181,7 @@ def write(
             storage.delete_file(storage.join(url, MANIFEST))
             for shard in manifest.shards:
                 storage.delete_file(storage.join(url, shard.name))
+            storage.prune(url)
     storage.write_json(storage.join(dest, REPORT), _report(source, split, packing, written))
     return written
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,54 +23,19 @@ from raypose.clip.augment import train_size
 from raypose.clip.text import TextCache
 from raypose.clip.towers import Towers, share_buffers, unused, wrap
 from raypose.config import Config, override
-from raypose.data import Batch
 from raypose.errors import ConfigError, DataError
 from raypose.training import checkpoint, optim, sinks, state
 from raypose.training.context import WorkerContext, collective, gather
 from raypose.training.fitting import fit
-from raypose.training.precision import LossScale, dtype_of
+from raypose.training.prefetcher import Prefetcher
 from raypose.training.saver import Saver, saving
 from raypose.training.state import EpochProgress
 from raypose.training.tracking import Tracker
 from raypose.training.trainer import Trainer
 
-__all__ = ["Prefetcher", "fit_probe", "prepare", "train_epoch", "train_worker"]
+__all__ = ["fit_probe", "prepare", "train_epoch", "train_worker"]
 
 PROGRESS_PERIOD_S = 0.5
-
-
-class Prefetcher:
-    """Batches, the next of which is fetched and sent to the device while a step is computed.
-
-    Attributes:
-        waited: seconds that were waited for batches.
-    """
-
-    def __init__(self, source: Iterator[Batch], device: torch.device) -> None:
-        self.waited = 0.0
-        self._source, self._device = source, device
-        self._fetched: list[Batch | None] = []
-
-    def fetch(self) -> None:
-        """Have the next batch at hand."""
-        if self._fetched:
-            return
-        asked = time.monotonic()
-        batch = next(self._source, None)
-        self.waited += time.monotonic() - asked
-        if batch and self._device.type == "cuda":
-            # only from pinned memory does a copy not wait for what the device has yet to do
-            pixels, targets = (
-                tensor.pin_memory().to(self._device, non_blocking=True)
-                for tensor in (batch.pixels, batch.targets)
-            )
-            batch = replace(batch, pixels=pixels, targets=targets)
-        self._fetched.append(batch)
-
-    def take(self) -> Batch | None:
-        """Return the next batch; None where there is no more."""
-        self.fetch()
-        return self._fetched.pop()
 
 
 def train_worker(
@@ -251,7 +214,6 @@ def prepare(
         adjustment=_adjustment(config, counts, device=context.device),
         initial_scale=initial_scale,
         step=last.step if last else 0,
-        loss_scale=LossScale() if _in_fp16(config, context) else None,
     )
     if settings.ema_decay and settings.method != "probe":
         decay, num_steps = settings.ema_decay, trainer.num_steps
@@ -261,10 +223,6 @@ def prepare(
         return trainer, EpochProgress()
     state.restore(trainer, saved)
     return trainer, state.progress_of(trainer, last)
-
-
-def _in_fp16(config: Config, context: WorkerContext) -> bool:
-    return dtype_of(config.train, context.device) == torch.float16
 
 
 def _place(model: torch.nn.Module, device: torch.device, *, channels_last: bool) -> None:

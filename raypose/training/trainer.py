@@ -28,7 +28,7 @@ from raypose.data import Batch
 from raypose.data.tolerance import check_bad
 from raypose.errors import TrainError
 from raypose.training import optim
-from raypose.training.precision import LossScale
+from raypose.training.precision import LossScale, dtype_of
 from raypose.training.scorer import Scorer
 
 __all__ = ["Trainer", "is_full_memory"]
@@ -63,6 +63,10 @@ class Trainer(Scorer):
     step: int = 0
     gradient_norm: float = 0.0
     loss_scale: LossScale | None = None
+
+    def __post_init__(self) -> None:
+        if dtype_of(self.config.train, self.context.device) == torch.float16:
+            self.loss_scale = LossScale()
 
     @property
     def loss_factor(self) -> float:

@@ -51,7 +51,7 @@ def persisted(source: str, dest: str, *, tries: int = 12) -> int:
 
 def test_an_expired_token_loses_nothing(source: str, bucket: str) -> None:
     whole = packing.build(source, f"{bucket}/whole", HOW)
-    with embedded_s3(Faults(denied_after=20)):
+    with embedded_s3(Faults(denied_after=30)):
         with pytest.raises(StorageError, match=r"access denied; check the credentials.*go on"):
             packing.build(source, f"{bucket}/d", HOW)
         with pytest.raises(StorageError, match="access denied"):

@@ -377,7 +377,7 @@ def test_text_that_stands_for_no_label(tmp_path: Path, value: str) -> None:
 
 
 def test_labels_that_look_the_same(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="are both one"):
+    with pytest.raises(DataError, match="differ in case, spaces or dashes alone"):
         labels(laid(tmp_path, "tr\u200bee/1.jpg", "tree/1.jpg"))
 
 
@@ -861,3 +861,94 @@ def test_a_folder_that_may_be_entered_and_not_listed() -> None:
     finally:
         subprocess.run(["chmod", "-R", "u+rwX", place], check=True)
         shutil.rmtree(place)
+
+
+def test_photographs_are_no_place_to_pack_into(tmp_path: Path) -> None:
+    """As when SOURCE and DEST are the wrong way round, and what that would lead to later."""
+    photos = laid(tmp_path / "photos", "a/1.jpg", "b/2.jpg")
+    packing.build(str(photos), str(tmp_path / "d"))
+    with pytest.raises(DataError, match=r"holds pictures, such as a/1\.jpg; are SOURCE and DEST"):
+        packing.build(str(tmp_path / "d"), str(photos))
+    assert not (photos / "MANIFEST.json").exists()
+    (tmp_path / "f.csv").write_text("path,label")
+    with pytest.raises(DataError, match=r"f.csv: is a file; DEST is a folder"):
+        packing.build(str(photos), str(tmp_path / "f.csv"))
+    for name in ("MANIFEST.json", *(path.name for path in (tmp_path / "d").glob("*.parquet"))):
+        (photos / name).write_bytes((tmp_path / "d" / name).read_bytes())
+    with pytest.raises(DataError, match="holds a data set, and folders of pictures such as a"):
+        sources.find(str(photos))
+    assert len(sources.find(str(photos), kind="parquet").entries) == 2
+
+
+def test_folders_of_data_sets_are_no_classes(tmp_path: Path) -> None:
+    photos = laid(tmp_path / "photos", "a/1.jpg", "b/2.jpg")
+    for name in ("one", "two"):
+        packing.build(str(photos), str(tmp_path / "sets" / name))
+    with pytest.raises(DataError, match="its folders are data sets, not classes; give one"):
+        sources.find(str(tmp_path / "sets"))
+
+
+def test_what_a_source_is_not(tmp_path: Path) -> None:
+    laid(tmp_path, "photo.jpg", "flat/1.jpg")
+    with pytest.raises(DataError, match=r"photo.jpg: is a file, and neither a list"):
+        sources.find(str(tmp_path / "photo.jpg"))
+    with pytest.raises(DataError, match="if it is one class, give the folder that it is in"):
+        sources.find(str(tmp_path / "flat"))
+    (tmp_path / "l.csv").write_text("path,label\nflat,a\nflat/1.jpg,b\n")
+    listing = sources.find(str(tmp_path / "l.csv"))
+    assert [one.reason for one in listing.rejected] == ["is no file"]
+    with pytest.raises(DataError, match=r"pictures=.*nofolder: not found"):
+        sources.find(str(tmp_path / "l.csv"), pictures=str(tmp_path / "nofolder"))
+
+
+@pytest.mark.parametrize("what", ["picture", "id", "look"])
+def test_a_damaged_shard_is_not_read(tmp_path: Path, what: str) -> None:
+    """Not by a reader, nor by what would pack its damage into a whole data set."""
+    for k in range(8):
+        laid(tmp_path / "s", f"{'ab'[k % 2]}/{k}.jpg", content=encoded(photo(40 + k, 40)))
+    data = str(tmp_path / "d")
+    (shard,) = packing.build(str(tmp_path / "s"), data).shards
+    rows = inspection.inspect([data])
+    content = bytearray((tmp_path / "d" / shard.name).read_bytes())
+    table = shards.read_shard(data, shard)
+    held = {
+        "picture": table["image"][3]["bytes"].as_py()[100:200],
+        "id": table["id"][3].as_py().encode(),
+        "look": rows[3].thumb[100:200],
+    }
+    content[content.rindex(held[what]) + len(held[what]) // 2] ^= 1
+    (tmp_path / "d" / shard.name).write_bytes(content)
+    with pytest.raises(DataError, match="is not what the manifest says"):
+        shards.read_looks(data, shard) if what == "look" else shards.read_shard(data, shard)
+    if what == "look":
+        return
+    split = splits.assign(rows, [], shares={"val": 0.25})
+    with pytest.raises(DataError, match=r"shard-.*(damaged|CRC)"):
+        splits.write(data, str(tmp_path / "parts"), split, Packing())
+
+
+def test_what_is_guessed_of_labels_is_said(tmp_path: Path, capsys: Any) -> None:
+    members: list[tuple[str, bytes | str]] = []
+    for k in range(3):
+        members += [(f"{k}.jpg", A), (f"{k}.cls", b"%d" % k)]
+    made = tar(tmp_path / "x.tar", *members)
+    labels(made)
+    assert "labels are class numbers; taxonomy= would give them names" in capsys.readouterr().err
+    classes = taxonomy.load("synthetic12")
+    labels(made, classes=classes)
+    assert f'by taxonomy "synthetic12": 0 = {classes.ids[0]}, 1 =' in capsys.readouterr().err
+    laid(tmp_path, "1.jpg", "2.jpg")
+    (tmp_path / "l.csv").write_text("path,label,split\n1.jpg,a,train\n2.jpg,b,val\n")
+    labels(tmp_path / "l.csv")
+    assert 'column "split" is passed over' in capsys.readouterr().err
+
+
+def test_what_becomes_of_a_build_that_was_cut_off_is_said(tmp_path: Path, capsys: Any) -> None:
+    listing, _ = cut_off(tmp_path)
+    dest = str(tmp_path / "d")
+    packing.pack(listing, dest, LENIENT)
+    assert "going on where a build was cut off, 5 pictures done" in capsys.readouterr().err
+    shutil.rmtree(dest)
+    cut_off(tmp_path)
+    packing.pack(listing, dest, Packing(rows_per_shard=2, max_bad_fraction=1))
+    assert "a build of something else was cut off there" in capsys.readouterr().err

@@ -216,7 +216,7 @@ def test_a_tar_cut_anywhere_is_refused(tmp_path: Path) -> None:
     [
         ({"a.tar.gz": b""}, "a.tar.gz", DataError, "what is compressed cannot be read in places"),
         ({"d/x.parquet": b"PAR1 no"}, "d", DataError, r"x\.parquet: cut off or damaged"),
-        ({"l.csv": "a,b\n1,2\n"}, "l.csv", DataError, 'no column "path"; found a, b; name'),
+        ({"l.csv": "a,b\n1,2\n"}, "l.csv", DataError, 'no column "path"; found a, b .in a table'),
         ({"l.csv": "path\n1\n"}, "l.csv", DataError, 'no column "label"; found path'),
         ({"l.csv": ""}, "l.csv", DataError, 'is empty; expected lines of path and label'),
         ({"l.csv": "path,label\n"}, "l.csv", DataError, "no pictures found, read as csv; expected"),
@@ -239,7 +239,7 @@ def test_bad_sources_get_one_line(
 
 def test_two_spellings_of_one_class_are_refused(tmp_path: Path) -> None:
     place(tmp_path, {"tree pose/1.jpg": b"", "Tree_Pose/1.jpg": b""})
-    with pytest.raises(DataError, match='"Tree_Pose" and "tree pose" are both one; merge them'):
+    with pytest.raises(DataError, match='"Tree_Pose" and "tree pose" differ in case'):
         sources.find(str(tmp_path))
 
 

@@ -17,6 +17,7 @@ from raypose.config import Config
 from raypose.data import Batch
 from raypose.errors import CaptionError, DataError, TrainError
 from raypose.training import checkpoint, finish, loop, tracking
+from raypose.training.prefetcher import Prefetcher
 from raypose.training.state import EpochProgress
 from raypose.training.trainer import Trainer
 
@@ -373,7 +374,7 @@ def test_a_batch_is_fetched_once_and_while_a_step_is_computed() -> None:
             asked.append(number)
             yield one
 
-    prefetcher = loop.Prefetcher(source(), torch.device("cpu"))
+    prefetcher = Prefetcher(source(), torch.device("cpu"))
     trainer = prepare(recipe(), [])
     trainer.train_step(prefetcher.take(), epoch=0, meanwhile=prefetcher.fetch)
     assert asked == [0, 1]

@@ -23,6 +23,8 @@ from raypose.errors import DataError, StorageError
 __all__ = ["list_source"]
 
 DELIMITERS = ",;\t|"
+SETS = ("split", "subset", "set", "fold", "partition")
+"""Columns that part a table into sets."""
 NAMED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _LIMIT = threading.Lock()
 
@@ -35,6 +37,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     header, rows = _table(content, source)
     path_column = rules.column(header, rules.PATH_COLUMNS, where=source)
     label_column = rules.column(header, rules.LABEL_COLUMNS, where=source)
+    _tell_sets(source, header)
     turned = 0
     for line, row in rows:
         where = f"line {line}"
@@ -56,7 +59,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
         elif path.startswith(("http://", "https://")):
             listing.refuse(path, "is a web address; fetch it, and give its path")
         elif not (place := places.find(path)):
-            listing.refuse(path, "not found; check the path")
+            listing.refuse(path, places.reason(path))
         elif places.is_large(place):
             listing.refuse(path, TOO_LARGE)
         else:
@@ -67,6 +70,16 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     listing.stamp_files(sorted(places.named.items()))
     listing.folders.update(place.rpartition("/")[0] for place in places.named)
     return listing
+
+
+def _tell_sets(source: str, header: list[str]) -> None:
+    """Say that a column of sets parts nothing here."""
+    for name in header:
+        if name.strip().lower() in SETS:
+            status(
+                f'{source}: column "{name.strip()}" is passed over: all its sets are packed '
+                "together; for one of them, give a list of its own"
+            )
 
 
 class _Places:
@@ -101,6 +114,13 @@ class _Places:
         if place and stat:
             self.named[place] = stat
         return place
+
+    def reason(self, path: str) -> str:
+        """Return why nothing is found at a path."""
+        whole = path.startswith(("/", "s3://"))
+        url = path if whole else storage.join(self.folder, path)
+        is_folder = not storage.is_s3(url) and storage.exists(url)
+        return "is no file" if is_folder else "not found; check the path"
 
     def is_large(self, place: str) -> bool:
         """Tell whether a file that was found is larger than any picture."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from raypose import storage, synthesis
 from raypose.captions.taxonomy import Taxonomy
+from raypose.console import status
 from raypose.data import images
 from raypose.data.manifests import MANIFEST, RECORDS
 from raypose.data.sources import csv, imagefolder, parquet, rules, webdataset, yoga82
@@ -25,6 +26,7 @@ from raypose.errors import DataError, NotFoundError, UsageError, did_you_mean
 __all__ = ["KINDS", "drawings", "find", "opened"]
 
 DRAWN = "draw:"
+SHOWN_NUMBERS = 6
 
 
 def find(
@@ -48,6 +50,8 @@ def find(
         raise UsageError(f"kind: no {kind!r}{did_you_mean(kind, KINDS)}; known: {', '.join(KINDS)}")
     source = storage.absolute(source)
     pictures = storage.absolute(pictures) if pictures else ""
+    if pictures and not storage.exists(pictures):
+        raise NotFoundError(f"pictures={pictures}: not found; check the path")
     chosen = _guess(source) if kind == "auto" else kind
     listing = KINDS[chosen](source, pictures or source.rpartition("/")[0] or "/", classes)
     if listing.listed and not listing.entries:
@@ -59,6 +63,9 @@ def find(
         raise NotFoundError(f"{source}: not found; check the path")
     if not listing.entries:
         first = "".join(f"; {one.id}: {one.reason}" for one in listing.rejected[:1])
+        flat = chosen == "imagefolder" and any("/" not in one.id for one in listing.rejected)
+        if flat and rules.ending(listing.rejected[0].id) in rules.PICTURES:
+            first += "; if it is one class, give the folder that it is in"
         raise DataError(f"{source}: no pictures found, read as {chosen}; {EXPECTED[chosen]}{first}")
     _unmixed(listing, classes)
     listing.entries = list(_as_cards(listing, classes))
@@ -104,15 +111,18 @@ def _guess(source: str) -> str:
     ending = rules.ending(low)
     if ending in BY_ENDING:
         return BY_ENDING[ending]
+    if storage.is_file(source):
+        raise DataError(
+            f"{source}: is a file, and neither a list (.csv, .tsv, .txt) nor a .tar or .parquet; "
+            "give the folder that pictures are in"
+        )
     names = storage.list_files(source)
     if MANIFEST in names:
+        _refuse_classes_beside(source)
         return "parquet"
+    _refuse_data_sets(source)
     kinds = {BY_ENDING[end]: end for name in names if (end := rules.ending(name)) in ARCHIVES}
-    folders = [
-        name
-        for name in storage.list_folders(source)
-        if name != RECORDS and not rules.is_passed_over(f"{name}/x")
-    ]
+    folders = _folders(source)
     if len(kinds) > 1 or (kinds and folders):
         found = [*kinds.values(), *(["class folders"] if folders else [])]
         raise DataError(
@@ -122,9 +132,39 @@ def _guess(source: str) -> str:
     return next(iter(kinds), "imagefolder")
 
 
+def _refuse_classes_beside(source: str) -> None:
+    """Refuse a data set among class folders: pictures in these would be passed over."""
+    for name in _folders(source):
+        inside = storage.list_files(storage.join(source, name))
+        if any(rules.ending(one) in rules.PICTURES for one in inside):
+            raise DataError(
+                f"{source}: holds a data set, and folders of pictures such as {rules.as_text(name)}"
+                "; say which by kind=parquet or kind=imagefolder"
+            )
+
+
+def _refuse_data_sets(source: str) -> None:
+    """Refuse a folder whose folders are data sets, not classes."""
+    for name in _folders(source)[:2]:
+        url = storage.join(source, name)
+        if storage.exists(storage.join(url, MANIFEST)) or storage.exists(
+            storage.join(url, RECORDS, "plan")
+        ):
+            raise DataError(f"{source}: its folders are data sets, not classes; give one: {url}")
+
+
+def _folders(source: str) -> list[str]:
+    return [
+        name
+        for name in storage.list_folders(source)
+        if name != RECORDS and not rules.is_passed_over(f"{name}/x")
+    ]
+
+
 def _as_cards(listing: Listing, classes: Taxonomy | None) -> Iterator[Entry]:
     """Put card ids in place of class numbers and aliases, where there is a taxonomy."""
     known = classes.index() if classes else {}
+    _tell_numbers(listing, classes)
     for entry in listing.entries:
         label = entry.label
         if classes and label in known:
@@ -132,6 +172,23 @@ def _as_cards(listing: Listing, classes: Taxonomy | None) -> Iterator[Entry]:
         elif classes and 0 <= (number := rules.number_of(label)) < len(classes):
             entry = entry._replace(label=classes.ids[number])
         yield entry
+
+
+def _tell_numbers(listing: Listing, classes: Taxonomy | None) -> None:
+    """Say which cards class numbers are taken for, or that they stay numbers."""
+    labels = {entry.label for entry in listing.entries}
+    known = classes.index() if classes else {}
+    found = {label: rules.number_of(label) for label in labels if label not in known}
+    numbers = sorted(number for number in found.values() if number >= 0)
+    if not numbers or len(numbers) < len(found):
+        return
+    if classes is None:
+        status(f"{listing.source}: labels are class numbers; taxonomy= would give them names")
+        return
+    named = [f"{number} = {classes.ids[number]}" for number in numbers if number < len(classes)]
+    more = f", … ({len(named)} in all)" if len(named) > SHOWN_NUMBERS else ""
+    shown = ", ".join(named[:SHOWN_NUMBERS])
+    status(f'{listing.source}: class numbers are read by taxonomy "{classes.name}": {shown}{more}')
 
 
 def _unmixed(listing: Listing, classes: Taxonomy | None) -> None:
@@ -146,10 +203,12 @@ def _unmixed(listing: Listing, classes: Taxonomy | None) -> None:
         key = known.get(label, _seen(label))
         other = owner.setdefault(key, label)
         if other != label:
-            name = f'class "{classes.ids[key]}"' if classes and isinstance(key, int) else "one"
+            same = "differ in case, spaces or dashes alone"
+            if classes and isinstance(key, int):
+                same = f'are both class "{classes.ids[key]}"'
             raise DataError(
-                f'{listing.source}: "{other}" and "{label}" are both {name}; merge them in one '
-                "folder or under one label"
+                f'{listing.source}: "{other}" and "{label}" {same}; merge them in one folder or '
+                "under one label"
             )
 
 

@@ -15,6 +15,7 @@ from raypose import storage
 from raypose.captions.taxonomy import Taxonomy
 from raypose.console import status
 from raypose.data.manifests import MANIFEST, RECORDS, Manifest, read_manifest
+from raypose.data.shards import CHECKED
 from raypose.data.sources import rules
 from raypose.data.sources.listing import Entry, Listing, inside
 from raypose.errors import DataError
@@ -63,7 +64,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     rows: list[tuple[Entry, str]] = []  # with the id of the id column
     for url in urls:
         with storage.open_file(url) as file, _readable(url):
-            rows += _list_file(listing, pq.ParquetFile(file), url, own)
+            rows += _list_file(listing, pq.ParquetFile(file, **CHECKED), url, own)
     ids = [name for _, name in rows]
     unique = all(ids) and len(set(ids)) == len(ids)
     if own and not unique:
@@ -112,9 +113,10 @@ def _list_file(
         key = f"{url}#{group}"
         listing.group_bytes[key] = parquet.metadata.row_group(group).total_byte_size
         ids = _own_ids(table) if columns.has_id else [""] * len(table)
+        telling = len(set(ids)) == len(ids)
         for row, value in enumerate(table[columns.label].to_pylist()):
             place = next(places)
-            name = ids[row] or place
+            name = (telling and ids[row]) or place
             if own and value not in own.labels:
                 raise DataError(f"{url}: {name}: its label is not in {MANIFEST}; build it again")
             try:
@@ -166,7 +168,7 @@ def read_rows(entries: Sequence[Entry]) -> dict[str, bytes]:
         files.setdefault(entry.url, {}).setdefault(entry.size, []).append(entry)
     for url, groups in files.items():
         with storage.open_file(url) as file, _readable(url):
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, **CHECKED)
             name = _columns(parquet.schema_arrow, where=url).image
             for group, members in groups.items():
                 wanted = {entry.offset: entry.id for entry in members}

@@ -195,7 +195,10 @@ def column(found: Sequence[str], known: Sequence[str], *, where: str) -> str:
         if alike:
             return alike[0]
     there = ", ".join(map(str, found)) or "none"
-    raise DataError(f'{where}: no column "{known[0]}"; found {there[:200]}; name one {known[0]}')
+    raise DataError(
+        f'{where}: no column "{known[0]}"; found {there[:200]} (in a table, the first line '
+        f"names the columns); name one {known[0]}"
+    )
 
 
 def refuse_sets(source: str, names: Iterable[str], *, mend: str) -> None:
