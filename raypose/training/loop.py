@@ -207,7 +207,10 @@ def prepare(
     if settings.method == "lora":
         text = not settings.text_locked
         handle = lora.adapt(clip.model, settings, text=text, seed=config.seed)
-    _place(clip.model, context.device, channels_last=config.model.channels_last)
+    model.place(clip.model, context.device, channels_last=config.model.channels_last)
+    if context.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
     towers = Towers(clip.model)
     biased = config.loss.name == "siglip"
     # what learns is settled before it is wrapped: DDP and FSDP look at it
@@ -243,15 +246,6 @@ def prepare(
         return trainer, EpochProgress()
     state.restore(trainer, saved)
     return trainer, state.progress_of(trainer, last)
-
-
-def _place(model: torch.nn.Module, device: torch.device, *, channels_last: bool) -> None:
-    model.to(device)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
 
 
 def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Taxonomy) -> None:
