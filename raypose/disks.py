@@ -10,11 +10,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from raypose.errors import ConflictError
 
-__all__ = ["LOCK", "NOWHERE", "TWICE", "Stat", "clear_parts", "tag", "walk", "write"]
+__all__ = ["LOCK", "NOWHERE", "TWICE", "Stat", "clear_parts", "new_file", "tag", "walk", "write"]
 
 
 class Stat(NamedTuple):
@@ -54,8 +54,7 @@ def tag(content: bytes | memoryview) -> str:
 
 def write(target: Path, content: bytes | memoryview, instead_of: str | None) -> str:
     """Write a file whole or not at all; return its tag: see `storage.write_bytes`."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}.part")
+    part = _part(target)
     try:
         with part.open("wb") as file:
             file.write(content)
@@ -73,6 +72,26 @@ def write(target: Path, content: bytes | memoryview, instead_of: str | None) -> 
     finally:
         part.unlink(missing_ok=True)
     return tag(content)
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[BinaryIO]:
+    """Write a file piece by piece, whole or not at all: see `storage.new_file`."""
+    part = _part(target)
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _part(target: Path) -> Path:
+    """Return where a file is written before it has its name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}.part")
 
 
 def _place_first(part: Path, target: Path) -> None:

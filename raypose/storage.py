@@ -50,6 +50,7 @@ __all__ = [
     "list_folders",
     "list_stats",
     "make_bucket",
+    "new_file",
     "open_file",
     "open_stream",
     "overlap",
@@ -236,6 +237,30 @@ def write_bytes(url: str, content: bytes | memoryview, *, instead_of: str | None
         return objects.put(url, bytes(memoryview(content)), instead_of=instead_of)
     with _explained(url):
         return disks.write(Path(filesystem(url)[1]), content, instead_of)
+
+
+@contextmanager
+def new_file(url: str) -> Iterator[Any]:
+    """Write a file of any size piece by piece, in little memory; yields what takes bytes.
+
+    It takes the place of what is there when the block ends. Where the block raises, what was there
+    stays.
+
+    Raises:
+        StorageError: where it cannot be written.
+    """
+    if is_s3(url):
+        _, path = filesystem(url)
+        upload = objects.Upload(f"s3://{path}")
+        try:
+            yield upload
+            upload.complete()
+        except BaseException:
+            upload.abort()
+            raise
+        return
+    with _explained(url), disks.new_file(Path(filesystem(url)[1])) as file:
+        yield file
 
 
 def read_json(url: str) -> Any:
