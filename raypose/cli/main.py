@@ -51,10 +51,7 @@ PANELS = {
 VERBS = {verb.name: verb for verbs in PANELS.values() for verb in verbs}
 BARE = {"releases": "list", "runs": "list"}
 """Group → the verb that is meant where none is named."""
-GO_ON = (
-    ("train",), ("search",), ("shards", "build"), ("shards", "split"), ("synthesize",),
-    ("classify",),
-)  # fmt: skip
+GO_ON = (("train",), ("search",), ("shards", "build"), ("shards", "split"), ("synthesize",))
 """Verbs that go on where they were cut off, when they are given again."""
 FLAGS = ("--json", "--quiet", "--verbose")
 SPELLED = {"--dry-run": "dry_run=true"}

@@ -93,16 +93,13 @@ def _label(call: Call, config: Config, release: Any, given: Sequence[str]) -> No
 
         model = Model.load(release, device="cpu")  # a GPU is for the workers
     options = labelling.Options(keys.top_k, keys.level, keys.abstain_below)
-    with runtime.connect(config.cluster, verbose=call.verbose), bar("classifying") as update:
-        made = labelling.label(
-            model,
-            given[0],
-            keys.out,
-            options,
-            num_workers=keys.num_workers,
-            overwrite=keys.overwrite,
-            progress=update,
-        )
+    how = {"num_workers": keys.num_workers, "overwrite": keys.overwrite}
+    try:
+        with runtime.connect(config.cluster, verbose=call.verbose), bar("classifying") as update:
+            made = labelling.label(model, given[0], keys.out, options, progress=update, **how)
+    except (KeyboardInterrupt, SystemExit):
+        status("the shards that are done are kept; give the command again to go on")
+        raise
     document = {"release": str(release), "data": given[0], "out": keys.out}
     call.show({**document, "num_rows": made.num_rows, "num_bad": made.num_bad}, keys.out)
     if made.first_bad:
@@ -123,8 +120,9 @@ def _refuse(num_bad: int, num_rows: int, first: str, error: str) -> None:
 
 def _is_dataset(word: str) -> bool:
     from raypose import storage
+    from raypose.data.manifests import MANIFEST
 
-    return word != STDIN and storage.is_file(storage.join(word, "MANIFEST.json"))
+    return word != STDIN and storage.is_file(storage.join(word, MANIFEST))
 
 
 def _found(given: Sequence[str]) -> Iterator[str]:

@@ -201,7 +201,7 @@ def _plan(model: Model, url: str, options: Options) -> dict[str, Any]:
     predictor = model.predictor
     scale, config = predictor.logit_scale, dump(model.config)
     weights = text.digest(predictor.clip.model, image=True)
-    head = storage.sha256(memoryview(predictor.classifier.cpu().contiguous().numpy()).cast("B"))
+    head = storage.sha256(predictor.classifier.cpu().contiguous().numpy().tobytes())
     how = [weights, head, scale, config["model"], config["data"], model.taxonomy.to_dict()]
     return {
         "format": FORMAT,

@@ -15,7 +15,7 @@ from raypose import storage
 from raypose.config import Config
 from raypose.data import manifests, packing
 from raypose.errors import ConflictError, DataError, UsageError
-from raypose.inference import Labelled, Options, label, labelling
+from raypose.inference import Options, label, labelling
 from raypose.releases import Model
 
 
@@ -50,7 +50,7 @@ def test_every_picture_is_what_the_model_says_of_it(
         "id", "label", "predicted", "name", "probability", "top_labels", "top_probabilities",
         "error",
     ]  # fmt: skip
-    ids = [name for name in table["id"].to_pylist()]
+    ids = table["id"].to_pylist()
     found = model.predict(
         [(tmp_path / "some" / name).read_bytes() for name in ids], top_k=3, abstain_below=0.1
     )
@@ -99,7 +99,7 @@ def test_one_that_was_cut_off_goes_on(
 
 
 def test_parts_of_another_plan_go(model: Model, cluster: None, some: str, bucket: str) -> None:
-    out, first = f"{bucket}/t.parquet", True
+    out = f"{bucket}/t.parquet"
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -108,7 +108,6 @@ def test_parts_of_another_plan_go(model: Model, cluster: None, some: str, bucket
         label(model, some, out, Options(2), progress=interrupt)
     told: list[tuple[int, int]] = []
     label(model, some, out, Options(1, level=1), progress=lambda *counts: told.append(counts))
-    assert first
     assert told[0] == (9, 36)  # from the start
     table = read(out)
     assert "top_labels" not in table.column_names
@@ -210,4 +209,3 @@ def test_a_part_that_is_not_whole_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"part-00000.parquet: 0 rows where shard-00000"):
         labelling.join(out, labelling.parts_url(out), manifest, Options(), {})
     assert not Path(out).exists()
-    assert isinstance(Labelled(0, 0).first_bad, tuple)
