@@ -207,10 +207,7 @@ def prepare(
     if settings.method == "lora":
         text = not settings.text_locked
         handle = lora.adapt(clip.model, settings, text=text, seed=config.seed)
-    model.place(clip.model, context.device, channels_last=config.model.channels_last)
-    if context.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
+    _place(clip.model, context.device, channels_last=config.model.channels_last)
     towers = Towers(clip.model)
     biased = config.loss.name == "siglip"
     # what learns is settled before it is wrapped: DDP and FSDP look at it
@@ -246,6 +243,13 @@ def prepare(
         return trainer, EpochProgress()
     state.restore(trainer, saved)
     return trainer, state.progress_of(trainer, last)
+
+
+def _place(towers: torch.nn.Module, device: torch.device, *, channels_last: bool) -> None:
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    model.place(towers, device, channels_last=channels_last)
 
 
 def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Taxonomy) -> None:
