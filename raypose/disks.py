@@ -6,15 +6,29 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from raypose.errors import ConflictError
 
-__all__ = ["LOCK", "NOWHERE", "TWICE", "Stat", "clear_parts", "new_file", "tag", "walk", "write"]
+__all__ = [
+    "COPIED_BYTES",
+    "LOCK",
+    "NOWHERE",
+    "SYSTEM",
+    "TWICE",
+    "Stat",
+    "clear_parts",
+    "copy",
+    "new_file",
+    "tag",
+    "walk",
+    "write",
+]
 
 
 class Stat(NamedTuple):
@@ -43,6 +57,10 @@ SYSTEM = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "
 """Folders, in small letters, that systems make and keep for themselves."""
 
 
+COPIED_BYTES = 8 << 20
+"""In memory at a time."""
+
+
 LOCK = r"\..+\.lock"
 """Names of the files by which writers keep others out for a moment."""
 
@@ -54,12 +72,10 @@ def tag(content: bytes | memoryview) -> str:
 
 def write(target: Path, content: bytes | memoryview, instead_of: str | None) -> str:
     """Write a file whole or not at all; return its tag: see `storage.write_bytes`."""
-    part = _part(target)
-    try:
+    with _part_of(target) as part:
         with part.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            _settle(file)
         if instead_of is None:
             part.replace(target)
         elif instead_of == "":
@@ -69,29 +85,42 @@ def write(target: Path, content: bytes | memoryview, instead_of: str | None) -> 
                 if not target.exists() or tag(target.read_bytes()) != instead_of:
                     raise ConflictError(f"{target}: was written by another meanwhile")
                 part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
     return tag(content)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Write a file of another's content, whole or not at all, a little in memory at a time."""
+    with _part_of(target) as part:
+        with source.open("rb") as read, part.open("wb") as file:
+            shutil.copyfileobj(read, file, COPIED_BYTES)
+            _settle(file)
+        part.replace(target)
+
+
 @contextmanager
-def new_file(target: Path) -> Iterator[BinaryIO]:
+def new_file(target: Path) -> Iterator[IO[bytes]]:
     """Write a file piece by piece, whole or not at all: see `storage.new_file`."""
-    part = _part(target)
-    try:
+    with _part_of(target) as part:
         with part.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            _settle(file)
         part.replace(target)
+
+
+@contextmanager
+def _part_of(target: Path) -> Iterator[Path]:
+    """Yield where to write what shall become a file; what is left there goes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield part
     finally:
         part.unlink(missing_ok=True)
 
 
-def _part(target: Path) -> Path:
-    """Return where a file is written before it has its name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}.part")
+def _settle(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _place_first(part: Path, target: Path) -> None:

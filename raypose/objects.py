@@ -7,12 +7,10 @@ is asked for again. One client serves all threads of a process.
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -20,12 +18,10 @@ from raypose.console import status
 from raypose.disks import Stat
 from raypose.errors import ConflictError, DataError, NotFoundError, StorageError
 
-__all__ = ["SETTINGS", "Upload", "delete", "exists", "get", "inside", "make_bucket", "put", "tag"]
+__all__ = ["SETTINGS", "delete", "exists", "get", "inside", "make_bucket", "put", "tag"]
 
 TRIES, DEADLINE_S = 10, 40.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 3.0
-PART_BYTES = 16 << 20
-"""Of an upload in parts; an object has 10,000 at most."""
 SAID_FROM = 4
 """The try from which on it is said that there are several."""
 SETTINGS = (
@@ -112,62 +108,19 @@ def put(url: str, content: bytes, *, instead_of: str | None = None) -> str:
         raise ConflictError(f"{url}: was written by another meanwhile") from error
 
 
-class Upload(io.RawIOBase):
-    """An object that is written piece by piece, and is there when `complete` was called."""
+def upload(source: str, url: str) -> None:
+    """Write an object of a local file's content, whole or not at all, a part in memory at a time.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.held = bytearray()
-        self.number = ""
-        self.size = 0
-        self.tags: list[str] = []
+    Raises:
+        StorageError: where it cannot be written; what was there before is still.
+    """
+    place = _place(url)
 
-    def writable(self) -> bool:
-        """Take bytes."""
-        return True
+    def request() -> None:
+        with open(source, "rb") as file:  # read anew by each try
+            _client().upload_fileobj(file, place["Bucket"], place["Key"])
 
-    def write(self, content: Any) -> int:
-        """Take some bytes, and send what has come together."""
-        self.held += content
-        self.size += memoryview(content).nbytes
-        if len(self.held) >= PART_BYTES:
-            self._send()
-        return memoryview(content).nbytes
-
-    def complete(self) -> None:
-        """Have the object be what was written, in place of what was there."""
-        if not self.number:  # small enough for one request
-            put(self.url, bytes(self.held))
-            return
-        self._send()
-        parts = [{"PartNumber": k, "ETag": tag} for k, tag in enumerate(self.tags, start=1)]
-        place = {**_place(self.url), "UploadId": self.number, "MultipartUpload": {"Parts": parts}}
-        try:
-            _persist(self.url, lambda: _client().complete_multipart_upload(**place))
-        except NotFoundError:
-            # an earlier try may have been done although its answer was lost
-            there = stat(self.url)
-            if there is None or there.size != self.size:
-                raise
-
-    def abort(self) -> None:
-        """Leave what was there as it is, and nothing beside it."""
-        if self.number:
-            place = {**_place(self.url), "UploadId": self.number}
-            with suppress(StorageError, NotFoundError):  # what ended the work is told
-                _persist(self.url, lambda: _client().abort_multipart_upload(**place))
-
-    def _send(self) -> None:
-        place = _place(self.url)
-        if not self.number:
-            made = _persist(self.url, lambda: _client().create_multipart_upload(**place))
-            self.number = made["UploadId"]
-        if self.held:
-            what = {"UploadId": self.number, "PartNumber": len(self.tags) + 1}
-            body = bytes(self.held)
-            sent = _persist(self.url, lambda: _client().upload_part(**place, **what, Body=body))
-            self.tags.append(sent["ETag"])
-            self.held.clear()
+    _persist(url, request)
 
 
 def inside(url: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:

@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -61,6 +62,7 @@ __all__ = [
     "resolved",
     "sha256",
     "stat",
+    "upload_file",
     "upload_folder",
     "walk",
     "write_bytes",
@@ -244,20 +246,17 @@ def new_file(url: str) -> Iterator[Any]:
     """Write a file of any size piece by piece, in little memory; yields what takes bytes.
 
     It takes the place of what is there when the block ends. Where the block raises, what was there
-    stays.
+    stays. What goes to S3 lies on a disk here until all of it is there.
 
     Raises:
         StorageError: where it cannot be written.
     """
     if is_s3(url):
-        _, path = filesystem(url)
-        upload = objects.Upload(f"s3://{path}")
-        try:
-            yield upload
-            upload.complete()
-        except BaseException:
-            upload.abort()
-            raise
+        filesystem(url)  # refuses a location without a bucket
+        with tempfile.NamedTemporaryFile() as file:
+            yield file
+            file.flush()
+            objects.upload(file.name, url)
         return
     with _explained(url), disks.new_file(Path(filesystem(url)[1])) as file:
         yield file
@@ -340,11 +339,20 @@ def resolved(url: str) -> str:
     return os.path.realpath(os.path.expanduser(url)).rstrip("/")
 
 
+def upload_file(source: Path, url: str) -> None:
+    """Copy a local file to a location, whole or not at all; it may be larger than memory."""
+    if is_s3(url):
+        objects.upload(str(source), url)
+        return
+    with _explained(url):
+        disks.copy(source, Path(filesystem(url)[1]))
+
+
 def upload_folder(folder: Path, url: str, *, last: str) -> None:
     """Copy a local folder to a location; the file named `last` closes the set, so it comes last."""
     names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     for name in sorted(names, key=lambda name: (name == last, name)):
-        write_bytes(join(url, name), (folder / name).read_bytes())
+        upload_file(folder / name, join(url, name))
 
 
 def download_folder(url: str, folder: Path) -> Path:
@@ -352,7 +360,8 @@ def download_folder(url: str, folder: Path) -> Path:
     for name in list_files(url, recursive=True):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(read_bytes(join(url, name)))
+        with open_stream(join(url, name)) as (stream, _), target.open("wb") as file:
+            shutil.copyfileobj(stream, file, disks.COPIED_BYTES)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from raypose.cli.verbs import ANY, Call, Keys, Verb, Word, section_rows
 from raypose.config.section import Count
 from raypose.console import bar, plural, status, waiting
+from raypose.errors import ConfigError
 
 __all__ = ["RECIPE", "VERBS", "given"]
 
@@ -119,29 +121,30 @@ def given(call: Call) -> str:
 
 
 def train(call: Call) -> None:
-    """Train, from the last checkpoint on."""
+    """Train, from the last checkpoint on; once for each of `train.seeds`."""
     config = call.config(call.words[0])
     if call.keys.dry_run:
         _estimate(call, config)
         return
+    if len(config.train.seeds) == 1:
+        raise ConfigError("train.seeds: one seed has no spread; give two or more, or seed=")
+    from raypose.config import override
     from raypose.training import runs
 
-    result = runs.finished(config)
-    again = result is not None
-    if result is None:
-        _ready(config)
-        with waiting("loading torch and Ray"):
-            from raypose import runtime
-            from raypose.evaluation.verdict import hold_up
-            from raypose.training.run import train as run
+    seeds = config.train.seeds
+    configs = [override(config, {"seed": seed, "train.seeds": ()}) for seed in seeds] or [config]
+    before = [runs.finished(each) for each in configs]
+    results = [found for found in before if found is not None]
+    if None in before:
+        results = _trained(call, configs)
+    if seeds:
+        from raypose.evaluation.seeds import conclude
 
-        with runtime.connect(config.cluster, verbose=call.verbose):
-            result = run(config)
-            if call.keys.baselines and (config.data.val or config.data.test):
-                with waiting("holding it against its baselines"):
-                    hold_up(config, result)
+        _show_seeds(call, conclude(config, results))
+        return
+    (result,) = results
     held = runs.baselines(result)
-    if again:
+    if before[0]:
         status(f"{result.run_id} is finished already: nothing to train; see {result.url}")
         changed = runs.changed_data(config, result)
         if changed:
@@ -156,6 +159,38 @@ def train(call: Call) -> None:
         text = f"{text}\n{held['verdict']}"
     call.show({**asdict(result), "baselines": held}, text)
     call.next(f"raypose publish {given(call)}")
+
+
+def _trained(call: Call, configs: Sequence[Any]) -> list[Any]:
+    """Train each of some recipes on one Ray; return their results."""
+    _ready(configs[0])
+    with waiting("loading torch and Ray"):
+        from raypose import runtime
+        from raypose.evaluation.verdict import hold_up
+        from raypose.training import runs
+        from raypose.training.run import train as run
+
+    results = []
+    with runtime.connect(configs[0].cluster, verbose=call.verbose):
+        for config in configs:
+            if len(configs) > 1:
+                status(f"seed {config.seed}: {config.run_id}")
+            begins = runs.finished(config) is None
+            results.append(run(config))
+            if begins and call.keys.baselines and (config.data.val or config.data.test):
+                with waiting("holding it against its baselines"):
+                    hold_up(config, results[-1])
+    return results
+
+
+def _show_seeds(call: Call, found: dict[str, Any]) -> None:
+    lines = [
+        f"{key:<22} {figure['mean']:.4f} ± {figure['sd']:.4f}  "
+        f"({figure['interval'][0]:.4f} to {figure['interval'][1]:.4f})"
+        for key, figure in found["figures"].items()
+    ]
+    count = plural(len(found["runs"]), "seed")
+    call.show(found, "\n".join([f"{found['name']}: mean of {count}", *lines, found["url"]]))
 
 
 def _estimate(call: Call, config: Any) -> None:
@@ -273,6 +308,7 @@ VERBS = (
             "raypose train postures-recipe.yaml",
             "raypose train postures-recipe.yaml optim.learning_rate=3e-5 train.num_workers=2",
             "raypose train postures-recipe.yaml dry_run=true",
+            "raypose train postures-recipe.yaml train.seeds=0,1,2",
         ),
         TrainKeys,
         (ANY,),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from raypose.config import AugmentConfig
 
-__all__ = ["augment", "normalize"]
+__all__ = ["augment", "copy_size", "normalize", "train_size"]
 
 Draw = tuple[list[float], list[float], list[float]]
 
@@ -27,15 +27,41 @@ def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     return (pixels.float() / 255 - shift) / scale
 
 
+def train_size(config: AugmentConfig, image_size: int) -> int:
+    """Return the pixels of a side that a tower sees in training.
+
+    Args:
+        config: of the changes.
+        image_size: what it sees afterwards.
+    """
+    return (config.enabled and config.image_size) or image_size
+
+
+def copy_size(config: AugmentConfig, image_size: int) -> int:
+    """Return the pixels of a side of the copies that training pictures are cut out of.
+
+    The smallest crop has then as many pixels as the tower sees, and none is blurred.
+    """
+    side = train_size(config, image_size)
+    return math.ceil(side / math.sqrt(config.min_area)) if config.enabled else side
+
+
 def augment(
-    images: torch.Tensor, ids: Sequence[str], config: AugmentConfig, *, seed: int, epoch: int
+    images: torch.Tensor,
+    ids: Sequence[str],
+    config: AugmentConfig,
+    *,
+    size: int,
+    seed: int,
+    epoch: int,
 ) -> torch.Tensor:
     """Change each picture at random: crop, mirror, rotate, brightness, contrast, erase.
 
     Args:
-        images: float (B, 3, S, S), normalised.
+        images: float (B, 3, H, H), normalised.
         ids: B example ids.
         config: how strong the changes are.
+        size: S, pixels of a side.
         seed: of the run.
         epoch: counted from 0.
 
@@ -46,7 +72,8 @@ def augment(
     affine, light, hole = (
         torch.tensor(column, device=images.device) for column in zip(*draws, strict=True)
     )
-    grid = F.affine_grid(affine.view(-1, 2, 3), list(images.shape), align_corners=False)
+    shape = [*images.shape[:2], size, size]
+    grid = F.affine_grid(affine.view(-1, 2, 3), shape, align_corners=False)
     images = F.grid_sample(
         images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )

@@ -28,13 +28,13 @@ from raypose.config import TrainConfig
 __all__ = [
     "Towers",
     "assign",
-    "full",
     "gradient_norm",
     "load_optimizer",
     "optimizer_state",
     "scale_gradients",
     "share_buffers",
     "unused",
+    "whole",
     "wrap",
 ]
 
@@ -170,11 +170,6 @@ def unused(model: Any, tokens: torch.Tensor, *, size: int) -> set[str]:
             value.requires_grad_(wanted[name])
 
 
-def full(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return whole tensors on the CPU, copied; called on every worker alike."""
-    return {name: _whole(value.detach()).cpu().clone() for name, value in tensors.items()}
-
-
 @torch.no_grad()
 def assign(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
     """Copy whole values into tensors by name, be they whole or parts."""
@@ -186,21 +181,32 @@ def assign(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tenso
 
 
 def optimizer_state(forward: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the optimiser's state by parameter name, whole, on the CPU; on every worker alike."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    """Return the optimiser's state by parameter name, whole; called on every worker.
+
+    What is in parts is put together on the CPU, on the first worker; what is whole is not copied.
+    """
+    in_parts = any(isinstance(parameter, DTensor) for parameter in forward.parameters())
+    options = StateDictOptions(full_state_dict=True, cpu_offload=in_parts)
     state: dict[str, Any] = get_optimizer_state_dict(forward, optimizer, options=options)
     return state
 
 
+@torch.no_grad()
 def load_optimizer(
     forward: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
 ) -> None:
     """Take up a state that `optimizer_state` returned, on any number of workers."""
     options = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(forward, optimizer, state, options=options)
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            # the fused step goes by the parameter's layout alone, channels last or not
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                held[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as it is, or put together of the workers' parts; called on every one."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

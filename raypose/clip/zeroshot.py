@@ -65,10 +65,21 @@ def probabilities(
     return (logit_scale * image_features.float() @ classifier.float().T).softmax(dim=-1)
 
 
-def normalized(clip: Clip, pixels: torch.Tensor, *, channels_last: bool = False) -> torch.Tensor:
-    """Return uint8 pixels (B, 3, S, S) as the image tower takes them, on its device."""
-    cfg, device = clip.preprocess_cfg, next(clip.model.parameters()).device
+def normalized(
+    clip: Clip, pixels: torch.Tensor, *, channels_last: bool = False, resized: bool = True
+) -> torch.Tensor:
+    """Return uint8 pixels (B, 3, H, H) as the image tower takes them, on its device.
+
+    Args:
+        clip: the model.
+        pixels: of any side.
+        channels_last: lay them out so.
+        resized: bring them to the side that the tower takes.
+    """
+    cfg, device, side = clip.preprocess_cfg, next(clip.model.parameters()).device, clip.image_size
     images = normalize(pixels.to(device), cfg["mean"], cfg["std"])
+    if resized and images.shape[-1] != side:
+        images = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 

@@ -23,6 +23,7 @@ from .operation import ClusterConfig as ClusterConfig
 from .operation import Distribution as Distribution
 from .operation import SearchConfig as SearchConfig
 from .operation import ServeConfig as ServeConfig
+from .operation import TrackingConfig as TrackingConfig
 from .operation import TrainConfig as TrainConfig
 from .packing import Packing as Packing
 from .reading import typed as typed

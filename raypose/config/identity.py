@@ -25,7 +25,8 @@ __all__ = [
 FORMAT = 4
 """Of the identity; 1 was the hash of the whole document, 2 and 3 were never released."""
 ADDED_SINCE_0_1 = (
-    "data.test", "model.inference", "optim.lora_alpha", "optim.lora_dropout", "optim.lora_targets",
+    "augment.image_size", "data.test", "model.inference", "optim.lora_alpha",
+    "optim.lora_dropout", "optim.lora_targets",
 )  # fmt: skip
 """Dotted keys that a document of 0.1 did not have."""
 CHANGED_SINCE_0_1 = {
@@ -33,12 +34,12 @@ CHANGED_SINCE_0_1 = {
     "optim.learning_rate": (None, 1e-5),
 }
 """Dotted key → its default now, and in 0.1: a run of 0.1 is looked for by the latter."""
-NOT_OF_A_RUN = ("search", "serve", "cluster")
+NOT_OF_A_RUN = ("search", "serve", "cluster", "tracking")
 SOURCE = "source"
 """Key of a taxonomy in a document: where its file lay."""
 SPREAD = (
-    "num_workers", "cpus_per_worker", "use_gpu", "max_failures", "checkpoint_steps", "sharding",
-    "activation_checkpointing", "compile",
+    "num_workers", "cpus_per_worker", "use_gpu", "max_failures", "checkpoint_steps", "seeds",
+    "sharding", "activation_checkpointing", "compile",
 )  # fmt: skip
 """Keys of `train` that say how a run is spread out: they may change between its parts."""
 NOT_OF_A_SEARCH = ("num_trials", "max_concurrent")
@@ -71,7 +72,7 @@ def search_hash(sparse: Mapping[str, Any]) -> str:
     Args:
         sparse: the document less what is as by default.
     """
-    kept = _without(_unplaced(sparse), ("serve", "cluster"))
+    kept = _without(_unplaced(sparse), ("serve", "cluster", "tracking"))
     kept = _without(kept, SPREAD, section="train")
     return _digits(_without(kept, NOT_OF_A_SEARCH, section="search"))
 

@@ -9,7 +9,14 @@ from pydantic import Field, model_validator
 
 from raypose.config.section import Count, Fraction, Positive, Section
 
-__all__ = ["ClusterConfig", "Distribution", "SearchConfig", "ServeConfig", "TrainConfig"]
+__all__ = [
+    "ClusterConfig",
+    "Distribution",
+    "SearchConfig",
+    "ServeConfig",
+    "TrackingConfig",
+    "TrainConfig",
+]
 
 
 class TrainConfig(Section):
@@ -21,12 +28,17 @@ class TrainConfig(Section):
     """Logical CPUs that each worker holds."""
     use_gpu: bool | None = None
     """One GPU a worker; by default where the cluster has as many."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Autocast over fp32 weights; auto is bf16 on a GPU and fp32 elsewhere."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Autocast over fp32 weights; auto is bf16 on a GPU, fp16 on one that has no bf16, and fp32
+    elsewhere."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a killed worker is replaced."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps between checkpoints within an epoch; 0 writes one at its end only."""
+    """Steps between checkpoints that a run can go on from; 0 for the end of each epoch. Where set,
+    those at the ends of epochs hold the weights alone, a quarter as much."""
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = ()
+    """Train once with each of these in place of `seed`, and give the mean of all with its
+    interval."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Epochs without a better validation balanced accuracy after which a run ends; 0 never."""
     wise_alphas: tuple[Fraction, ...] = (0.25, 0.5, 0.75)
@@ -39,6 +51,14 @@ class TrainConfig(Section):
     """Compute activations again in the backward pass instead of keeping them: less memory."""
     compile: bool = False
     """Compile the towers with torch.compile: slower to start, then faster."""
+
+
+class TrackingConfig(Section):
+    """Where metrics go beside the run's own file."""
+
+    sinks: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """tensorboard: event files in RUN/tensorboard; mlflow: the server that MLFLOW_TRACKING_URI
+    names. Both come with the extra `track`."""
 
 
 INSIDE = (5**0.5 - 1) / 2

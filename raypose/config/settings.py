@@ -15,7 +15,13 @@ from raypose.config.learning import (
     ModelConfig,
     OptimConfig,
 )
-from raypose.config.operation import ClusterConfig, SearchConfig, ServeConfig, TrainConfig
+from raypose.config.operation import (
+    ClusterConfig,
+    SearchConfig,
+    ServeConfig,
+    TrackingConfig,
+    TrainConfig,
+)
 from raypose.config.section import NAME_PATTERN, Section
 
 __all__ = ["Config"]
@@ -56,6 +62,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    tracking: TrackingConfig = TrackingConfig()
     search: SearchConfig = SearchConfig()
     serve: ServeConfig = ServeConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -70,10 +70,19 @@ def check_names(config: Config) -> Taxonomy:
         models = [config.model.model_copy(update={"backbone": str(name)}) for name in choices]
     for model in models:
         _check_backbone(model)
+    _check_sinks(config)
     weights = config.model.image_weights
     if weights and not storage.exists(weights):
         raise ConfigError(f"model.image_weights: {weights}: not found; check the path")
     return classes
+
+
+def _check_sinks(config: Config) -> None:
+    for name in config.tracking.sinks:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"tracking.sinks: {name} is not installed; pip install 'raypose[track]'"
+            )
 
 
 def _check_backbone(model: ModelConfig) -> None:

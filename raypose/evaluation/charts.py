@@ -18,13 +18,23 @@ __all__ = [
     "NAMES",
     "confusion_plot",
     "few_shot_plot",
+    "phases",
     "reliability_plot",
     "risk_plot",
+    "seeds_plot",
     "svg",
+    "time_plot",
     "training_plots",
 ]
 
 BLUE, ORANGE, GREEN, GREY = "#3b6fd6", "#d9762b", "#2f8f5b", "#98a0ad"
+PHASES = {
+    "computing": BLUE,
+    "waiting for pictures": ORANGE,
+    "validating": GREEN,
+    "waiting for checkpoints": GREY,
+}
+"""What the time of an epoch goes into."""
 COLORS = (BLUE, ORANGE, GREEN)
 NAMES = {
     "top1": "top-1",
@@ -101,6 +111,45 @@ def training_plots(lines: Sequence[Mapping[str, Any]]) -> tuple[Figure, Figure]:
     axes.legend(frameon=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return loss, accuracy
+
+
+def seeds_plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> Figure:
+    """Draw a figure over the epochs of several runs: name → lines, see `tracking.read`."""
+    figure, axes = _axes("epoch", NAMES.get(key.removeprefix("val_"), key))
+    for name, lines in runs.items():
+        known = [line for line in lines if key in line]
+        at = [line["epoch"] for line in known]
+        axes.plot(at, [line[key] for line in known], marker=".", label=name)
+    axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def time_plot(lines: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw what the time of each epoch went into: see `phases`."""
+    figure, axes = _axes("seconds", "epoch", wide=True)
+    left = np.zeros(len(lines))
+    epochs = [line["epoch"] for line in lines]
+    for name, color in PHASES.items():
+        widths = np.array([phases(line)[name] for line in lines])
+        axes.barh(epochs, widths, left=left, color=color, label=name, height=0.7)
+        left += widths
+    axes.invert_yaxis()
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.25))
+    return figure
+
+
+def phases(line: Mapping[str, Any]) -> dict[str, float]:
+    """Return the seconds of an epoch by what they went into, the keys of `PHASES`."""
+    waited = line["train_s"] * line["data_wait"]
+    return dict(
+        zip(
+            PHASES,
+            (line["train_s"] - waited, waited, line.get("val_s", 0.0), line["checkpoint_s"]),
+            strict=True,
+        )
+    )
 
 
 def confusion_plot(counts: metrics.Counts, order: Sequence[int], classes: Taxonomy) -> Figure:

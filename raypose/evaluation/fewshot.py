@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import t as student
 
 from raypose import metrics
 from raypose.captions import taxonomy
 from raypose.clip import model, probe, zeroshot
+from raypose.clip.augment import copy_size
 from raypose.config import Config, override
 from raypose.data import Batch
 from raypose.errors import UsageError, did_you_mean
@@ -127,7 +126,8 @@ class _Study:
         classes = taxonomy.load(config.data.taxonomy)
         size = model.image_size(config.model)
         pool_rows, draws = draw_supports(config, classes, most, num_draws)
-        pool = read_pictures(config, config.data.train, classes, size, pool_rows)
+        side = copy_size(config.augment, size)
+        pool = read_pictures(config, config.data.train, classes, side, pool_rows)
         test = read_pictures(config, config.data.test or config.data.val, classes, size, None)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         held = SupportContext({"train": pool, "val": test}, config.seed, device)
@@ -234,13 +234,12 @@ def _check(methods: Sequence[str], per_class: Sequence[int], num_draws: int) -> 
 
 def _point(size: int, scores: Sequence[dict[str, float]]) -> dict[str, Any]:
     top1 = [score["val_top1"] for score in scores]
-    mean, sd = statistics.fmean(top1), statistics.stdev(top1)
-    reach = float(student.ppf(0.975, len(top1) - 1)) * sd / math.sqrt(len(top1))
+    found = metrics.of_mean(top1)
+    low, high = found["interval"]
     return {
         "per_class": size,
         "top1": top1,
         "balanced_accuracy": [score["val_balanced_accuracy"] for score in scores],
-        "mean": mean,
-        "sd": sd,
-        "interval": [max(0.0, mean - reach), min(1.0, mean + reach)],
+        **found,
+        "interval": [max(0.0, low), min(1.0, high)],
     }

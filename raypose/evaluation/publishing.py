@@ -13,7 +13,7 @@ from raypose.console import plural
 from raypose.errors import TrainError
 from raypose.releases import documents, registry
 from raypose.releases.predictor import write_release
-from raypose.training import finish, runs
+from raypose.training import finish, runs, sinks
 
 __all__ = ["publish", "with_same_weights"]
 
@@ -49,7 +49,10 @@ def publish(config: Config) -> registry.Release:
             card = folder / "release" / CARD
             text = card.read_text(encoding="utf-8")
             card.write_text(_with_baselines(text, held), encoding="utf-8")
-        return registry.publish(config.storage, config.name, folder / "release")
+        release = registry.publish(config.storage, config.name, folder / "release")
+    about = {"name": release.name, "version": release.version, "url": release.url}
+    sinks.register(config, result.url, metrics=result.metrics, **about)
+    return release
 
 
 def with_same_weights(root: str, release: registry.Release) -> list[registry.Release]:

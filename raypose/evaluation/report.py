@@ -20,7 +20,7 @@ from raypose.evaluation import charts
 from raypose.evaluation.scoring import Mistake, Scored
 from raypose.pages import markup
 
-__all__ = ["evaluation_page", "few_shot_page"]
+__all__ = ["evaluation_page", "few_shot_page", "seeds_page"]
 
 
 MAX_PAIRS = 15
@@ -93,6 +93,37 @@ def few_shot_page(document: Mapping[str, Any]) -> str:
     return markup.page(f"{document['name']}: from few pictures", body, style=STYLE)
 
 
+def seeds_page(
+    document: Mapping[str, Any], lines: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> str:
+    """Return the page of a recipe that was trained with several seeds.
+
+    Args:
+        document: of `seeds.conclude`.
+        lines: name of a run → its metrics by epoch.
+    """
+    head = "".join(f"<th>{escape(name)}" for name in lines)
+    rows = "".join(
+        f"<tr><td>{escape(key)}<td>{found['mean']:.4f} ± {found['sd']:.4f}<br>"
+        f"<small>{found['interval'][0]:.4f} to {found['interval'][1]:.4f}</small>"
+        + "".join(f"<td>{run['metrics'][key]:.4f}" for run in document["runs"])
+        for key, found in document["figures"].items()
+    )
+    where = "".join(
+        f"<li>{escape(run['run_id'])}: {escape(run['url'])}" for run in document["runs"]
+    )
+    scored = f" scored on {escape(document['data'])}" if document["data"] else ""
+    body = (
+        f"<p>{plural(len(document['runs']), 'run')} that differ in their seed alone,{scored}. Mean "
+        "± standard deviation over seeds, and the 95 % interval of the mean (Student's t).</p>"
+        f"<div class=wide><table><tr><th><th>mean{head}{rows}</table></div>"
+    )
+    shown = [key for key in ("train_loss", "val_balanced_accuracy") if key in document["figures"]]
+    plots = "".join(charts.svg(charts.seeds_plot(lines, key)) for key in shown)
+    body += f"<div class=pair>{plots}</div><h2>Runs</h2><ul>{where}</ul>"
+    return markup.page(f"{document['name']}: over seeds", body, style=STYLE)
+
+
 def _figures(document: Mapping[str, Any]) -> str:
     """Return the table of figures: a row for each model and level."""
     baselines = document.get("baselines", {})
@@ -129,7 +160,17 @@ def _cell(found: Mapping[str, Any], name: str) -> str:
 
 
 def _training(lines: Sequence[Mapping[str, Any]]) -> str:
-    return _pair(*charts.training_plots(lines))
+    """Return loss, accuracy, and what the time went into, of a run that noted it."""
+    plots = _pair(*charts.training_plots(lines))
+    if not all({"train_s", "data_wait", "checkpoint_s"} <= line.keys() for line in lines):
+        return plots
+    spent: dict[str, float] = {}
+    for line in lines:
+        for name, seconds in charts.phases(line).items():
+            spent[name] = spent.get(name, 0.0) + seconds
+    total = sum(spent.values())
+    told = ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in spent.items())
+    return f"{plots}<p>The time went into: {told}.</p>{charts.svg(charts.time_plot(lines))}"
 
 
 def _pair(left: Figure, right: Figure) -> str:

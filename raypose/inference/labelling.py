@@ -22,7 +22,7 @@ import torch
 
 from raypose import storage
 from raypose.clip import text
-from raypose.config import canonical_json, dump
+from raypose.config import document_hash, dump
 from raypose.data import Batch, Decode, claims
 from raypose.data.manifests import Manifest, read_manifest
 from raypose.data.shards import manifest_hash
@@ -36,11 +36,9 @@ __all__ = ["FORMAT", "Labelled", "Options", "join", "label", "parts_url"]
 FORMAT = "raypose-labels/1"
 
 
-PLAN = "plan.json"
-
-
-OURS = r"plan\.json|part-[0-9]{5,}\.parquet"
-"""Names of what is left beside a table until it is whole."""
+OURS = r"part-(?P<number>[0-9]{5,})-(?P<plan>[0-9a-f]{16})\.parquet"
+"""Names of what is left beside a table until it is whole: a worker whose run has ended may yet write
+a part, which is not to be taken for one of another plan."""
 
 
 GROUP_ROWS = 1 << 16
@@ -105,6 +103,7 @@ class _Labelling:
     labels: Sequence[str]
     options: Options
     parts: str
+    plan: str
 
     def to(self, device: torch.device) -> None:
         self.predictor.to(device)
@@ -113,7 +112,7 @@ class _Labelling:
         rows = [row for batch in batches for row in self._rows(batch)]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, schema=self.options.schema), sink)
-        storage.write_bytes(_part(self.parts, number), memoryview(sink.getvalue()))
+        storage.write_bytes(_part(self.parts, number, self.plan), memoryview(sink.getvalue()))
         return len(rows)
 
     def _rows(self, batch: Batch) -> Iterator[dict[str, Any]]:
@@ -171,10 +170,11 @@ def label(
     _check_room(out, parts, overwrite=overwrite)
     begun = time.time()
     with claims.hold(parts, what=out) as check:
-        done = _resume(parts, plan)
+        digest = document_hash(plan)[:16]
+        done = _resume(parts, digest)
         predictor, labels = model.predictor, sorted(manifest.labels)
         decode = predictor.decode({name: number for number, name in enumerate(labels)})
-        work = _Labelling(predictor, decode, labels, options, parts)
+        work = _Labelling(predictor, decode, labels, options, parts, digest)
         shards = list(enumerate(manifest.shards))
         num_done = sum(shard.num_rows for number, shard in shards if number in done)
         if num_done:
@@ -206,7 +206,7 @@ def _plan(model: Model, url: str, options: Options) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "release": model.release,
-        "model": storage.sha256(canonical_json(how).encode()),
+        "model": document_hash(how),
         "data": manifest_hash(url),
         "options": asdict(options),
     }
@@ -226,21 +226,16 @@ def _is_ours(name: str) -> bool:
     return bool(re.fullmatch(rf"{OURS}|{re.escape(claims.CLAIM)}", name))
 
 
-def _read_plan(parts: str) -> Any:
-    try:
-        return storage.read_json(storage.join(parts, PLAN))
-    except DataError:  # none, or cut off: no part is believed
-        return None
-
-
-def _resume(parts: str, plan: dict[str, Any]) -> set[int]:
+def _resume(parts: str, plan: str) -> set[int]:
     """Return the numbers of the shards whose parts are there; sweep away those of another plan."""
-    if _read_plan(parts) == plan:
-        found = (re.fullmatch(r"part-([0-9]+)\.parquet", n) for n in storage.list_files(parts))
-        return {int(match[1]) for match in found if match}
-    _sweep(parts)
-    storage.write_json(storage.join(parts, PLAN), plan)
-    return set()
+    done = set()
+    for name in storage.list_files(parts):
+        match = re.fullmatch(OURS, name)
+        if match and match["plan"] == plan:
+            done.add(int(match["number"]))
+        elif match:
+            storage.delete_file(storage.join(parts, name))
+    return done
 
 
 def join(
@@ -248,12 +243,12 @@ def join(
 ) -> Labelled:
     """Write the table from its parts, in order, holding `GROUP_ROWS` and a part."""
     schema = options.schema.with_metadata({"raypose": json.dumps(plan, sort_keys=True)})
-    num_bad = 0
+    num_bad, digest = 0, document_hash(plan)[:16]
     first: tuple[str, str] | tuple[()] = ()
     held: list[pa.Table] = []
     with storage.new_file(out) as file, pq.ParquetWriter(file, schema) as writer:
         for number, shard in enumerate(manifest.shards):
-            place = _part(parts, number)
+            place = _part(parts, number, digest)
             table = pq.read_table(pa.BufferReader(storage.read_bytes(place)), use_threads=False)
             if len(table) != shard.num_rows:
                 raise DataError(
@@ -274,9 +269,7 @@ def join(
 
 
 def _sweep(parts: str) -> None:
-    """Delete parts and plan; the plan first, without which no part is believed."""
-    names = storage.list_files(parts)
-    for name in sorted(names, key=lambda name: name != PLAN):
+    for name in storage.list_files(parts):
         if re.fullmatch(OURS, name):
             storage.delete_file(storage.join(parts, name))
 
@@ -288,5 +281,5 @@ def _clear_torn(out: str, begun: float) -> None:
     storage.clear_parts(parts_url(out), OURS, before=begun)
 
 
-def _part(parts: str, number: int) -> str:
-    return storage.join(parts, f"part-{number:05d}.parquet")
+def _part(parts: str, number: int, plan: str) -> str:
+    return storage.join(parts, f"part-{number:05d}-{plan}.parquet")

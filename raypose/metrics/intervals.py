@@ -9,6 +9,8 @@ pictures, not of the draw of a training run.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,7 +27,7 @@ from raypose.metrics.figures import (
     per_class,
 )
 
-__all__ = ["at_parents", "mcnemar", "paired", "summarize", "wilson"]
+__all__ = ["at_parents", "mcnemar", "of_mean", "paired", "summarize", "wilson"]
 
 MAX_DRAWS = 1000
 
@@ -167,6 +169,16 @@ def wilson(hits: int, total: int) -> list[float]:
 
     found = binomtest(hits, total).proportion_ci(method="wilson")
     return [float(found.low), float(found.high)]
+
+
+def of_mean(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean and sd of two values or more, and the mean's 95 % interval (Student's t)."""
+    from scipy.stats import t as student
+
+    mean, sd = statistics.fmean(values), statistics.stdev(values)
+    tail = (1 + LEVEL) / 2
+    reach = float(student.ppf(tail, len(values) - 1)) * sd / math.sqrt(len(values))
+    return {"mean": mean, "sd": sd, "interval": [mean - reach, mean + reach]}
 
 
 def _of_recalls(scored: Scored, *, seed: int) -> list[float]:

@@ -54,6 +54,7 @@ class Checkpoint:
         seen: good pictures of those steps.
         loss: their summed loss.
         bad: id → error of the bad pictures among them.
+        resumable: whether a run can go on from here.
         format: version of the folder's layout.
     """
 
@@ -67,6 +68,7 @@ class Checkpoint:
     seen: int = 0
     loss: float = 0.0
     bad: dict[str, str] = field(default_factory=dict)
+    resumable: bool = True
     format: int = FORMAT
 
 
@@ -89,7 +91,7 @@ def save(
         state: where it stands.
         clip: the model, for its configuration.
         weights: by their stock names, as they are scored and released.
-        training: what else is needed to go on, of tensors and plain values.
+        training: what else is needed, of tensors and plain values.
     """
     url = url_of(run_url, state.step)
     storage.delete_file(storage.join(url, STATE))  # of a run of before, that was cut off here
@@ -125,8 +127,8 @@ def complete(run_url: str) -> list[Checkpoint]:
 
 
 def latest(run_url: str) -> Checkpoint | None:
-    """Return the last complete checkpoint."""
-    found = complete(run_url)
+    """Return the last complete checkpoint that a run can go on from."""
+    found = [state for state in complete(run_url) if state.resumable]
     return found[-1] if found else None
 
 
@@ -168,9 +170,11 @@ def forget(run_url: str) -> None:
 
 
 def prune(run_url: str) -> None:
-    """Drop all checkpoints but the best and the last, and what is left of those cut off."""
+    """Drop all checkpoints but the best, the last, and the last to go on from; and cut-off ones."""
     found = complete(run_url)
-    keep = {url_of(run_url, step) for step in {found[-1].step, best(found).step}} if found else ()
+    kept = {found[-1].step, best(found).step} if found else set()
+    kept |= {state.step for state in [s for s in found if s.resumable][-1:]}
+    keep = {url_of(run_url, step) for step in kept}
     folder = storage.join(run_url, "checkpoints")
     for name in storage.list_folders(folder):
         url = storage.join(folder, name)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from raypose.clip import hub
+from raypose.clip.augment import copy_size
 from raypose.config import Config, override
 from raypose.data import Batch
 from raypose.training import loop
@@ -101,7 +102,7 @@ def estimate(config: Config, num_rows: int) -> Estimate:
 def _made_up(trainer: Trainer, size: int) -> Batch:
     """Return a batch of noise, of any classes."""
     generator = torch.Generator().manual_seed(trainer.config.seed)
-    side = trainer.clip.image_size
+    side = copy_size(trainer.config.augment, trainer.clip.image_size)
     return Batch(
         torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator),
         torch.arange(size) % len(trainer.classes),

@@ -27,7 +27,7 @@ from raypose.training.scorer import Scorer, val_figures
 __all__ = ["FINAL", "finish", "mixed", "url_of"]
 
 FINAL = "final.json"
-OF_AN_EPOCH = ("train_s", "val_s", "learning_rate", "gradient_norm", "logit_scale")
+OF_AN_EPOCH = ("train_s", "val_s", "checkpoint_s", "learning_rate", "gradient_norm", "logit_scale")
 """What says how an epoch went, and nothing of the model."""
 REFRESHED = 32
 """Batches that BatchNorm's statistics are taken from after mixing."""

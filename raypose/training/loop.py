@@ -21,13 +21,17 @@ from raypose import captions, storage
 from raypose.captions import taxonomy
 from raypose.captions.nodes import Node
 from raypose.clip import lora, model, probe, tokens
+from raypose.clip.augment import train_size
 from raypose.clip.text import TextCache
 from raypose.clip.towers import Towers, share_buffers, unused, wrap
 from raypose.config import Config, override
 from raypose.data import Batch
 from raypose.errors import ConfigError, DataError
-from raypose.training import checkpoint, optim, state
+from raypose.training import checkpoint, optim, sinks, state
 from raypose.training.context import WorkerContext, collective, gather
+from raypose.training.fitting import fit
+from raypose.training.precision import LossScale, dtype_of
+from raypose.training.saver import Saver, saving
 from raypose.training.state import EpochProgress
 from raypose.training.tracking import Tracker
 from raypose.training.trainer import Trainer
@@ -92,24 +96,34 @@ def train_worker(
         context,
         lambda: prepare(config, context, run_url=run_url, num_rows=num_rows, counts=counts),
     )
-    tracker = Tracker(storage.join(run_url, "metrics.jsonl"), resume_epoch=progress.epoch + 1)
-    if config.optim.method == "probe":
-        if progress.epoch == 0:
-            _end_epoch(trainer, tracker, {"epoch": 1, **fit_probe(trainer)}, run_url=run_url)
-        return
-    while progress.epoch < config.optim.epochs and not _stalled(tracker, config):
-        values = {"epoch": progress.epoch + 1, **train_epoch(trainer, progress, run_url=run_url)}
-        _end_epoch(trainer, tracker, values, run_url=run_url)
-        progress = EpochProgress(epoch=progress.epoch + 1)
+    if context.device.type == "cuda" and config.optim.method != "probe":
+        trainer.set_training()
+        fit(trainer)
+    place = storage.join(run_url, "metrics.jsonl")
+    with (
+        saving(context, run_url) as saver,
+        sinks.opened(config, run_url, step=trainer.step, rank=context.rank) as also,
+    ):
+        tracker = Tracker(place, resume_epoch=progress.epoch + 1, also=also)
+        if config.optim.method == "probe":
+            if progress.epoch == 0:
+                _end_epoch(trainer, tracker, {"epoch": 1, **fit_probe(trainer)}, saver)
+            return
+        while progress.epoch < config.optim.epochs and not _stalled(tracker, config):
+            values = {"epoch": progress.epoch + 1, **train_epoch(trainer, progress, saver)}
+            _end_epoch(trainer, tracker, values, saver)
+            progress = EpochProgress(epoch=progress.epoch + 1)
 
 
-def train_epoch(trainer: Trainer, progress: EpochProgress, *, run_url: str = "") -> dict[str, Any]:
+def train_epoch(
+    trainer: Trainer, progress: EpochProgress, saver: Saver | None = None
+) -> dict[str, Any]:
     """Go through the training set once, or through what is left of an epoch.
 
     Args:
         trainer: the worker's state.
         progress: where the epoch stands; moved on.
-        run_url: where to write checkpoints within the epoch, if the recipe asks for them.
+        saver: writes checkpoints within the epoch, if the recipe asks for them.
 
     Returns:
         train_loss (nats), images_per_s over all workers, data_wait (share of the time in 0..1 that
@@ -143,8 +157,8 @@ def train_epoch(trainer: Trainer, progress: EpochProgress, *, run_url: str = "")
             more = {"num_steps": trainer.num_steps, "loss": value, "images_per_s": rate}
             context.progress({**event, **more})
         every = config.train.checkpoint_steps
-        if every and run_url and trainer.step % every == 0:
-            state.save(trainer, progress, None, {}, run_url=run_url)
+        if every and saver and trainer.step % every == 0:
+            state.save(trainer, progress, None, {}, saver=saver)
     if progress.seen == 0:
         raise DataError(f"{config.data.train}: holds no good picture")
     spent = time.monotonic() - began
@@ -234,6 +248,7 @@ def prepare(
         adjustment=_adjustment(config, counts, device=context.device),
         initial_scale=initial_scale,
         step=last.step if last else 0,
+        loss_scale=LossScale() if _in_fp16(config, context) else None,
     )
     if settings.ema_decay and settings.method != "probe":
         decay, num_steps = settings.ema_decay, trainer.num_steps
@@ -243,6 +258,10 @@ def prepare(
         return trainer, EpochProgress()
     state.restore(trainer, saved)
     return trainer, state.progress_of(trainer, last)
+
+
+def _in_fp16(config: Config, context: WorkerContext) -> bool:
+    return dtype_of(config.train, context.device) == torch.float16
 
 
 def _place(towers: torch.nn.Module, device: torch.device, *, channels_last: bool) -> None:
@@ -260,6 +279,8 @@ def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Ta
         tokenize=lambda texts: tokens.token_lists(clip, texts),
         context_length=clip.context_length,
     )
+    if config.augment.image_size:
+        _check_size(config, clip)
     if config.loss.parents_weight and not classes.levels:
         raise ConfigError(
             f'loss.parents_weight={config.loss.parents_weight:g}: taxonomy "{classes.name}" has no '
@@ -272,6 +293,20 @@ def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Ta
         )
 
 
+@torch.no_grad()
+def _check_size(config: Config, clip: model.Clip) -> None:
+    """Prove that the image tower takes pictures of the side that training gives it."""
+    side, training = train_size(config.augment, clip.image_size), clip.model.training
+    try:
+        clip.model.eval().encode_image(torch.zeros(1, 3, side, side))
+    except (AssertionError, RuntimeError, ValueError):
+        raise ConfigError(
+            f"augment.image_size={side}: the image tower takes {clip.image_size} pixels only"
+        ) from None
+    finally:
+        clip.model.train(training)
+
+
 def _tell_rounding(trainer: Trainer) -> None:
     """Say where a step has fewer pictures than was asked for, since workers take equal shares."""
     context, asked = trainer.context, trainer.config.optim.batch_size
@@ -281,7 +316,7 @@ def _tell_rounding(trainer: Trainer) -> None:
         context.progress({"kind": "note", "text": text})
 
 
-def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], *, run_url: str) -> None:
+def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], saver: Saver) -> None:
     """Score, write what an epoch leaves behind, and last the checkpoint; then report."""
     began = time.monotonic()
     clip, world_size = trainer.clip.model, trainer.context.world_size
@@ -294,17 +329,21 @@ def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], *, ru
     values["step"] = trainer.step
     values["logit_scale"] = clip.logit_scale.exp().item()
     found = trainer.all_bad()
+    values["checkpoint_s"], saver.waited = saver.waited, 0.0
     tracker.add(values)
 
     def write() -> None:
         if trainer.context.rank == 0:
             tracker.write()
             if found:
-                storage.write_json(storage.join(run_url, "quarantine.json"), found)
+                storage.write_json(storage.join(saver.run_url, "quarantine.json"), found)
 
     collective(trainer.context, write)
     score = values.get("val_balanced_accuracy")
-    state.save(trainer, EpochProgress(epoch=values["epoch"]), score, values, run_url=run_url)
+    every = trainer.config.train.checkpoint_steps
+    resumable = not every or trainer.step % every == 0
+    end = EpochProgress(epoch=values["epoch"])
+    state.save(trainer, end, score, values, saver=saver, resumable=resumable)
     trainer.context.report(values)
 
 

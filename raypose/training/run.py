@@ -11,10 +11,11 @@ from dataclasses import asdict
 
 from raypose import captions, data, storage
 from raypose.clip import hub, model
+from raypose.clip.augment import copy_size
 from raypose.config import Config, dump
 from raypose.console import status, waiting
 from raypose.data import inputs
-from raypose.training import checkpoint, finish, provenance, runs, workers
+from raypose.training import checkpoint, finish, provenance, runs, sinks, workers
 from raypose.training.context import LocalContext, Report
 
 __all__ = ["train"]
@@ -62,6 +63,7 @@ def train(
     final = finish.url_of(url)
     outcome = storage.read_json(storage.join(final, finish.FINAL))
     result = runs.TrainResult(run_id, url, final, outcome["metrics"])
+    sinks.finished(config, url, result.metrics)
     storage.write_json(storage.join(url, runs.RESULT), asdict(result))
     checkpoint.forget(url)
     return result
@@ -95,12 +97,14 @@ def _readers(config: Config, load: Load) -> tuple[dict[str, data.Reader], tuple[
     if unseen:
         status(f"{len(unseen)} of {len(classes)} classes have no training picture: {unseen[0]}, …")
     size = model.image_size(config.model)
+    fitted = config.optim.method == "probe"  # to pictures as they are
+    sizes = {"train": size if fitted else copy_size(config.augment, size), "val": size}
     readers: dict[str, data.Reader] = {
         split: load(
             getattr(config.data, split),
             classes.index(),
             config.data,
-            size=size,
+            size=sizes[split],
             resize=config.model.resize,
             synthetic=config.data.synthetic if split == "train" else "",
         )

@@ -21,6 +21,7 @@ from raypose.data import Batch
 from raypose.data.tolerance import check_bad
 from raypose.errors import TrainError
 from raypose.training.context import WorkerContext, gather
+from raypose.training.precision import dtype_of
 
 __all__ = ["Scorer", "val_figures"]
 
@@ -162,9 +163,9 @@ class Scorer:
 
     def autocast(self) -> torch.autocast:
         """Return the context in which towers are called."""
-        kind, precision = self.context.device.type, self.config.train.precision
-        enabled = precision == "bf16" or (precision == "auto" and kind == "cuda")
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled)
+        device = self.context.device
+        dtype = dtype_of(self.config.train, device)
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def val_figures(confusion: metrics.Counts, top5: int, nll: float) -> dict[str, float]:

@@ -5,13 +5,14 @@ Every rank takes part, since each may hold a part of the weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raypose.clip import lora
-from raypose.clip.towers import assign, full, load_optimizer, optimizer_state
+from raypose.clip.towers import assign, load_optimizer, optimizer_state
 from raypose.training import checkpoint, optim
-from raypose.training.context import collective
+from raypose.training.precision import LossScale
+from raypose.training.saver import Saver
 from raypose.training.trainer import Trainer
 
 __all__ = ["EpochProgress", "progress_of", "restore", "save"]
@@ -34,33 +35,20 @@ def save(
     score: float | None,
     values: dict[str, Any],
     *,
-    run_url: str,
+    saver: Saver,
+    resumable: bool = True,
 ) -> None:
-    """Write a checkpoint; called on every rank.
+    """Have a checkpoint written; called on every rank.
 
     Args:
         trainer: the worker.
         progress: how far the epoch that has begun has come.
         score: validation balanced accuracy, of the end of an epoch.
         values: metrics of the last epoch.
-        run_url: of the run.
+        saver: of the run.
+        resumable: with what is needed to go on from here, three times the size of the model.
     """
-    context, clip = trainer.context, trainer.clip
-    training: dict[str, Any] = {"initial_scale": trainer.initial_scale}
-    if trainer.head is not None:
-        training["head"] = trainer.head
-    else:
-        training["optimizer"] = optimizer_state(trainer.forward, trainer.optimizer)
-    if trainer.lora is not None:  # peft adds to frozen weights and takes away: they drift
-        training["weights"] = full(clip.model.state_dict())
-    elif trainer.ema is not None:
-        training["weights"] = full(optim.learned(clip.model))
-    with trainer.averaged():
-        if trainer.lora is not None:
-            training["ema"] = full(optim.learned(clip.model))
-            weights = full(lora.merged(trainer.lora).state_dict())
-        else:
-            weights = full(clip.model.state_dict())
+    context = trainer.context
     record = checkpoint.Checkpoint(
         epoch=progress.epoch,
         step=trainer.step,
@@ -72,14 +60,33 @@ def save(
         seen=progress.seen,
         loss=progress.loss,
         bad=trainer.all_bad() if progress.step else {},
+        resumable=resumable,
     )
+    training = _needed(trainer) if resumable else {}
+    if trainer.head is not None:
+        training["head"] = trainer.head
+    mean = trainer.ema.mean if trainer.ema is not None else {}
+    if trainer.lora is None:
+        weights = {**trainer.clip.model.state_dict(), **mean}
+    else:
+        with trainer.averaged():
+            weights = lora.merged(trainer.lora).state_dict()  # a copy
+    saver.save(record, trainer.clip, weights, training)
 
-    def write() -> None:
-        if context.rank == 0:
-            checkpoint.save(run_url, record, clip, weights, training)
-            checkpoint.prune(run_url)
 
-    collective(context, write)
+def _needed(trainer: Trainer) -> dict[str, Any]:
+    """Return what a run needs to go on, beside the weights as they are scored."""
+    found: dict[str, Any] = {"initial_scale": trainer.initial_scale}
+    if trainer.loss_scale is not None:
+        found["loss_scale"] = asdict(trainer.loss_scale)
+    if trainer.head is None:
+        found["optimizer"] = optimizer_state(trainer.forward, trainer.optimizer)
+    if trainer.lora is not None:  # peft adds to frozen weights and takes away: they drift
+        found["weights"] = trainer.clip.model.state_dict()
+        found["ema"] = trainer.ema.mean if trainer.ema is not None else {}
+    elif trainer.ema is not None:
+        found["weights"] = optim.learned(trainer.clip.model)
+    return found
 
 
 def restore(trainer: Trainer, saved: dict[str, Any]) -> None:
@@ -96,6 +103,8 @@ def restore(trainer: Trainer, saved: dict[str, Any]) -> None:
         assign({name: tensors[name] for name in saved["weights"]}, saved["weights"])
     if "optimizer" in saved:
         load_optimizer(trainer.forward, trainer.optimizer, saved["optimizer"])
+    if trainer.loss_scale is not None and "loss_scale" in saved:
+        trainer.loss_scale = LossScale(**saved["loss_scale"])
     trainer.head = saved.get("head")
 
 

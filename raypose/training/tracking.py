@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from raypose import storage
@@ -12,10 +13,20 @@ __all__ = ["Tracker", "read"]
 
 
 class Tracker:
-    """Writes one line for each epoch; a resumed run drops the lines that it will write again."""
+    """Writes one line for each epoch; a resumed run drops the lines that it will write again.
 
-    def __init__(self, url: str, *, resume_epoch: int = 0) -> None:
-        self.url = url
+    Attributes:
+        also: is given each line as it is written.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        resume_epoch: int = 0,
+        also: Callable[[dict[str, Any]], None] = lambda line: None,
+    ) -> None:
+        self.url, self.also = url, also
         self.lines = [line for line in read(url) if line["epoch"] < resume_epoch]
 
     def add(self, metrics: dict[str, Any]) -> None:
@@ -26,6 +37,7 @@ class Tracker:
         """Write all lines; one of several workers does."""
         text = "".join(json.dumps(storage.finite(line)) + "\n" for line in self.lines)
         storage.write_bytes(self.url, text.encode())
+        self.also(self.lines[-1])
 
 
 def read(url: str) -> list[dict[str, Any]]:

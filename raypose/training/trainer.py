@@ -19,16 +19,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raypose import captions
 from raypose.captions import taxonomy
-from raypose.clip import loss, model
-from raypose.clip.augment import augment
+from raypose.clip import loss, model, zeroshot
+from raypose.clip.augment import augment, train_size
 from raypose.clip.towers import gradient_norm, scale_gradients
 from raypose.data import Batch
 from raypose.data.tolerance import check_bad
 from raypose.errors import TrainError
 from raypose.training import optim
+from raypose.training.precision import LossScale
 from raypose.training.scorer import Scorer
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "is_full_memory"]
 
 FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -47,6 +48,7 @@ class Trainer(Scorer):
         initial_scale: logarithm of the logit scale at the start.
         step: optimiser steps done.
         gradient_norm: of the last step, before it was clipped.
+        loss_scale: where towers compute in fp16.
     """
 
     forward: nn.Module = field(kw_only=True)
@@ -58,6 +60,12 @@ class Trainer(Scorer):
     initial_scale: float = field(kw_only=True)
     step: int = 0
     gradient_norm: float = 0.0
+    loss_scale: LossScale | None = None
+
+    @property
+    def loss_factor(self) -> float:
+        """On the loss, and so on the gradients until they are used."""
+        return self.loss_scale.factor if self.loss_scale else 1.0
 
     @property
     def learning_rate(self) -> float:
@@ -119,9 +127,12 @@ class Trainer(Scorer):
         with self._fitting():
             value = self._accumulate(good, total=int(total), epoch=epoch)
             norm = gradient_norm(self.clip.model, world_size=self.context.world_size)
+            norm = norm / self.loss_factor
         meanwhile()
         summed, norms = self._sum(*torch.stack([value, norm.double()]).tolist())
         mean, norm_mean = summed / self.context.world_size, norms / self.context.world_size
+        if math.isfinite(mean) and self._overflown(norm_mean):
+            return mean, int(total)
         for what, found in (("loss", mean), ("gradient", norm_mean)):
             if not math.isfinite(found):  # alike on all ranks, and before anything is updated
                 ids = ", ".join(batch.ids[:4]) if batch else "of another worker"
@@ -216,15 +227,28 @@ class Trainer(Scorer):
                 model.batch_norm_frozen(self.clip.model, when=few),
             ):
                 share = self.loss(part, total=total, epoch=epoch)
-                share.backward()  # type: ignore[no-untyped-call]
+                (share * self.loss_factor).backward()  # type: ignore[no-untyped-call]
             value += share.detach()
         return value
+
+    def _overflown(self, norm: float) -> bool:
+        """Pass over a step whose gradients fp16 could not hold; the next has a smaller factor."""
+        if self.loss_scale is None or self.loss_scale.factor <= 1:
+            return False
+        finite = math.isfinite(norm)
+        if not finite:
+            self.step += 1
+            self.loss_scale.update(finite=False)
+        return not finite
 
     def _update(self, norm: float) -> None:
         self.gradient_norm = norm
         limit = self.config.optim.clip_norm
-        if norm > limit:
-            scale_gradients(self.clip.model, limit / (norm + 1e-6))
+        scale = limit / (norm + 1e-6) if norm > limit else 1.0
+        if scale != self.loss_factor:
+            scale_gradients(self.clip.model, scale / self.loss_factor)
+        if self.loss_scale is not None:
+            self.loss_scale.update(finite=True)
         optim.set_learning_rate(self.optimizer, self.learning_rate)
         self.optimizer.step()
         optim.clamp_scale(self.clip.model, initial=self.initial_scale)
@@ -254,11 +278,12 @@ class Trainer(Scorer):
 
     def _changed(self, batch: Batch, *, epoch: int) -> torch.Tensor:
         """Return a batch's pictures as the tower takes them, changed at random."""
-        images = self.prepared(batch)
-        if not self.config.augment.enabled:
-            return images
-        seed = self.config.seed
-        images = augment(images, batch.ids, self.config.augment, seed=seed, epoch=epoch)
+        settings, seed = self.config.augment, self.config.seed
+        if not settings.enabled:
+            return self.prepared(batch)
+        images = zeroshot.normalized(self.clip, batch.pixels, resized=False)
+        size = train_size(settings, self.clip.image_size)
+        images = augment(images, batch.ids, settings, size=size, seed=seed, epoch=epoch)
         if self.config.model.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return images
@@ -290,7 +315,7 @@ class Trainer(Scorer):
         try:
             yield
         except RuntimeError as error:
-            if not any(sign in str(error).lower() for sign in FULL_MEMORY):
+            if not is_full_memory(error):
                 raise
             settings = self.config.optim
             raise TrainError(
@@ -310,6 +335,11 @@ class Trainer(Scorer):
         dist.all_reduce(vector, op=how)
         reduced: list[float] = vector.tolist()
         return reduced
+
+
+def is_full_memory(error: RuntimeError) -> bool:
+    """Tell whether an error says that a device's memory is full."""
+    return any(sign in str(error).lower() for sign in FULL_MEMORY)
 
 
 def _padded(rows: torch.Tensor, size: int) -> torch.Tensor:

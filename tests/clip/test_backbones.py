@@ -17,7 +17,7 @@ from support.models import COCA, NORMED, TINY
 from raypose.clip import model
 from raypose.errors import ConfigError
 from raypose.releases.predictor import Predictor, write_release
-from raypose.training import checkpoint, finish, loop
+from raypose.training import checkpoint, finish, loop, saver
 
 TEXT = TINY["text_cfg"]
 VISION = TINY["vision_cfg"]
@@ -106,11 +106,12 @@ def run(form: dict[str, Any], url: str, epochs: int) -> None:
            "data.val": "memory", "captions.preset": "name", "optim.layer_decay": 0.9}
     )  # fmt: skip
     trainer, progress = loop.prepare(made, context, run_url=url, num_rows=4 * context.world_size)
-    for epoch in range(progress.epoch, epochs):
-        values = loop.train_epoch(trainer, progress)
-        tracker = loop.Tracker(f"{url}/metrics.jsonl", resume_epoch=epoch + 1)
-        loop._end_epoch(trainer, tracker, {"epoch": epoch + 1, **values}, run_url=url)
-        progress = loop.EpochProgress(epoch=epoch + 1)
+    with saver.saving(context, url) as writer:
+        for epoch in range(progress.epoch, epochs):
+            values = loop.train_epoch(trainer, progress)
+            tracker = loop.Tracker(f"{url}/metrics.jsonl", resume_epoch=epoch + 1)
+            loop._end_epoch(trainer, tracker, {"epoch": epoch + 1, **values}, writer)
+            progress = loop.EpochProgress(epoch=epoch + 1)
     if epochs == 2:
         finish.finish(made, context, run_url=url)
 

@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypose import storage
-from raypose.config import Config
+from raypose.config import Config, document_hash
 from raypose.data import manifests, packing
 from raypose.errors import ConflictError, DataError, UsageError
 from raypose.inference import Options, label, labelling
 from raypose.releases import Model
+
+PLAN = document_hash({})[:16]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_one_that_was_cut_off_goes_on(
         storage.delete_file(f"{some}/{names[number]}")
     told: list[tuple[int, int]] = []
     label(model, some, out, Options(2), progress=lambda *counts: told.append(counts))
-    assert told[0] == (9 * len(done), 36)
+    assert told[0][0] >= 9 * len(done)  # a worker may have written one more as it was ended
     assert told[-1] == (36, 36)
     assert storage.read_bytes(out) == storage.read_bytes(whole)
     assert [path.name for path in (tmp_path / "labels").iterdir()] == ["t.parquet"]
@@ -182,7 +184,7 @@ def test_the_table_is_put_together_in_little_memory(tmp_path: Path) -> None:
     peaks = []
     for num in (8, 48):
         for number in range(num):
-            place = tmp_path / "_t.parquet.parts" / f"part-{number:05d}.parquet"
+            place = tmp_path / "_t.parquet.parts" / f"part-{number:05d}-{PLAN}.parquet"
             place.parent.mkdir(exist_ok=True)
             pq.write_table(rows, place, compression="none")
         done = subprocess.run(
@@ -203,9 +205,9 @@ def test_a_part_that_is_not_whole_is_named(tmp_path: Path) -> None:
             manifests.Shard(name="shard-00000.parquet", num_rows=2, num_bytes=1, sha256="0" * 64),
         ),
     )
-    place = tmp_path / "_t.parquet.parts" / "part-00000.parquet"
+    place = tmp_path / "_t.parquet.parts" / f"part-00000-{PLAN}.parquet"
     place.parent.mkdir()
     pq.write_table(pa.Table.from_pylist([], schema=Options().schema), place)
-    with pytest.raises(DataError, match=r"part-00000.parquet: 0 rows where shard-00000"):
+    with pytest.raises(DataError, match=rf"part-00000-{PLAN}.parquet: 0 rows where shard-00000"):
         labelling.join(out, labelling.parts_url(out), manifest, Options(), {})
     assert not Path(out).exists()

@@ -6,7 +6,7 @@ import io
 import pickle
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from functools import cache
@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from raypose import config, synthesis
 from raypose.captions import taxonomy
+from raypose.clip.towers import whole
 from raypose.data import Batch
 from raypose.data.transforms import to_square
 from support.models import TINY
@@ -32,6 +33,11 @@ def recipe(**overrides: Any) -> config.Config:
         "optim": {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8},
     }
     return config.override(config.parse_config(base), overrides)
+
+
+def full(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return copies of tensors, put together where they are in parts; called on every rank."""
+    return {name: whole(value.detach()).cpu().clone() for name, value in tensors.items()}
 
 
 def batch(rows: list[int], *, bad: tuple[int, ...] = ()) -> Batch:

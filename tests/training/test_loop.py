@@ -1,18 +1,18 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.contexts import InMemory, batch, recipe, spread
+from support.contexts import InMemory, batch, full, recipe, spread
 from support.models import TINY
 
 from raypose import storage
 from raypose.clip import model
-from raypose.clip.towers import full
 from raypose.config import Config
 from raypose.data import Batch
 from raypose.errors import CaptionError, DataError, TrainError
@@ -176,24 +176,34 @@ def test_bad_pictures_are_quarantined_by_key(tmp_path: Path) -> None:
 
 
 class Killed(InMemory):
-    """Dies when asked for a batch after a step was saved: in the middle of the next."""
+    """Dies when asked for a batch after a step was saved: in the middle of the next.
+
+    It waits for that checkpoint, which is written meanwhile.
+    """
 
     def __init__(self, batches: list[Batch], *, after: int, run_url: str) -> None:
         super().__init__(batches)
         self.after, self.run_url = after, run_url
+        self.begun = 0
 
-    def check(self) -> None:
-        state = checkpoint.latest(self.run_url)
-        if state and state.step >= self.after:
-            raise KeyboardInterrupt
+    def check(self, *, first: bool) -> None:
+        """Called while the last step begun is computed, or before the first of an epoch."""
+        if self.begun - (not first) < self.after:
+            return
+        end = time.monotonic() + 60
+        while not (state := checkpoint.latest(self.run_url)) or state.step < self.after:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        raise KeyboardInterrupt
 
     def batches(
         self, split: str, *, batch_size: int, epoch: int, start: int = 0
     ) -> Iterator[Batch]:
-        for given in self.given[start:]:
-            self.check()
+        for number, given in enumerate(self.given[start:]):
+            self.check(first=number == 0)
+            self.begun += 1
             yield given
-        self.check()
+        self.check(first=False)
 
 
 def end_of(run_url: str) -> dict[str, torch.Tensor]:

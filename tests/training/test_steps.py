@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -10,12 +11,14 @@ from typing import Any, Union, get_args, get_origin
 import annotated_types
 import pytest
 import torch
-from support.contexts import InMemory, batch, recipe, spread
+import torch.nn.functional as F
+from support.contexts import InMemory, batch, full, recipe, spread
 from support.models import COCA, NORMED
 
 from raypose import config, storage
 from raypose.clip import model
-from raypose.clip.towers import full, share_buffers, unused
+from raypose.clip.augment import copy_size
+from raypose.clip.towers import share_buffers, unused
 from raypose.config import Config
 from raypose.data import Batch
 from raypose.errors import ConfigError, TrainError
@@ -341,3 +344,25 @@ def test_sharded_workers_keep_the_mean_of_the_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(fsdp.state_dict()[name], value, atol=1e-4, rtol=1e-3, msg=name)
     start = model.build(recipe().model).model.state_dict()
     assert not torch.allclose(ddp.state_dict()["visual.proj"], start["visual.proj"], atol=1e-5)
+
+
+def test_training_at_another_size_than_scoring(tmp_path: Path) -> None:
+    """A convolutional tower sees pictures of one side in training, of another afterwards."""
+    made = recipe(**NORMAL, **{"augment.image_size": 24, "data.val": "memory"})
+    side = copy_size(made.augment, 32)
+    assert side == 29
+    given = batch([0, 1, 2, 3])
+    smaller = F.interpolate(given.pixels, (side, side), mode="bicubic", antialias=True)
+    given = replace(given, pixels=smaller)
+    trainer, _ = loop.prepare(made, InMemory([given]), run_url=str(tmp_path), num_rows=4)
+    assert trainer.train_step(given, epoch=0) is not None
+    assert trainer._changed(given, epoch=0).shape[-2:] == (24, 24)
+    assert trainer.prepared(given).shape[-2:] == (32, 32)
+    assert trainer.validate()["val_top1"] >= 0
+    with pytest.raises(ConfigError, match=r"image_size=24: the image tower takes 32 pixels"):
+        loop.prepare(
+            recipe(**{"augment.image_size": 24}),
+            InMemory([given]),
+            run_url=str(tmp_path / "fixed"),
+            num_rows=4,
+        )
