@@ -37,8 +37,8 @@ FORMAT = "raypose-labels/1"
 
 
 OURS = r"part-(?P<number>[0-9]{5,})-(?P<plan>[0-9a-f]{16})\.parquet"
-"""Names of what is left beside a table until it is whole: a worker whose run has ended may yet write
-a part, which is not to be taken for one of another plan."""
+"""Names of what lies beside a table until it is whole. A worker whose run has ended may yet write a
+part, which is not to be taken for one of another plan."""
 
 
 GROUP_ROWS = 1 << 16
