@@ -24,6 +24,7 @@ __all__ = [
     "Stat",
     "clear_parts",
     "copy",
+    "new_file",
     "tag",
     "walk",
     "write",
@@ -92,6 +93,16 @@ def copy(source: Path, target: Path) -> None:
     with _part_of(target) as part:
         with source.open("rb") as read, part.open("wb") as file:
             shutil.copyfileobj(read, file, COPIED_BYTES)
+            _settle(file)
+        part.replace(target)
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[IO[bytes]]:
+    """Write a file piece by piece, whole or not at all: see `storage.new_file`."""
+    with _part_of(target) as part:
+        with part.open("wb") as file:
+            yield file
             _settle(file)
         part.replace(target)
 

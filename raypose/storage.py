@@ -18,6 +18,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -51,6 +52,7 @@ __all__ = [
     "list_folders",
     "list_stats",
     "make_bucket",
+    "new_file",
     "open_file",
     "open_stream",
     "overlap",
@@ -238,6 +240,27 @@ def write_bytes(url: str, content: bytes | memoryview, *, instead_of: str | None
         return objects.put(url, bytes(memoryview(content)), instead_of=instead_of)
     with _explained(url):
         return disks.write(Path(filesystem(url)[1]), content, instead_of)
+
+
+@contextmanager
+def new_file(url: str) -> Iterator[Any]:
+    """Write a file of any size piece by piece, in little memory; yields what takes bytes.
+
+    It takes the place of what is there when the block ends. Where the block raises, what was there
+    stays. What goes to S3 lies on a disk here until all of it is there.
+
+    Raises:
+        StorageError: where it cannot be written.
+    """
+    if is_s3(url):
+        filesystem(url)  # refuses a location without a bucket
+        with tempfile.NamedTemporaryFile() as file:
+            yield file
+            file.flush()
+            objects.upload(file.name, url)
+        return
+    with _explained(url), disks.new_file(Path(filesystem(url)[1])) as file:
+        yield file
 
 
 def read_json(url: str) -> Any:

@@ -68,8 +68,9 @@ def bucket(s3: str) -> str:
 def cluster(s3: str) -> Iterator[None]:
     """A Ray cluster; started after S3, so that its workers inherit the variables."""
     from raypose import runtime
+    from raypose.inference import pool
 
-    with runtime.connect(config.ClusterConfig(num_cpus=8)):
+    with runtime.connect(config.ClusterConfig(num_cpus=8)), pool.kept():
         yield
 
 

@@ -50,6 +50,37 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["f"]
 
 
+def interrupted(url: str, size: int) -> None:
+    with storage.new_file(url) as file:
+        for _ in range(4):
+            file.write(b"x" * size)
+        raise KeyboardInterrupt
+
+
+def test_a_file_is_written_piece_by_piece_whole_or_not_at_all(root: str) -> None:
+    url = storage.join(root, "a/big.bin")
+    pieces = [bytes([k]) * (5 << 20) for k in range(8)]  # an upload in three parts
+    with storage.new_file(url) as file:
+        for piece in pieces:
+            file.write(piece)
+        assert not storage.exists(url)
+    assert storage.read_bytes(url) == b"".join(pieces)
+    for size in (3, 5 << 20):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(url, size)
+    assert storage.read_bytes(url) == b"".join(pieces)
+    with storage.new_file(url) as file:
+        file.write(b"small")
+    assert storage.read_bytes(url) == b"small"
+    if storage.is_s3(url):
+        import boto3
+
+        found = boto3.client("s3").list_multipart_uploads(Bucket=root.removeprefix("s3://"))
+        assert not found.get("Uploads")
+    else:
+        assert os.listdir(Path(root) / "a") == ["big.bin"]
+
+
 def test_errors_name_the_place(root: str) -> None:
     url = storage.join(root, "missing")
     with pytest.raises(DataError, match=r"missing: not found; check the path"):

@@ -81,8 +81,10 @@ def compare(call: Call) -> None:
     with waiting("loading torch and Ray"):
         from raypose import runtime
         from raypose.evaluation import scoring, summary, tables
+        from raypose.inference import pool
 
-    with runtime.connect(config.cluster, verbose=call.verbose), bar("scoring") as update:
+    connected = runtime.connect(config.cluster, verbose=call.verbose)
+    with connected, pool.kept(), bar("scoring") as update:
         found = summary.compare(
             *(
                 scoring.score(
@@ -112,9 +114,11 @@ def report(call: Call) -> None:
         from raypose import runtime, storage
         from raypose.evaluation import report as pages
         from raypose.evaluation import scoring, summary
+        from raypose.inference import pool
         from raypose.training import runs, tracking
 
-    with runtime.connect(config.cluster, verbose=call.verbose), bar("evaluating") as update:
+    connected = runtime.connect(config.cluster, verbose=call.verbose)
+    with connected, pool.kept(), bar("evaluating") as update:
         scored = scoring.score(
             config.storage,
             reference,

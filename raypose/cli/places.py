@@ -83,16 +83,16 @@ def check_out(url: str, endings: tuple[str, ...] = ()) -> None:
 def _is_ours(url: str) -> bool:
     """Tell whether a place is free, or holds what an earlier command wrote there."""
     from raypose import storage
-    from raypose.errors import NotFoundError
 
-    try:
-        content = storage.read_bytes(url)
-    except NotFoundError:
+    found = storage.stat(url)
+    if found is None or not found.size:
         return True
-    head = content[:1024]
-    if content and Path(url).suffix.lower() not in OURS:
+    if Path(url).suffix.lower() not in OURS:
         return False
-    starts, holds = OURS.get(Path(url).suffix.lower(), (b"", b""))
-    if url.lower().endswith(".parquet"):
-        head = content[-64 * 1024 :]  # where its columns are named
-    return not content or (head.startswith(starts) and holds in head)
+    starts, holds = OURS[Path(url).suffix.lower()]
+    first, size = 0, min(found.size, 1024)
+    if url.lower().endswith(".parquet"):  # whose columns are named at its end
+        size = min(found.size, 64 * 1024)
+        first = found.size - size
+    seen = storage.read_bytes(url, offset=first, size=size)
+    return seen.startswith(starts) and holds in seen

@@ -1,4 +1,4 @@
-"""Pictures to postures, here: `classify`."""
+"""Pictures to postures: `classify`, files here, data sets on a cluster."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from raypose.cli.evaluation import RELEASE
 from raypose.cli.places import check_out, looked_up
 from raypose.cli.verbs import Call, Keys, Verb, Word
 from raypose.config.section import Count, Fraction
+from raypose.config.settings import Config
 from raypose.console import bar, one_line, plural, status, waiting
-from raypose.errors import DataError
+from raypose.errors import DataError, UsageError
 
 __all__ = ["VERBS"]
 
@@ -37,6 +38,10 @@ class ClassifyKeys(Keys):
     """Name no class where the best is less probable than this."""
     out: str = ""
     """File to write to, in .csv, .jsonl or .parquet; by default a table is printed."""
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    """Workers that label a data set; 0 for as many as the cluster has room for."""
+    overwrite: bool = False
+    """Write over the table of a data set that is there."""
 
 
 def classify(call: Call) -> None:
@@ -45,6 +50,10 @@ def classify(call: Call) -> None:
 
     reference, *given = call.words
     release = looked_up(config.storage, reference)
+    sets = [word for word in given if _is_dataset(word)]
+    if sets:
+        _label(call, config, release, given)
+        return
     if keys.out:
         check_out(keys.out, ENDINGS)
     pictures = list(_found(given))
@@ -66,11 +75,54 @@ def classify(call: Call) -> None:
     call.show(document, keys.out or _table(rows))
     bad = [row for row in rows if row["error"]]
     if bad:
-        first = bad[0]["error"].removeprefix(f"{bad[0]['picture']}: ")
-        raise DataError(
-            f"{len(bad)} of {plural(len(rows), 'picture')} cannot be read; "
-            f"first {bad[0]['picture']}: {first}"
-        )
+        _refuse(len(bad), len(rows), bad[0]["picture"], bad[0]["error"])
+
+
+def _label(call: Call, config: Config, release: Any, given: Sequence[str]) -> None:
+    """Write a table of a data set's pictures, by workers of the cluster."""
+    keys = call.keys
+    if len(given) > 1:
+        raise UsageError(f"classify: {plural(len(given), 'place')}; give one data set at a time")
+    if not keys.out:
+        raise UsageError(f"classify: {given[0]} is a data set; name a table by out=FILE.parquet")
+    check_out(keys.out, (".parquet",))
+    with waiting("loading torch, Ray and the release"):
+        from raypose import runtime
+        from raypose.inference import labelling
+        from raypose.releases.model import Model
+
+        model = Model.load(release, device="cpu")  # a GPU is for the workers
+    options = labelling.Options(keys.top_k, keys.level, keys.abstain_below)
+    how = {"num_workers": keys.num_workers, "overwrite": keys.overwrite}
+    try:
+        with runtime.connect(config.cluster, verbose=call.verbose), bar("classifying") as update:
+            made = labelling.label(model, given[0], keys.out, options, progress=update, **how)
+    except (KeyboardInterrupt, SystemExit):
+        status("the shards that are done are kept; give the command again to go on")
+        raise
+    document = {"release": str(release), "data": given[0], "out": keys.out}
+    call.show({**document, "num_rows": made.num_rows, "num_bad": made.num_bad}, keys.out)
+    if made.first_bad:
+        _refuse(made.num_bad, made.num_rows, *made.first_bad)
+
+
+def _refuse(num_bad: int, num_rows: int, first: str, error: str) -> None:
+    """Say at the end how many pictures cannot be read.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(
+        f"{num_bad} of {plural(num_rows, 'picture')} cannot be read; "
+        f"first {first}: {error.removeprefix(f'{first}: ')}"
+    )
+
+
+def _is_dataset(word: str) -> bool:
+    from raypose import storage
+    from raypose.data.manifests import MANIFEST
+
+    return word != STDIN and storage.is_file(storage.join(word, MANIFEST))
 
 
 def _found(given: Sequence[str]) -> Iterator[str]:
@@ -157,14 +209,15 @@ def _write(rows: Sequence[dict[str, Any]], url: str) -> None:
 VERBS = (
     Verb(
         "classify",
-        (RELEASE, Word("PICTURE", "files, folders, patterns, or - for stdin", many=True)),
-        "classify pictures here",
+        (RELEASE, Word("PICTURE", "files, folders, patterns, -, or one data set", many=True)),
+        "classify pictures here, or a data set on a cluster",
         classify,
         (
             "raypose classify postures photo.jpg",
             "raypose classify ./release photos out=results.csv abstain_below=0.5",
+            "raypose classify postures s3://bucket/shards out=s3://bucket/labels.parquet",
         ),
         ClassifyKeys,
-        ("storage",),
+        ("storage", "cluster"),
     ),
 )

@@ -39,8 +39,10 @@ __all__ = [
     "freeze_batch_norm",
     "has_weights",
     "image_size",
+    "image_tower",
     "load",
     "load_image_tower",
+    "place",
     "quiet",
     "refuse_name",
     "save",
@@ -185,6 +187,17 @@ def load_image_tower(folder: Path) -> Clip:
         model.visual.load_state_dict(weights)
         clip.model = _ImageTower(model.visual)
         return clip
+
+
+def image_tower(clip: Clip) -> Clip:
+    """Return a model's image tower alone, to be sent to where only pictures are encoded."""
+    return Clip(_ImageTower(clip.model.visual), None, clip.model_cfg, clip.preprocess_cfg)
+
+
+def place(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
+    """Move a model to a device, its convolutions in the layout of the pictures; return it."""
+    model.to(device)
+    return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
 def freeze_batch_norm(model: nn.Module) -> None:

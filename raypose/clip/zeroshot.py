@@ -15,6 +15,7 @@ from raypose.captions.taxonomy import Taxonomy
 from raypose.clip import text
 from raypose.clip.augment import normalize
 from raypose.clip.model import Clip
+from raypose.config import ModelConfig
 
 __all__ = ["best_scale", "build_classifier", "embed", "normalized", "probabilities"]
 
@@ -83,10 +84,22 @@ def normalized(
 
 
 @torch.no_grad()
-def embed(clip: Clip, pixels: torch.Tensor) -> torch.Tensor:
-    """Return the image features, float32 (B, D) of length 1, of uint8 pixels (B, 3, S, S)."""
-    features = clip.model.encode_image(normalized(clip, pixels), normalize=True)
-    return features.float()  # type: ignore[no-any-return]
+def embed(clip: Clip, pixels: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    """Return the image features of pictures: as a final model is scored, evaluated and served.
+
+    Args:
+        clip: the model.
+        pixels: uint8 (B, 3, S, S).
+        config: says in what precision and layout.
+
+    Returns:
+        float32 (B, D), of length 1.
+    """
+    images = normalized(clip, pixels, channels_last=config.channels_last)
+    low = config.inference == "bf16"
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=low):
+        features = clip.model.encode_image(images, normalize=False)
+    return F.normalize(features.float(), dim=-1)  # in fp32: bf16 has three digits
 
 
 def best_scale(cosines: torch.Tensor, targets: torch.Tensor, *, start: float) -> float:

@@ -15,111 +15,23 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import ray
 import ray.data
-import torch
 
 from raypose import runtime
 from raypose.config import DataConfig
+from raypose.data.decoding import Batch, Columns, Decode
 from raypose.data.manifests import Manifest, Shard, read_manifest
 from raypose.data.order import Part, Rows, epoch_spans, rank_rows
-from raypose.data.shards import read_shard
-from raypose.data.transforms import Resize, preprocess
-from raypose.errors import BadPicture, DataError
+from raypose.data.transforms import Resize
+from raypose.errors import DataError
 
-__all__ = ["Batch", "Decode", "Reader", "cache_room", "load"]
+__all__ = ["Reader", "cache_room", "load"]
 
 STORE_SHARE = 0.4
 """Of the object store, that decoded sets may take: more of it would be spilled to disk."""
-Columns = dict[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows for one step of one worker.
-
-    Attributes:
-        pixels: uint8 (B, 3, S, S), channels last in memory; zeros where the picture is bad.
-        targets: int64 (B,), class numbers.
-        ids: B example ids.
-        errors: B texts, empty for good pictures.
-    """
-
-    pixels: torch.Tensor
-    targets: torch.Tensor
-    ids: list[str]
-    errors: list[str]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def rows(self, first: int, last: int) -> Batch | None:
-        """Return some of the rows; None where there are none."""
-        if first >= min(last, len(self)):
-            return None
-        part = slice(first, last)
-        return Batch(self.pixels[part], self.targets[part], self.ids[part], self.errors[part])
-
-    def good(self) -> Batch | None:
-        """Return the rows of good pictures; None where there are none."""
-        if not any(self.errors):
-            return self
-        rows = [row for row, error in enumerate(self.errors) if not error]
-        ids = [self.ids[row] for row in rows]
-        return Batch(self.pixels[rows], self.targets[rows], ids, [""] * len(rows)) if rows else None
-
-    @property
-    def bad(self) -> dict[str, str]:
-        """Id → error of the bad pictures."""
-        return {key: error for key, error in zip(self.ids, self.errors, strict=True) if error}
-
-
-@dataclass(frozen=True)
-class Decode:
-    """Some rows of a shard → pixels, target, id, error: the function that Ray Data maps."""
-
-    index: Mapping[str, int]
-    size: int
-    resize: Resize
-    max_pixels: int
-    dct_scaled: bool = False
-
-    @property
-    def num_bytes(self) -> int:
-        """Of a decoded picture."""
-        return 3 * self.size**2
-
-    def __call__(self, table: pa.Table) -> Columns:
-        """Read and decode the rows that a table of one task names; the bad become zeros."""
-        torch.set_num_threads(1)  # the tasks side by side are the parallelism
-        (task,) = table.to_pylist()
-        rows = read_shard(task["url"], Shard(**task["shard"])).take(task["rows"])
-        pixels = np.zeros((len(rows), self.size, self.size, 3), dtype=np.uint8)
-        errors = [""] * len(rows)
-        pictures = rows["image"].combine_chunks().field("bytes")
-        for row, picture in enumerate(pictures):
-            try:
-                square = preprocess(
-                    picture.as_py() or b"",
-                    size=self.size,
-                    resize=self.resize,
-                    max_pixels=self.max_pixels,
-                    dct_scaled=self.dct_scaled,
-                )
-                pixels[row] = square.transpose(1, 2, 0)
-            except BadPicture as error:
-                errors[row] = str(error)
-        return {
-            "pixels": pixels,
-            "target": np.array([self.index[label] for label in rows["label"].to_pylist()]),
-            "id": np.array(rows["id"].to_pylist(), dtype=object),
-            "error": np.array(errors, dtype=object),
-        }
 
 
 @dataclass(frozen=True)
@@ -272,12 +184,7 @@ class _Shelf:
             self.left[number] -= int(chosen.sum())
             if not self.left[number]:
                 del self.pieces[number], self.left[number]
-        return Batch(
-            pixels=torch.from_numpy(taken["pixels"]).permute(0, 3, 1, 2),
-            targets=torch.from_numpy(taken["target"]),
-            ids=list(taken["id"]),
-            errors=list(taken["error"]),
-        )
+        return Batch.of(taken)
 
 
 def load(

@@ -67,6 +67,7 @@ def baselines(
         RayposeError: where the model or the training set is out of reach.
     """
     clip = model.build(config.model, seed=config.seed)
+    clip.model.eval()
     rows = _embedded(clip, config, classes, url, progress)
     grammar = captions.load(config.captions)
     start = zeroshot.build_classifier(clip, grammar, classes).cpu()
@@ -89,7 +90,7 @@ def _embedded(
     clip: model.Clip, config: Config, classes: Taxonomy, url: str, progress: Progress
 ) -> Embedded:
     return embedding.encode(
-        clip, url, classes.index(), config.data, resize=config.model.resize, progress=progress
+        clip, url, classes.index(), config.data, config.model, progress=progress
     )
 
 
@@ -124,4 +125,6 @@ def _key(clip: model.Clip, config: Config, classes: Taxonomy) -> str:
         "classes": classes.to_dict(),
         "data": manifest_hash(config.data.train),
     }
+    if config.model.inference != "fp32":  # as keys have been
+        document["inference"] = config.model.inference
     return document_hash(document)[:16]

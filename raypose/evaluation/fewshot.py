@@ -136,9 +136,10 @@ class _Study:
         trainer.clip.model.eval()
 
         def encoded(batch: Batch) -> torch.Tensor:
+            clip, how = trainer.clip, config.model
             parts = (batch.rows(k, k + BATCH_SIZE) for k in range(0, len(batch), BATCH_SIZE))
             return torch.cat(
-                [zeroshot.embed(trainer.clip, part.pixels).cpu() for part in parts if part]
+                [zeroshot.embed(clip, part.pixels, how).cpu() for part in parts if part]
             )
 
         features = trainer.classifier().cpu(), encoded(pool), encoded(test)

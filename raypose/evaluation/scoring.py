@@ -1,31 +1,27 @@
-"""Release × data set → probabilities of every picture.
-
-Pictures are decoded by Ray Data on the cluster and scored here, on this process's GPU if any.
-"""
+"""Release × data set → probabilities of every picture, by workers that Ray allots."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from raypose import data
+from raypose import storage
 from raypose.captions.taxonomy import Taxonomy
 from raypose.config import Config
-from raypose.data import inputs
-from raypose.data.order import Part
+from raypose.data import Batch, Decode, inputs
 from raypose.data.shards import manifest_hash
 from raypose.data.tolerance import check_bad
 from raypose.errors import DataError
+from raypose.inference import pool
 from raypose.inference.embedding import Progress
-from raypose.releases import Model
+from raypose.releases import Model, Predictor
 
-__all__ = ["BATCH_SIZE", "Mistake", "Scored", "score"]
-
-BATCH_SIZE = 64
+__all__ = ["Mistake", "Scored", "score"]
 
 
 @dataclass(frozen=True, order=True)
@@ -85,6 +81,7 @@ def score(
     *,
     num_mistakes: int = 0,
     max_bad_fraction: float | None = None,
+    num_workers: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> Scored:
     """Classify a data set by a release.
@@ -95,35 +92,31 @@ def score(
         url: of the shards.
         num_mistakes: pictures to keep of those that were taken for something else.
         max_bad_fraction: of the pictures; by default what the release was trained with.
-        progress: called with (pictures done, in all).
+        num_workers: 0 for as many as the cluster has room for and the pictures are worth.
+        progress: called with (pictures done, in all), shard by shard.
 
     Raises:
         DataError: where no picture can be read, or too many are bad.
     """
-    model = reference if isinstance(reference, Model) else Model.load(reference, storage=root)
+    model = reference if isinstance(reference, Model) else _loaded(reference, root)
     predictor, classes, config = model.predictor, model.taxonomy, model.config
     manifest = inputs.check(url, classes, key="data")
-    size, resize = predictor.clip.image_size, config.model.resize
-    index = classes.index()
-    reader = data.load(url, index, config.data, size=size, resize=resize, room=0)
+    work = _Scoring(predictor, predictor.decode(classes.index()), num_mistakes)
     probabilities, targets, ids, done = [], [], [], 0
     bad: dict[str, str] = {}
     worst: list[Mistake] = []
-    for batch in reader.batches(reader.share(Part()), batch_size=BATCH_SIZE):
-        good = [row for row, error in enumerate(batch.errors) if not error]
-        bad |= batch.bad
-        if good:
-            pixels, true = batch.pixels[good].numpy(), batch.targets[good].numpy()
-            probabilities.append(predictor.probabilities(pixels))
-            targets.append(true)
-            ids += [batch.ids[row] for row in good]
-            found = _mistakes(probabilities[-1], true, ids[-len(good) :], pixels)
-            worst = heapq.nlargest(num_mistakes, [*worst, *found])
-        done += len(batch)
+    shards = list(enumerate(manifest.shards))
+    for part in pool.run(work, storage.absolute(url), shards, num_workers=num_workers):
+        probabilities.append(part.probabilities)
+        targets.append(part.targets)
+        ids += part.ids
+        bad |= part.bad
+        worst = heapq.nlargest(num_mistakes, [*worst, *part.mistakes])
+        done += len(part.ids) + len(part.bad)
         progress(done, manifest.num_rows)
     allowed = config.data.max_bad_fraction if max_bad_fraction is None else max_bad_fraction
     check_bad(bad, num_rows=manifest.num_rows, where=url, allowed=allowed, key="max_bad_fraction")
-    _check(model, url, probabilities)
+    _check(model, url, ids, probabilities)
     return Scored(
         release=model.release,
         url=url,
@@ -139,8 +132,57 @@ def score(
     )
 
 
-def _check(model: Model, url: str, probabilities: list[npt.NDArray[np.float32]]) -> None:
-    if not probabilities:
+@dataclass(frozen=True)
+class _Part:
+    """What a shard's good pictures are taken for, as in `Scored`."""
+
+    ids: list[str]
+    targets: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+    bad: dict[str, str]
+    mistakes: list[Mistake]
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """`pool.Work`: the probabilities of a shard, and its worst mistakes."""
+
+    predictor: Predictor
+    decode: Decode
+    num_mistakes: int
+
+    def to(self, device: torch.device) -> None:
+        self.predictor.to(device)
+
+    def shard(self, number: int, batches: Iterator[Batch]) -> _Part:
+        probabilities = [np.zeros((0, len(self.predictor.classes)), np.float32)]
+        targets = [np.zeros(0, np.int64)]
+        ids: list[str] = []
+        bad: dict[str, str] = {}
+        worst: list[Mistake] = []
+        for batch in batches:
+            bad |= batch.bad
+            good = batch.good()
+            if good is None:
+                continue
+            pixels, true = good.pixels.numpy(), good.targets.numpy()
+            probabilities.append(self.predictor.probabilities(pixels))
+            targets.append(true)
+            ids += good.ids
+            found = _mistakes(probabilities[-1], true, good.ids, pixels)
+            worst = heapq.nlargest(self.num_mistakes, [*worst, *found])
+        return _Part(ids, np.concatenate(targets), np.concatenate(probabilities), bad, worst)
+
+
+def _loaded(reference: str, root: str) -> Model:
+    """Load a release to be sent to workers: a GPU here would be taken from them."""
+    return Model.load(reference, storage=root, device="cpu")
+
+
+def _check(
+    model: Model, url: str, ids: list[str], probabilities: list[npt.NDArray[np.float32]]
+) -> None:
+    if not ids:
         raise DataError(f"{url}: holds no good picture")
     if not all(np.isfinite(rows).all() for rows in probabilities):
         raise DataError(

@@ -14,6 +14,7 @@ from raypose.errors import DataError, RayposeError
 from raypose.evaluation.baselines import Baseline, baselines
 from raypose.evaluation.scoring import Scored, score
 from raypose.evaluation.verdict import verdict
+from raypose.inference import pool
 from raypose.inference.embedding import Progress
 from raypose.releases import Model
 
@@ -30,11 +31,12 @@ def evaluate(
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Score a release on a data set: see `score` and `figures`."""
-    return figures(
-        score(root, reference, url, max_bad_fraction=max_bad_fraction, progress=progress),
-        with_baselines=with_baselines,
-        progress=progress,
-    )
+    with pool.kept():
+        return figures(
+            score(root, reference, url, max_bad_fraction=max_bad_fraction, progress=progress),
+            with_baselines=with_baselines,
+            progress=progress,
+        )
 
 
 def figures(

@@ -21,7 +21,7 @@ from raypose.config import Config
 from raypose.console import plural, status
 from raypose.errors import RayposeError
 from raypose.evaluation.baselines import Baseline, baselines
-from raypose.inference import embedding
+from raypose.inference import embedding, pool
 from raypose.inference.embedding import Progress
 from raypose.releases.predictor import CLASSIFIER
 from raypose.training import runs
@@ -109,17 +109,18 @@ def hold_up(
         return {"verdict": "", "note": "data.val is not set: nothing to hold the run against"}
     classes = taxonomy.load(config.data.taxonomy)
     url = config.data.test or config.data.val
-    try:
-        found = baselines(config, classes, url, progress=progress)
-    except RayposeError as error:
-        status(f"no baselines: {error}")
-        return {"verdict": "", "note": str(error)}
-    beside = {name: _figures(baseline) for name, baseline in found.items()}
-    if config.data.test:
-        tested = _figures(_final(config, result, classes, progress))
-        ours = {figure: tested[figure] for figure in FIGURES}
-    else:
-        ours = {figure: result.metrics[f"val_{figure}"] for figure in FIGURES}
+    with pool.kept():
+        try:
+            found = baselines(config, classes, url, progress=progress)
+        except RayposeError as error:
+            status(f"no baselines: {error}")
+            return {"verdict": "", "note": str(error)}
+        beside = {name: _figures(baseline) for name, baseline in found.items()}
+        if config.data.test:
+            tested = _figures(_final(config, result, classes, progress))
+            ours = {figure: tested[figure] for figure in FIGURES}
+        else:
+            ours = {figure: result.metrics[f"val_{figure}"] for figure in FIGURES}
     run = {"num_examples": beside["probe"]["num_examples"], **ours}
     document = {
         "data": url,
@@ -145,7 +146,7 @@ def _final(
         config.data.test,
         classes.index(),
         config.data,
-        resize=config.model.resize,
+        config.model,
         progress=progress,
     )
     chances = zeroshot.probabilities(

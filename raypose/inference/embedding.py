@@ -1,25 +1,24 @@
-"""A data set → image features: decoded by Ray Data, encoded in this process, on its GPU if any."""
+"""A data set → image features, by workers that Ray allots: see `pool`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from raypose import data
+from raypose import storage
 from raypose.clip import model, zeroshot
 from raypose.config import DataConfig, ModelConfig
+from raypose.data import Batch, Decode
 from raypose.data.manifests import read_manifest
-from raypose.data.order import Part
 from raypose.data.tolerance import check_bad
-from raypose.data.transforms import Resize
+from raypose.inference import pool
 
 __all__ = ["Embedded", "Progress", "embed", "encode"]
 
-BATCH_SIZE = 64
 Progress = Callable[[int, int], None]
 
 
@@ -40,42 +39,67 @@ class Embedded:
     good: npt.NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class _Encoding:
+    """`pool.Work`: the features of a shard, and id → error of what is bad in it."""
+
+    tower: model.Clip
+    config: ModelConfig
+    decode: Decode
+
+    def to(self, device: torch.device) -> None:
+        last = self.config.channels_last
+        model.place(self.tower.model, device, channels_last=last).eval()
+
+    def shard(self, number: int, batches: Iterator[Batch]) -> tuple[Embedded, dict[str, str]]:
+        parts: list[Embedded] = []
+        bad: dict[str, str] = {}
+        for batch in batches:
+            keep = np.array([not error for error in batch.errors])
+            found = zeroshot.embed(self.tower, batch.pixels, self.config).cpu().numpy()
+            parts.append(Embedded(found * keep[:, None], batch.targets.numpy(), batch.ids, keep))
+            bad |= batch.bad
+        return _joined(parts), bad
+
+
 def encode(
     clip: model.Clip,
     url: str,
     index: Mapping[str, int],
-    config: DataConfig,
+    data: DataConfig,
+    config: ModelConfig,
     *,
-    resize: Resize,
+    num_workers: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> Embedded:
     """Encode every picture of a data set.
 
     Args:
-        clip: the model, moved to the GPU where there is one.
+        clip: the model; its image tower is sent to the workers.
         url: of the shards.
         index: label → class number.
-        config: limits of decoding.
-        resize: the way to a square.
-        progress: called with (pictures done, in all).
+        data: limits of decoding.
+        config: the way to a square, precision and layout.
+        num_workers: 0 for as many as the cluster has room for and the pictures are worth.
+        progress: called with (pictures done, in all), shard by shard.
+
+    Raises:
+        DataError: where more pictures are bad than is tolerated.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    clip.model.to(device).eval()
-    reader = data.load(url, index, config, size=clip.image_size, resize=resize, room=0)
-    features, targets, good = [], [], []
-    ids: list[str] = []
+    manifest = read_manifest(url)
+    decode = Decode(dict(index), clip.image_size, config.resize, data.max_pixels, data.dct_scaled)
+    work = _Encoding(model.image_tower(clip), config, decode)
+    shards = list(enumerate(manifest.shards))
+    parts: list[Embedded] = []
     bad: dict[str, str] = {}
-    for batch in reader.batches(reader.share(Part()), batch_size=BATCH_SIZE):
-        keep = np.array([not error for error in batch.errors])
-        found = zeroshot.embed(clip, batch.pixels).cpu().numpy()
-        features.append(found * keep[:, None])
-        targets.append(batch.targets.numpy())
-        good.append(keep)
-        ids += batch.ids
-        bad |= batch.bad
-        progress(len(ids), reader.num_rows)
-    check_bad(bad, num_rows=reader.num_rows, where=url, allowed=config.max_bad_fraction)
-    return Embedded(np.concatenate(features), np.concatenate(targets), ids, np.concatenate(good))
+    num_done = 0
+    for part, errors in pool.run(work, storage.absolute(url), shards, num_workers=num_workers):
+        parts.append(part)
+        bad |= errors
+        num_done += len(part.ids)
+        progress(num_done, manifest.num_rows)
+    check_bad(bad, num_rows=manifest.num_rows, where=url, allowed=data.max_bad_fraction)
+    return _joined(parts)
 
 
 def embed(
@@ -84,4 +108,13 @@ def embed(
     """Return the features of a data set by the model of a recipe, as in `Embedded.features`."""
     index = {label: number for number, label in enumerate(read_manifest(url).labels)}
     clip = model.build(config)
-    return encode(clip, url, index, DataConfig(), resize=config.resize, progress=progress).features
+    return encode(clip, url, index, DataConfig(), config, progress=progress).features
+
+
+def _joined(parts: list[Embedded]) -> Embedded:
+    return Embedded(
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.targets for part in parts]),
+        [key for part in parts for key in part.ids],
+        np.concatenate([part.good for part in parts]),
+    )

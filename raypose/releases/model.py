@@ -163,7 +163,7 @@ class Model:
         batch_size: int = 16,
     ) -> Iterator[Predicted]:
         """Classify pictures as they come: `predict`, one answer after another."""
-        self._check(top_k=top_k, level=level, abstain_below=abstain_below, batch_size=batch_size)
+        self.check(top_k=top_k, level=level, abstain_below=abstain_below, batch_size=batch_size)
         if isinstance(pictures, FORMS):
             raise TypeError("predict_stream takes many pictures; give one to predict, or a list")
 
@@ -175,15 +175,18 @@ class Model:
                         if isinstance(row, str):
                             yield Predicted(source, error=row)
                             continue
-                        top = tuple(self.predictor.rank(row, k=top_k, level=level))
-                        best = top[0]
-                        sure = best.probability >= abstain_below
-                        label, name = (best.label, best.name) if sure else (None, None)
-                        yield Predicted(source, label, name, best.probability, top)
+                        top = self.predictor.rank(row, k=top_k, level=level)
+                        yield Predicted.of(source, top, abstain_below=abstain_below)
 
         return answers()
 
-    def _check(self, *, top_k: int, level: int, abstain_below: float, batch_size: int) -> None:
+    def check(self, *, top_k: int, level: int, abstain_below: float, batch_size: int = 1) -> None:
+        """Refuse numbers that `predict` cannot go by.
+
+        Raises:
+            UsageError: for a level that the tree has not, or a number out of range.
+            TypeError: for what is no whole number.
+        """
         depth = len(self.taxonomy.levels)
         if not 0 <= level <= depth:
             known = f"0 for classes{f', 1 to {depth} for parents' if depth else ''}"

@@ -41,6 +41,14 @@ class Predicted:
     top: tuple[Prediction, ...] = ()
     error: str = ""
 
+    @classmethod
+    def of(cls, source: str, top: Sequence[Prediction], *, abstain_below: float) -> Predicted:
+        """Name the most probable, or none where it is less probable than asked."""
+        best = top[0]
+        sure = best.probability >= abstain_below
+        label, name = (best.label, best.name) if sure else (None, None)
+        return cls(source, label, name, best.probability, tuple(top))
+
     def to_dict(self) -> dict[str, Any]:
         """Return picture, label, name, probability, error and top in JSON's types."""
         return {**self._answer(), "top": [asdict(one) for one in self.top]}

@@ -25,6 +25,7 @@ from raypose.captions.grammar import grammar_hash, to_json
 from raypose.captions.taxonomy import Taxonomy
 from raypose.clip import model, zeroshot
 from raypose.config import Config, dump, parse_config
+from raypose.data import Decode
 from raypose.data.transforms import preprocess
 from raypose.errors import CheckpointError
 
@@ -56,12 +57,17 @@ class Predictor:
         device: torch.device,
     ) -> None:
         self.clip = clip
-        self.clip.model.to(device).eval()
-        self.classifier = classifier.to(device)
+        self.classifier = classifier
         self.logit_scale = logit_scale
         self.classes = classes
         self.config = config
+        self.to(device)
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device, in the layout that the config asks for."""
         self.device = device
+        model.place(self.clip.model, device, channels_last=self.config.model.channels_last).eval()
+        self.classifier = self.classifier.to(device)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | str | None = None) -> Predictor:
@@ -91,6 +97,16 @@ class Predictor:
             device=torch.device(chosen),
         )
 
+    def decode(self, index: Mapping[str, int]) -> Decode:
+        """Return how shards become pixels and class numbers, as in training.
+
+        Args:
+            index: label → class number.
+        """
+        data, size = self.config.data, self.clip.image_size
+        how = self.config.model.resize
+        return Decode(dict(index), size, how, data.max_pixels, data.dct_scaled)
+
     def pixels(self, content: bytes) -> npt.NDArray[np.uint8]:
         """Decode one picture to uint8 (3, S, S), as in training.
 
@@ -108,7 +124,7 @@ class Predictor:
     @torch.inference_mode()
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return class probabilities, float32 (B, C), of uint8 (B, 3, S, S)."""
-        features = zeroshot.embed(self.clip, torch.from_numpy(pixels))
+        features = zeroshot.embed(self.clip, torch.from_numpy(pixels), self.config.model)
         probabilities = zeroshot.probabilities(features, self.classifier, self.logit_scale)
         return probabilities.cpu().numpy()
 

@@ -48,15 +48,18 @@ def finish(config: Config, context: WorkerContext, *, run_url: str) -> None:
     """
     state = checkpoint.best(checkpoint.complete(run_url))
     clip, saved = checkpoint.restore(run_url, state)
-    clip.model.to(context.device).eval()
+    last = config.model.channels_last
+    model.place(clip.model, context.device, channels_last=last).eval()
+    torch.set_float32_matmul_precision("highest")  # training's is lower on a GPU than a release's
     scorer = Scorer(
-        override(config, {"train.precision": "fp32"}),  # as a release computes: its own figures
+        override(config, {"train.precision": "fp32"}),  # for captions
         context,
         clip,
         Towers(clip.model),
         taxonomy.load(config.data.taxonomy),
         captions.load(config.captions),
         head=saved.get("head"),
+        final=True,  # as a release computes: its own figures
     )
     outcome: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "alpha": 1.0}
     outcome["metrics"] = {k: v for k, v in state.metrics.items() if k not in OF_AN_EPOCH}

@@ -225,13 +225,11 @@ def prepare(
     return trainer, state.progress_of(trainer, last)
 
 
-def _place(model: torch.nn.Module, device: torch.device, *, channels_last: bool) -> None:
-    model.to(device)
+def _place(towers: torch.nn.Module, device: torch.device, *, channels_last: bool) -> None:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
+    model.place(towers, device, channels_last=channels_last)
 
 
 def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Taxonomy) -> None:

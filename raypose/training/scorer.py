@@ -40,6 +40,7 @@ class Scorer:
         texts: features of captions, where the text tower is locked.
         head: (C, D) in place of the captions' features, where one was fitted.
         bad: id → error of the bad pictures that this rank met in this epoch.
+        final: encode pictures as a release will, by `model.inference`, not as training does.
     """
 
     config: Config
@@ -51,6 +52,7 @@ class Scorer:
     texts: TextCache | None = None
     head: torch.Tensor | None = None
     bad: dict[str, str] = field(default_factory=dict)
+    final: bool = False
 
     @property
     def local_batch_size(self) -> int:
@@ -90,12 +92,18 @@ class Scorer:
                 return
             seen += len(batch) if batch else 0
             batch = batch or self.empty_batch()
-            with self.autocast():
-                features = self.towers(self.prepared(batch), None)[0]
+            features = self._encoded(batch)
             bad.update({key: error for key, error in batch.bad.items() if key})
             self.bad.update(bad)
             keep = torch.tensor([not error for error in batch.errors])
-            yield features.float()[keep.to(features.device)], batch.targets[keep]
+            yield features[keep.to(features.device)], batch.targets[keep]
+
+    def _encoded(self, batch: Batch) -> torch.Tensor:
+        if self.final:
+            return zeroshot.embed(self.clip, batch.pixels, self.config.model)
+        with self.autocast():
+            features: torch.Tensor = self.towers(self.prepared(batch), None)[0]
+        return features.float()
 
     def _check_set(self, split: str, seen: int, bad: dict[str, str]) -> None:
         """Stop on all ranks at once when more pictures of a set are bad than is tolerated."""

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from support.commands import recipe_file
-from support.pictures import encoded, photo
+from support.pictures import encoded, pack, photo
 
 from raypose import config, storage, training
 from raypose.cli.main import VERBS, main
@@ -167,6 +167,46 @@ def test_parents_are_named_by_level(ask: Ask, trained: Config, pictures: Path) -
     from raypose.captions import taxonomy
 
     assert parents <= set(taxonomy.load("synthetic12").levels[0])
+
+
+def test_classify_labels_a_data_set(
+    ask: Ask, trained: Config, dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, data = f"storage={trained.storage}", f"{dataset}/val"
+    assert main(["classify", "tiny", data, root]) == 2
+    assert "is a data set; name a table by out=FILE.parquet" in capsys.readouterr().err
+    assert main(["classify", "tiny", data, root, "out=t.csv"]) == 2
+    assert "ends in none of .parquet" in capsys.readouterr().err
+    assert main(["classify", "tiny", data, data, root, "out=t.parquet"]) == 2
+    assert "give one data set at a time" in capsys.readouterr().err
+    found = ask(f"classify tiny {data} {root} out=t.parquet num_workers=2 top_k=3")
+    assert (found["num_rows"], found["num_bad"], found["out"]) == (36, 0, "t.parquet")
+    table = pq.read_table(tmp_path / "t.parquet")
+    assert table.num_rows == 36
+    assert {len(row) for row in table["top_labels"].to_pylist()} == {3}
+    assert main(["classify", "tiny", data, root, "out=t.parquet"]) == 3
+    assert "is there already; name another file, or overwrite=true" in capsys.readouterr().err
+    again = ask(f"classify tiny {data} {root} out=t.parquet top_k=1 --overwrite")
+    assert again["num_rows"] == 36
+    (tmp_path / "other.parquet").write_bytes(b"PAR1 of somebody PAR1")
+    assert main(["classify", "tiny", data, root, "out=other.parquet"]) == 2
+    assert "nothing of raypose's" in capsys.readouterr().err
+
+
+def test_a_data_set_with_a_bad_picture_is_labelled_and_said_so(
+    ask: Ask, trained: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = "Boat_Pose_or_Paripurna_Navasana_"
+    contents = {f"{label}/good.jpg": encoded(photo()), f"{label}/bad.jpg": b"<html>"}
+    pack(contents, str(tmp_path / "some"), tmp_path / "files")
+    words = ["classify", "tiny", "some", f"storage={trained.storage}", "out=t.parquet"]
+    assert main(words) == 3
+    told = f"DataError: 1 of 2 pictures cannot be read; first {label}/bad.jpg: "
+    assert told in capsys.readouterr().err
+    rows = {row["id"]: row for row in pq.read_table(tmp_path / "t.parquet").to_pylist()}
+    assert "not a picture" in rows[f"{label}/bad.jpg"]["error"]
+    assert rows[f"{label}/bad.jpg"]["predicted"] is None
+    assert rows[f"{label}/good.jpg"]["predicted"]
 
 
 def test_stdin_is_a_picture(trained: Config, raypose: str) -> None:
