@@ -32,11 +32,8 @@ __all__ = [
     "MAX_TOKENIZED",
     "WEIGHTS_FILE",
     "Clip",
-    "batch_norm_frozen",
-    "batch_norms",
     "build",
     "check_weights",
-    "freeze_batch_norm",
     "has_weights",
     "image_size",
     "image_tower",
@@ -198,31 +195,6 @@ def place(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.
     """Move a model to a device, its convolutions in the layout of the pictures; return it."""
     model.to(device)
     return model.to(memory_format=torch.channels_last) if channels_last else model
-
-
-def freeze_batch_norm(model: nn.Module) -> None:
-    """Put BatchNorm layers into evaluation mode, so that batches leave their statistics alone."""
-    for module in batch_norms(model):
-        module.eval()
-
-
-def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Return the BatchNorm layers of a model."""
-    kind = nn.modules.batchnorm._BatchNorm
-    return [module for module in model.modules() if isinstance(module, kind)]
-
-
-@contextmanager
-def batch_norm_frozen(model: nn.Module, *, when: bool = True) -> Iterator[None]:
-    """Have BatchNorm layers use and keep the statistics that they have while the block runs."""
-    learning = [module for module in batch_norms(model) if module.training] if when else []
-    for module in learning:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module in learning:
-            module.train()
 
 
 class _ImageTower(nn.Module):

@@ -12,22 +12,18 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import accumulate, islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raypose import storage
 from raypose.config import Packing
 from raypose.console import status
-from raypose.data import claims, images, records, sources
-from raypose.data.looks import LOOK, Look, look
+from raypose.data import claims, records, sources
 from raypose.data.manifests import (
     MANIFEST,
     RECORDS,
@@ -36,54 +32,24 @@ from raypose.data.manifests import (
     Shard,
     read_tagged_manifest,
 )
-from raypose.data.shards import SCHEMA
 from raypose.data.sources import Entry, Listing
-from raypose.errors import BadPicture, ConflictError, DataError, NotFoundError, StorageError
+from raypose.data.tasks import Task, pack_task
+from raypose.errors import ConflictError, DataError, NotFoundError, StorageError
 
-__all__ = ["Run", "T", "Task", "build", "pack", "packed", "serial"]
+__all__ = ["Run", "build", "pack", "packed", "serial"]
 
-FETCHERS = 8
 AS_IT_IS = Packing()
 
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 MIXED_BYTES, MIXED_ROWS = 512 << 20, 100_000
 """Of the Parquet row groups that a task reads together, to mix their rows."""
 
 
-SHARD_BYTES = 256 << 20
-"""A shard that has grown to this is written, however few its rows."""
-
-
-READ_AHEAD = FETCHERS
-"""Pictures that a task holds beside its shard."""
-
-
 Run = Callable[[Callable[..., Any], Sequence[Any], Any], Iterator[Any]]
 """(function, tasks, what all of them need) → results in any order: see `serial`."""
-
-
-class Task(NamedTuple):
-    """Shards to write from entries that are read together; `first` numbers the first of them."""
-
-    first: int
-    shards: Sequence[Sequence[Entry]]
-
-    @property
-    def labels(self) -> Counter[str]:
-        """Pictures of each class that it reads."""
-        return Counter(entry.label for shard in self.shards for entry in shard)
-
-
-class Picture(NamedTuple):
-    """One to be written."""
-
-    entry: Entry
-    content: bytes
-    look: Look | None
 
 
 def serial(function: Callable[..., Any], tasks: Sequence[Any], common: Any) -> Iterator[Any]:
@@ -168,7 +134,7 @@ def packed(
         num_done = sum(record.num_read for record in done.values())
         todo = [task for task in tasks if task.first not in done]
         try:
-            for first, record in run(_pack_task, todo, (dest, packing, listing.may_miss)):
+            for first, record in run(pack_task, todo, (dest, packing, listing.may_miss)):
                 check()
                 done[first] = record
                 num_done += record.num_read
@@ -236,98 +202,6 @@ def _plan(listing: Listing, packing: Packing) -> list[Task]:
             together, held = [], 0
     firsts = [0, *accumulate(len(shards) for shards in tasks)]
     return [Task(first, shards) for first, shards in zip(firsts, tasks, strict=False)]
-
-
-def _pack_task(task: Task, common: tuple[str, Packing, bool]) -> tuple[int, records.Record]:
-    """Write the shards of a task, then its record; return the task's number and the record."""
-    dest, packing, may_miss = common
-    written: list[Shard] = []
-    rejected: list[Rejected] = []
-    labels = Counter[str]()
-    read = sources.opened([entry for shard in task.shards for entry in shard])
-
-    def examine(entry: Entry) -> Picture | Rejected:
-        try:
-            return Picture(entry, *_examined(read(entry), packing))
-        except BadPicture as error:
-            return Rejected(entry.id, str(error))
-        except NotFoundError as error:
-            if may_miss:
-                return Rejected(entry.id, str(error).removeprefix(f"{entry.place}: "))
-            raise
-
-    with ThreadPoolExecutor(FETCHERS) as pool:  # decoding leaves the interpreter's lock
-        for number, entries in enumerate(task.shards, start=task.first):
-            rows: list[Picture] = []
-            held = 0
-            for outcome in _in_turn(pool, examine, entries):
-                if isinstance(outcome, Rejected):
-                    rejected.append(outcome)
-                    continue
-                rows.append(outcome)
-                labels[outcome.entry.label] += 1
-                held += len(outcome.content)
-                if held >= SHARD_BYTES:
-                    written.append(_write_shard(rows, dest, number=number))
-                    rows, held = [], 0
-            if rows:
-                written.append(_write_shard(rows, dest, number=number))
-    record = records.Record(
-        num_read=sum(map(len, task.shards)),
-        labels=labels,
-        shards=tuple(written),
-        rejected=tuple(rejected),
-    )
-    records.write(dest, task.first, record)
-    return task.first, record
-
-
-def _in_turn(pool: Executor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield the results of some items in their order, a few of them under way."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > READ_AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _examined(content: bytes, packing: Packing) -> tuple[bytes, Look | None]:
-    """Decode a picture once, make it smaller where asked, and note what it is like."""
-    if not content:
-        raise BadPicture("holds no bytes")
-    if packing.max_side is None and not packing.check:
-        return content, None
-    pixels = images.decode(content, max_pixels=packing.max_pixels)
-    if packing.max_side is not None:
-        pixels = images.shrink(pixels, max_side=packing.max_side)
-        content = images.encode(pixels, quality=packing.quality)
-    return content, look(content, pixels)
-
-
-def _write_shard(rows: Sequence[Picture], dest: str, *, number: int) -> Shard:
-    ids = [row.entry.id for row in rows]
-    pictures = pa.StructArray.from_arrays(
-        [pa.array([row.content for row in rows], pa.binary()), pa.array(ids, pa.string())],
-        fields=list(SCHEMA.field("image").type),
-    )
-    arrays = [
-        pictures,
-        pa.array([row.entry.label for row in rows], pa.string()),
-        pa.array(ids, pa.string()),
-        pa.array([row.look and row.look._asdict() for row in rows], LOOK),
-    ]
-    table = pa.Table.from_arrays(arrays, schema=SCHEMA)
-    sink = pa.BufferOutputStream()
-    # JPEG does not compress further; small row groups let a reader stream
-    how: dict[str, Any] = {"compression": "none", "use_dictionary": ["label"]}
-    pq.write_table(table, sink, row_group_size=64, write_page_checksum=True, **how)
-    content = memoryview(sink.getvalue())
-    digest = storage.sha256(content)
-    name = f"shard-{number:05d}-{digest[:8]}.parquet"
-    storage.write_bytes(storage.join(dest, name), content)
-    return Shard(name=name, num_rows=len(rows), num_bytes=len(content), sha256=digest)
 
 
 def _find_room(

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from raypose import captions, metrics, storage
 from raypose.captions import taxonomy
-from raypose.clip import model, tokens, zeroshot
+from raypose.clip import batch_norm, model, tokens, zeroshot
 from raypose.clip.towers import Towers, share_buffers
 from raypose.config import Config, override
 from raypose.training import checkpoint
@@ -147,7 +147,7 @@ def _refresh_statistics(scorer: Scorer) -> None:
 
     Source: Izmailov et al., 2018, section 3.2.
     """
-    layers = model.batch_norms(scorer.clip.model)
+    layers = batch_norm.layers(scorer.clip.model)
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raypose import captions
 from raypose.captions import taxonomy
-from raypose.clip import loss, model, zeroshot
+from raypose.clip import batch_norm, loss, zeroshot
 from raypose.clip.augment import augment, train_size
 from raypose.clip.towers import gradient_norm, scale_gradients
 from raypose.data import Batch
@@ -91,7 +91,7 @@ class Trainer(Scorer):
         """Put the towers into training, less what stays as it is."""
         self.clip.model.train()
         if self.config.model.freeze_batch_norm or self.lora is not None:
-            model.freeze_batch_norm(self.clip.model)
+            batch_norm.freeze(self.clip.model)
 
     def averaged(self) -> Any:
         """Return a context in which the model carries the mean of its weights."""
@@ -232,7 +232,7 @@ class Trainer(Scorer):
             few = len(part or ()) < 2
             with (
                 self.forward.no_sync() if waits else nullcontext(),  # type: ignore[operator]
-                model.batch_norm_frozen(self.clip.model, when=few),
+                batch_norm.frozen(self.clip.model, when=few),
             ):
                 share = self.loss(part, total=total, epoch=epoch)
                 (share * self.loss_factor).backward()  # type: ignore[no-untyped-call]

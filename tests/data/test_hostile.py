@@ -25,7 +25,17 @@ from support.pictures import encoded, photo
 from raypose import storage
 from raypose.captions import taxonomy
 from raypose.config import Packing
-from raypose.data import claims, inspection, manifests, packing, records, shards, sources, splits
+from raypose.data import (
+    claims,
+    inspection,
+    manifests,
+    packing,
+    records,
+    shards,
+    sources,
+    splits,
+    tasks,
+)
 from raypose.data.sources import parquet, webdataset
 from raypose.errors import ConflictError, DataError, RegistryError, StorageError, TaxonomyError
 from raypose.releases import registry
@@ -715,7 +725,7 @@ def test_cards_whose_labels_have_their_accents_apart(tmp_path: Path) -> None:
 
 def test_large_pictures_are_held_a_few_at_a_time(tmp_path: Path, monkeypatch: Any) -> None:
     laid(tmp_path / "s", *(f"{'ab'[k % 2]}/{k}.jpg" for k in range(40)))
-    monkeypatch.setattr(packing, "SHARD_BYTES", 3 * len(A))
+    monkeypatch.setattr(tasks, "SHARD_BYTES", 3 * len(A))
     manifest = packing.build(str(tmp_path / "s"), str(tmp_path / "d"))
     assert max(shard.num_rows for shard in manifest.shards) == 3
     assert manifest.num_rows == 40

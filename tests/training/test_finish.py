@@ -11,7 +11,7 @@ from support.contexts import CLASSES, InMemory, batch, recipe
 from support.models import NORMED
 
 from raypose import captions, storage
-from raypose.clip import model, zeroshot
+from raypose.clip import batch_norm, model, zeroshot
 from raypose.clip.towers import Towers
 from raypose.config import Config
 from raypose.training import checkpoint, finish, loop
@@ -121,7 +121,7 @@ def test_mixed_weights_have_statistics_of_their_own(tmp_path: Path) -> None:
     clip, _ = checkpoint.restore(url, checkpoint.complete(url)[-1])
     grammar = captions.load(config.captions)
     scorer = Scorer(config, context, clip, Towers(clip.model), CLASSES, grammar)
-    first = model.batch_norms(clip.model)[0]
+    first = batch_norm.layers(clip.model)[0]
     assert first.running_mean is not None
     kept = first.running_mean.clone()
     first.running_mean.add_(5)  # as statistics that are of no pictures

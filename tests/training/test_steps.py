@@ -16,7 +16,7 @@ from support.contexts import InMemory, batch, full, recipe, spread
 from support.models import COCA, NORMED
 
 from raypose import config, storage
-from raypose.clip import model
+from raypose.clip import batch_norm, model
 from raypose.clip.augment import copy_size
 from raypose.clip.towers import share_buffers, unused
 from raypose.config import Config
@@ -124,7 +124,7 @@ def test_draws_differ_by_seed_step_and_rank() -> None:
 
 
 def statistics(trainer: Trainer) -> torch.Tensor:
-    layers = model.batch_norms(trainer.clip.model)
+    layers = batch_norm.layers(trainer.clip.model)
     return torch.cat(
         [layer.running_mean.clone() for layer in layers if layer.running_mean is not None]
     )
@@ -165,7 +165,7 @@ def test_a_step_of_one_picture() -> None:
     assert outcome is not None
     assert math.isfinite(outcome[0])
     assert torch.equal(statistics(trainer), before)
-    assert all(layer.training for layer in model.batch_norms(trainer.clip.model))
+    assert all(layer.training for layer in batch_norm.layers(trainer.clip.model))
 
 
 def ranks_with_unequal_shares() -> dict[str, torch.Tensor]:
