@@ -237,9 +237,7 @@ def shards_split(call: Call) -> None:
     splits.check_shares(shares)
     rows, groups = _inspected(call, [source])
     split = splits.assign(rows, groups, shares=shares, seed=keys.seed)
-    # bad ones stay as they are; where there is none, what the parts are like is noted in them
-    check = not any(row.error for row in rows)
-    how = Packing(rows_per_shard=keys.rows_per_shard, seed=keys.seed, check=check)
+    how = Packing(rows_per_shard=keys.rows_per_shard, seed=keys.seed)
     with tasks(keys.num_workers, verbose=call.verbose) as run, bar("splitting") as update:
         written = splits.write(
             source, dest, split, how, overwrite=keys.overwrite, progress=update, run=run

@@ -22,8 +22,9 @@ MAX_SCANS = 32
 """Of one picture: encoders make 10 or so, and every further one costs a pass over all pixels."""
 MAX_SEGMENTS = 10_000
 PROGRESSIVE_BYTES = 16 << 20
-"""Of a picture in several scans that has less than a pixel for each byte: such data takes some ten
-times as long to decode as in one scan, 1 s for each 25 MB, and encoders stay far below it."""
+"""Of the scans of a picture that is in several, beside 8 bytes for every 5 pixels: such data takes
+some ten times as long to decode as in one scan, 1 s for each 25 MB. Encoders at their best quality
+stay below it."""
 _EXIF, _XMP = b"Exif\x00\x00", b"http://ns.adobe.com/xap/1.0/\x00"
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -104,11 +105,14 @@ def check_scans(content: bytes, head: Header) -> None:
     # all that looks like a scan is an upper bound, and settles it but for other data inside
     if content.count(b"\xff\xda") > MAX_SCANS:
         _count_scans(content, head)
-    allowed = max(PROGRESSIVE_BYTES, head.width * head.height)
-    check_count(len(content), allowed, "bytes in several scans")
+    allowed = max(PROGRESSIVE_BYTES, 8 * head.width * head.height // 5)
+    if len(content) > allowed:  # what is behind the picture does not count
+        num_bytes = _count_scans(content, head) - head.segments[-1][2]
+        check_count(num_bytes, allowed, "bytes in several scans")
 
 
-def _count_scans(content: bytes, head: Header) -> None:
+def _count_scans(content: bytes, head: Header) -> int:
+    """Refuse too many scans; return where the picture ends."""
     at = head.segments[-1][2]
     num_scans = num_segments = 0
     while (found := _MARKER.search(content, at)) and found[0] != b"\xff\xd9":
@@ -117,6 +121,7 @@ def _count_scans(content: bytes, head: Header) -> None:
         check_count(num_scans, MAX_SCANS, "scans or more")
         check_count(num_segments, MAX_SEGMENTS, "segments or more")
         _, _, at = _segment(content, found.start())
+    return found.start() if found else len(content)
 
 
 def decode(content: bytes, head: Header, *, min_side: int = 0) -> npt.NDArray[np.uint8] | None:

@@ -132,9 +132,10 @@ def packed(
         before = find_room()  # nobody closes it from here on
         done = records.resume(dest, plan, wanted)
         num_done = sum(record.num_read for record in done.values())
+        how = (dest, packing, listing.may_miss, listing.as_they_are)
         todo = [task for task in tasks if task.first not in done]
         try:
-            for first, record in run(pack_task, todo, (dest, packing, listing.may_miss)):
+            for first, record in run(pack_task, todo, how):
                 check()
                 done[first] = record
                 num_done += record.num_read

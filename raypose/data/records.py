@@ -30,6 +30,8 @@ NOTES = r"plan|refused\.json|[0-9]{1,12}\.json"
 """Names of what builds note beside their claim."""
 
 
+MIN_CLASSES, MANY_PICTURES = 2, 20
+"""Folders that hold pictures, or pictures outside any, that tell a source."""
 MAX_LOOKED_INTO = 100
 """Folders of a destination."""
 
@@ -142,7 +144,8 @@ def check_room(dest: str, *, overwrite: bool) -> None:
     if storage.is_link(folder):
         raise DataError(f"{folder}: is a link, so what lies there is not this build's; remove it")
     names = [] if overwrite else storage.list_files(dest)
-    _refuse_pictures(dest)
+    if not overwrite:
+        _refuse_pictures(dest)
     lost = [name for name in names if re.fullmatch(OURS, name)]
     if lost and MANIFEST not in names and PLAN not in storage.list_files(folder):
         raise DataError(
@@ -152,19 +155,28 @@ def check_room(dest: str, *, overwrite: bool) -> None:
 
 
 def _refuse_pictures(dest: str) -> None:
-    """Refuse a folder of photographs, into which nobody means to pack.
+    """Refuse class folders, and a folder of many photographs, into which nobody means to pack.
 
     Raises:
         DataError: naming one of them.
     """
-    for folder in ["", *storage.list_folders(dest)[:MAX_LOOKED_INTO]]:
-        for name in storage.list_files(storage.join(dest, folder)):
-            if rules.ending(name) in rules.PICTURES:
-                found = "/".join(part for part in (folder, name) if part)
-                raise DataError(
-                    f"{dest}: holds pictures, such as {rules.as_text(found)}; are SOURCE and DEST "
-                    "the wrong way round? Choose an empty folder"
-                )
+    names = storage.list_folders(dest)[:MAX_LOOKED_INTO]
+    inside = [name for name in names if not rules.is_passed_over(f"{name}/x")]
+    there = {
+        folder: [
+            name
+            for name in storage.list_files(storage.join(dest, folder))
+            if rules.ending(name) in rules.PICTURES
+        ]
+        for folder in ["", *inside]
+    }
+    found = [f"{folder}/{some[0]}" for folder, some in there.items() if folder and some]
+    if len(found) >= MIN_CLASSES or len(there[""]) >= MANY_PICTURES:
+        first = (found or there[""])[0]
+        raise DataError(
+            f"{dest}: holds pictures, such as {rules.as_text(first)}; are SOURCE and DEST the "
+            "wrong way round? Choose an empty folder, or overwrite=true"
+        )
 
 
 def sweep(dest: str, manifest: Manifest, before: Manifest | None, *, begun: float) -> None:

@@ -147,7 +147,7 @@ def write(
         run: runs the tasks.
     """
     _check_report(dest, overwrite=overwrite)
-    listing = sources.find(source, kind="parquet")
+    listing = replace(sources.find(source, kind="parquet"), as_they_are=True)
     for part in {REST, "val", "test", *split.counts()}:
         if storage.overlap(storage.join(dest, part), source):
             raise DataError(

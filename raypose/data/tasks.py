@@ -56,18 +56,22 @@ class _Picture(NamedTuple):
     look: Look | None
 
 
-def pack_task(task: Task, common: tuple[str, Packing, bool]) -> tuple[int, records.Record]:
+def pack_task(task: Task, common: tuple[str, Packing, bool, bool]) -> tuple[int, records.Record]:
     """Write the shards of a task, then its record; return the task's number and the record."""
-    dest, packing, may_miss = common
+    dest, packing, may_miss, as_they_are = common
     written: list[Shard] = []
     rejected: list[Rejected] = []
     labels = Counter[str]()
     read = sources.opened([entry for shard in task.shards for entry in shard])
 
     def examine(entry: Entry) -> _Picture | Rejected:
+        content = b""
         try:
-            return _Picture(entry, *_examined(read(entry), packing))
+            content = read(entry)
+            return _Picture(entry, *_examined(content, packing))
         except BadPicture as error:
+            if as_they_are:
+                return _Picture(entry, content, None)
             return Rejected(entry.id, str(error))
         except NotFoundError as error:
             if may_miss:
@@ -121,6 +125,7 @@ def _examined(content: bytes, packing: Packing) -> tuple[bytes, Look | None]:
     if packing.max_side is not None:
         pixels = images.shrink(pixels, max_side=packing.max_side)
         content = images.encode(pixels, quality=packing.quality)
+        pixels = images.decode(content, max_pixels=packing.max_pixels)  # as others will see it
     return content, look(content, pixels)
 
 

@@ -167,10 +167,14 @@ def label(
     manifest = read_manifest(url)
     plan = _plan(model, url, options)
     parts = parts_url(out)
+    digest = document_hash(plan)[:16]
+    if not overwrite and _is_done(out, parts, plan):
+        with claims.hold(parts, what=out):
+            _sweep(parts)
+        return _counted(out)
     _check_room(out, parts, overwrite=overwrite)
     begun = time.time()
     with claims.hold(parts, what=out) as check:
-        digest = document_hash(plan)[:16]
         done = _resume(parts, digest)
         predictor, labels = model.predictor, sorted(manifest.labels)
         decode = predictor.decode({name: number for number, name in enumerate(labels)})
@@ -220,6 +224,28 @@ def _check_room(out: str, parts: str, *, overwrite: bool) -> None:
         raise DataError(f"{parts}: {what}, which is nothing of raypose's; move it, or name another")
     if storage.exists(out) and not overwrite:
         raise DataError(f"{out}: is there already; name another file, or overwrite=true")
+
+
+def _is_done(out: str, parts: str, plan: dict[str, Any]) -> bool:
+    """Tell whether a table is this one, which was cut off before its parts were cleared away."""
+    ours = any(re.fullmatch(OURS, name) for name in storage.list_files(parts))
+    if not ours or not storage.exists(out):
+        return False
+    with storage.open_file(out) as file:
+        try:
+            noted = (pq.ParquetFile(file).schema_arrow.metadata or {}).get(b"raypose", b"")
+        except pa.ArrowException:
+            return False
+    return bool(noted == json.dumps(plan, sort_keys=True).encode())
+
+
+def _counted(out: str) -> Labelled:
+    """Return what a table holds."""
+    with storage.open_file(out) as file:
+        table = pq.read_table(file, columns=["id", "error"])
+    bad = table.filter(pc.not_equal(table["error"], ""))
+    first = (bad["id"][0].as_py(), bad["error"][0].as_py()) if len(bad) else ()
+    return Labelled(len(table), len(bad), first)
 
 
 def _is_ours(name: str) -> bool:

@@ -83,6 +83,8 @@ def save(
     clip: model.Clip,
     weights: Mapping[str, torch.Tensor],
     training: Mapping[str, Any],
+    *,
+    again: bool = False,
 ) -> str:
     """Write a checkpoint, its state.json last, and return its location.
 
@@ -92,9 +94,11 @@ def save(
         clip: the model, for its configuration.
         weights: by their stock names, as they are scored and released.
         training: what else is needed, of tensors and plain values.
+        again: the same run has written this step before, so that what is there holds meanwhile.
     """
     url = url_of(run_url, state.step)
-    storage.delete_file(storage.join(url, STATE))  # of a run of before, that was cut off here
+    if not again:
+        storage.delete_file(storage.join(url, STATE))  # of a run of before, that was cut off here
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model.save(clip, folder, weights)

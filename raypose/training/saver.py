@@ -38,6 +38,7 @@ class Saver:
         self._buffers: dict[tuple[Any, ...], torch.Tensor] = {}
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
+        self._written: set[int] = set()
 
     def save(
         self,
@@ -88,7 +89,9 @@ class Saver:
 
     def _write(self, record: checkpoint.Checkpoint, clip: model.Clip, *copies: Any) -> None:
         try:
-            checkpoint.save(self.run_url, record, clip, *copies)
+            again = record.step in self._written
+            checkpoint.save(self.run_url, record, clip, *copies, again=again)
+            self._written = {record.step}
             checkpoint.prune(self.run_url)
         except Exception as error:  # raised where the loop comes by
             self._failure = error

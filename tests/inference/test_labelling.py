@@ -211,3 +211,19 @@ def test_a_part_that_is_not_whole_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=rf"part-00000-{PLAN}.parquet: 0 rows where shard-00000"):
         labelling.join(out, labelling.parts_url(out), manifest, Options(), {})
     assert not Path(out).exists()
+
+
+def test_a_table_that_is_whole_is_cleared_up_after(
+    model: Model, cluster: None, some: str, tmp_path: Path
+) -> None:
+    """As after a kill between its last two steps; a table of other options is not taken for it."""
+    out = str(tmp_path / "t.parquet")
+    made = label(model, some, out, Options())
+    digest = document_hash(labelling._plan(model, some, Options()))[:16]
+    left = labelling._part(labelling.parts_url(out), 2, digest)
+    storage.write_bytes(left, b"left")
+    with pytest.raises(DataError, match="is there already"):
+        label(model, some, out, Options(2))
+    storage.write_bytes(left, b"left")
+    assert label(model, some, out, Options()) == made
+    assert not storage.exists(left)

@@ -139,3 +139,20 @@ def test_ends_of_epochs_hold_weights_alone_where_steps_have_their_own_interval(
         assert torch.equal(value, weights_of(cut, 9)[name]), name
     finish.finish(config, InMemory(BATCHES), run_url=cut)
     assert storage.exists(f"{cut}/final/final.json")
+
+
+def test_a_step_that_is_written_again_is_there_meanwhile(tmp_path: Path) -> None:
+    """As at the end of an epoch whose last step was a checkpoint: a kill then loses nothing."""
+    url = str(tmp_path)
+    context, trainer, progress = built(recipe(), url)
+    trainer.train_step(BATCHES[0], epoch=0)
+    with saver.saving(context, url) as writer:
+        state.save(trainer, progress, None, {}, saver=writer)
+        writer.wait()
+        place = Path(checkpoint.url_of(url, 1), "open_clip_model.safetensors")
+        place.unlink()
+        place.mkdir()  # it cannot be written again, as if it was cut off there
+        state.save(trainer, progress, 0.5, {}, saver=writer)
+        with pytest.raises(RayposeError):
+            writer.wait()
+    assert [found.step for found in checkpoint.complete(url)] == [1]

@@ -122,7 +122,7 @@ def _guess(source: str) -> str:
         return "parquet"
     _refuse_data_sets(source)
     kinds = {BY_ENDING[end]: end for name in names if (end := rules.ending(name)) in ARCHIVES}
-    folders = _folders(source)
+    folders = next(_picture_folders(source), "") if kinds else ""
     if len(kinds) > 1 or (kinds and folders):
         found = [*kinds.values(), *(["class folders"] if folders else [])]
         raise DataError(
@@ -134,23 +134,27 @@ def _guess(source: str) -> str:
 
 def _refuse_classes_beside(source: str) -> None:
     """Refuse a data set among class folders: pictures in these would be passed over."""
-    for name in _folders(source):
-        inside = storage.list_files(storage.join(source, name))
-        if any(rules.ending(one) in rules.PICTURES for one in inside):
-            raise DataError(
-                f"{source}: holds a data set, and folders of pictures such as {rules.as_text(name)}"
-                "; say which by kind=parquet or kind=imagefolder"
-            )
+    for name in _picture_folders(source):
+        raise DataError(
+            f"{source}: holds a data set, and folders of pictures such as {rules.as_text(name)}"
+            "; say which by kind=parquet or kind=imagefolder"
+        )
 
 
 def _refuse_data_sets(source: str) -> None:
-    """Refuse a folder whose folders are data sets, not classes."""
-    for name in _folders(source)[:2]:
-        url = storage.join(source, name)
-        if storage.exists(storage.join(url, MANIFEST)) or storage.exists(
-            storage.join(url, RECORDS, "plan")
-        ):
-            raise DataError(f"{source}: its folders are data sets, not classes; give one: {url}")
+    """Refuse a folder whose folders are all data sets, and no classes."""
+    urls = [storage.join(source, name) for name in _folders(source)]
+    notes = (MANIFEST, f"{RECORDS}/plan")
+    if urls and all(any(storage.exists(storage.join(u, note)) for note in notes) for u in urls):
+        raise DataError(f"{source}: its folders are data sets, not classes; give one: {urls[0]}")
+
+
+def _picture_folders(source: str) -> Iterator[str]:
+    """Yield the folders in a folder that hold pictures, however deep; each is left at its first."""
+    for name in _folders(source):
+        walked = storage.walk(storage.join(source, name))
+        if any(rules.ending(inner) in rules.PICTURES for inner, _ in walked):
+            yield name
 
 
 def _folders(source: str) -> list[str]:

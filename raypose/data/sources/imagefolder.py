@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from raypose import storage
 from raypose.captions.taxonomy import Taxonomy
+from raypose.data.manifests import RECORDS
 from raypose.data.sources import rules
 from raypose.data.sources.listing import Entry, Listing
 from raypose.disks import NOWHERE, TWICE, Stat
@@ -143,6 +144,8 @@ def _left_out(name: str, in_folder: bool, stems: set[str], links: Mapping[str, i
         return FOLLOWED_NOT[links[name]]
     if not in_folder:
         return "not in a class folder"
+    if f"/{RECORDS}/" in f"/{name}":
+        return "of a build that was cut off"
     if rules.is_other(name):
         return "no picture by its name"
     return "drawn from the picture beside it" if rules.is_mask(name, stems) else ""

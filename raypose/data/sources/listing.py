@@ -49,6 +49,7 @@ class Listing:
             rows without a label, are no pictures of a class.
         listed: pictures of each class that a list names, where there is a list.
         may_miss: pictures that are named may not be there.
+        as_they_are: pictures of a data set of ours, of which none is left out, whatever it is like.
         places: that are read, and so may not be written to.
         folders: that files which are read lie in, and so may not be written over.
         containers: files that are read in places, as they were when it was told where.
@@ -62,6 +63,7 @@ class Listing:
     num_refused: int = 0
     listed: dict[str, int] = field(default_factory=dict)
     may_miss: bool = False
+    as_they_are: bool = False
     places: tuple[str, ...] = ()
     folders: set[str] = field(default_factory=set)
     containers: dict[str, Stat] = field(default_factory=dict)

@@ -31,6 +31,8 @@ __all__ = ["list_source"]
 LABELLED = (".cls", ".json")
 POSES = ("posture", "pose")
 """Keys that may hold the places of joints, rather than a label."""
+AGREEING = 0.9
+"""Of the pictures of a class number that have a name beside it too."""
 LABEL_BYTES = 16 << 20
 """A file beside a picture that is larger holds no label."""
 
@@ -74,12 +76,14 @@ class _Tar:
             says nothing of labels.
         labels: stem → the labels beside it.
         marked: folders with labels beside pictures, be they none → the endings of those files.
+        damaged: name of a file that may hold a label → what is wrong with it.
         links: (name, name of what it leads to).
         others: names of unknown endings.
     """
 
     pictures: list[_Member] = field(default_factory=list)
     told: dict[str, str | None] = field(default_factory=dict)
+    damaged: dict[str, DataError] = field(default_factory=dict)
     labels: dict[str, set[str]] = field(default_factory=dict)
     marked: dict[str, set[str]] = field(default_factory=dict)
     links: list[tuple[str, str]] = field(default_factory=list)
@@ -139,7 +143,10 @@ def _listed(listing: Listing, url: str, prefix: str) -> _Tar:
         elif member.issparse():
             listing.refuse(prefix + name, "is stored with holes; pack it anew without --sparse")
         elif content is not None:
-            tar.told[name] = _label_in(content, name, where=f"{url}: {name}")
+            try:
+                tar.told[name] = _label_in(content, name, where=f"{url}: {name}")
+            except DataError as error:  # it may be beside no picture
+                tar.damaged[name] = error
         elif ending in rules.PICTURES:
             tar.pictures.append(_placed(name, prefix, url, member.offset_data, member.size))
         elif not rules.is_other(name):
@@ -191,9 +198,16 @@ def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
 def _mark(tar: _Tar) -> None:
     """Note the labels by the pictures that they are beside."""
     keys = {key for member in tar.pictures for key in (member.stem, _first_key(member.stem))}
-    for name, label in tar.told.items():
+
+    def key_of(name: str) -> str:
         stem = name.rpartition(".")[0]
-        key = stem if stem in keys else _first_key(stem)
+        return stem if stem in keys else _first_key(stem)
+
+    for name, error in tar.damaged.items():
+        if key_of(name) in keys:
+            raise error
+    for name, label in tar.told.items():
+        key = key_of(name)
         if label is None or key not in keys:
             continue
         tar.marked.setdefault(name.rpartition("/")[0], set()).add(rules.ending(name))
@@ -246,15 +260,22 @@ def _class_folders(source: str, members: list[_Member], *, num_tars: int) -> dic
 
 
 def _names_of_numbers(source: str, found: Iterable[set[str]]) -> dict[str, str]:
-    """Return class number → name, where pictures have both beside them and all agree."""
-    names: dict[str, set[str]] = {}
+    """Return class number → name, where pictures have both beside them and nearly all agree.
+
+    A picture that disagrees has two labels then, and is refused.
+    """
+    names: dict[str, Counter[str]] = {}
     for labels in found:
         numbers = [label for label in labels if rules.number_of(label) >= 0]
         if len(labels) == 2 and len(numbers) == 1:
-            names.setdefault(numbers[0], set()).update(labels - {*numbers})
-    told = {number: next(iter(some)) for number, some in names.items() if len(some) == 1}
-    if len(told) < len(names) or len(set(told.values())) < len(told):
-        return {}
+            names.setdefault(numbers[0], Counter()).update(labels - {*numbers})
+    best = {number: some.most_common(1)[0] for number, some in names.items()}
+    told = {
+        number: name
+        for number, (name, count) in best.items()
+        if count >= AGREEING * names[number].total()
+        and sum(other == name for other, _ in best.values()) == 1
+    }
     if told:
         number, name = next(iter(told.items()))
         status(f"{source}: class numbers and names are beside pictures, such as {number}, {name}")
@@ -343,7 +364,7 @@ def _label_in(content: bytes, name: str, *, where: str) -> str | None:
         given = [
             found[key]
             for key in rules.LABEL_COLUMNS
-            if key in found and not (key in POSES and isinstance(found[key], list | dict))
+            if key in found and not (key in POSES and isinstance(found[key], list | dict | None))
         ]
         first = next((value for value in given if value is not None), None)
         return rules.label_of(first) if given else None
