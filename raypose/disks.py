@@ -18,6 +18,7 @@ from raypose.errors import ConflictError
 __all__ = [
     "COPIED_BYTES",
     "LOCK",
+    "MAX_DEPTH",
     "NOWHERE",
     "SYSTEM",
     "TWICE",
@@ -59,6 +60,10 @@ SYSTEM = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "
 
 COPIED_BYTES = 8 << 20
 """In memory at a time."""
+
+
+MAX_DEPTH = 500
+"""Of folders in each other."""
 
 
 LOCK = r"\..+\.lock"
@@ -172,10 +177,12 @@ def walk(folder: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:
         folder: its real path.
         recursive: go down into the folders in it.
     """
-    yield from _walk(folder, "", recursive, linked=False)
+    yield from _walk(folder, "", recursive, linked=False, depth=0)
 
 
-def _walk(folder: str, above: str, recursive: bool, *, linked: bool) -> Iterator[Any]:
+def _walk(folder: str, above: str, recursive: bool, *, linked: bool, depth: int) -> Iterator[Any]:
+    if depth > MAX_DEPTH:  # before the interpreter's own end, which is not everywhere the same
+        raise RecursionError
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
@@ -192,7 +199,8 @@ def _walk(folder: str, above: str, recursive: bool, *, linked: bool) -> Iterator
                 continue
             yield name, None
             if recursive and not back:
-                yield from _walk(real, f"{name}/", recursive, linked=linked or is_link)
+                both = linked or is_link
+                yield from _walk(real, f"{name}/", recursive, linked=both, depth=depth + 1)
         elif entry.name.startswith("."):
             continue
         elif kind == "file":

@@ -455,7 +455,9 @@ def _explained(url: str) -> Iterator[None]:
     except FileNotFoundError:
         raise NotFoundError(f"{url}: not found; check the path") from None
     except RecursionError:
-        raise DataError(f"{url}: folders in it lie too deep, some 1,000 in each other") from None
+        raise DataError(
+            f"{url}: folders in it lie too deep, over {disks.MAX_DEPTH} in each other"
+        ) from None
     except PermissionError as error:
         named = error.filename if isinstance(error.filename, str) and not is_s3(url) else ""
         where = named or url  # what is denied may lie below

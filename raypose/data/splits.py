@@ -146,13 +146,13 @@ def write(
         progress: called with (pictures done, in all).
         run: runs the tasks.
     """
-    _check_report(dest, overwrite=overwrite)
     listing = replace(sources.find(source, kind="parquet"), as_they_are=True)
     for part in {REST, "val", "test", *split.counts()}:
         if storage.overlap(storage.join(dest, part), source):
             raise DataError(
                 f"{storage.join(dest, part)}: overlaps what is split, {source}; choose another DEST"
             )
+    _check_report(dest, overwrite=overwrite)
     done = 0
     closing: dict[str, Callable[[], Manifest]] = {}
     with ExitStack() as held:  # all parts are written before one of them is replaced

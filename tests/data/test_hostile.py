@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -1002,3 +1003,13 @@ def test_what_is_behind_a_progressive_picture_does_not_count() -> None:
 
     content = encoded(photo(64, 64), progressive=True)
     assert images.decode(content + bytes(17 << 20), max_pixels=10**6).shape == (64, 64, 3)
+
+
+def test_how_deep_folders_may_lie_does_not_hang_on_the_interpreter(bottomless: Path) -> None:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)  # as some libraries do
+    try:
+        with pytest.raises(DataError, match="lie too deep, over 500 in each other"):
+            sources.find(str(bottomless))
+    finally:
+        sys.setrecursionlimit(before)

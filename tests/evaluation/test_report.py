@@ -39,7 +39,7 @@ def test_the_page_holds_everything_itself(trained: Config, cluster: None, datase
     assert page.count("data:image/jpeg;base64,") == 7 == len(scored.mistakes)
     sure = [mistake.confidence for mistake in scored.mistakes]
     assert sure == sorted(sure, reverse=True)
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert f"{document['top1']:.3f}" in page
     assert "zero-shot: its text tower was not trained: chance" in page
     worst = scored.mistakes[0]
