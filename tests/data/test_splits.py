@@ -213,3 +213,17 @@ def test_what_packing_noted_is_what_is_seen(tmp_path: Path) -> None:
         assert shards.read_looks(noted, told) is None
     with pytest.raises(DataError, match="is not what the manifest says"):
         shards.read_looks(noted, shard)
+
+
+def test_what_is_noted_is_of_the_picture_that_is_stored(tmp_path: Path) -> None:
+    """Where packing makes it smaller, and at so low a quality that it looks otherwise."""
+    for k in range(4):
+        place = tmp_path / "p" / LABELS[k % 2] / f"{k}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encoded(other(k)))
+    data = str(tmp_path / "d")
+    packing.build(str(tmp_path / "p"), data, packing.Packing(max_side=64, quality=1))
+    (shard,) = manifests.read_manifest(data).shards
+    seen = inspection.inspect([data])
+    rows = shards.read_shard(data, shard).to_pylist()
+    assert seen == [inspection._inspect_row(data, row) for row in rows]
