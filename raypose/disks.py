@@ -95,11 +95,8 @@ def write(target: Path, content: bytes | memoryview, instead_of: str | None) -> 
 
 def copy(source: Path, target: Path) -> None:
     """Write a file of another's content, whole or not at all, a little in memory at a time."""
-    with _part_of(target) as part:
-        with source.open("rb") as read, part.open("wb") as file:
-            shutil.copyfileobj(read, file, COPIED_BYTES)
-            _settle(file)
-        part.replace(target)
+    with source.open("rb") as read, new_file(target) as file:
+        shutil.copyfileobj(read, file, COPIED_BYTES)
 
 
 @contextmanager

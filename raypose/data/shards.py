@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+DTYPES = {pa.float64(): "float64"}
+"""Arrow's types that have another name there."""
+
+
 def _value(dtype: str) -> dict[str, str]:
     return {"dtype": dtype, "_type": "Value"}
 
@@ -41,14 +45,7 @@ _FEATURES = {
     "image": {"_type": "Image"},
     "label": _value("string"),
     "id": _value("string"),
-    "look": {
-        "width": _value("int32"),
-        "height": _value("int32"),
-        "num_bytes": _value("int64"),
-        "detail": _value("float64"),
-        "thumb": _value("binary"),
-        "digest": _value("binary"),
-    },
+    "look": {field.name: _value(DTYPES.get(field.type, str(field.type))) for field in LOOK},
 }
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import gc
 
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from raypose.clip.augment import copy_size
 from raypose.config import override
 from raypose.data import Batch
+from raypose.training.context import gather
 from raypose.training.trainer import Trainer, is_full_memory
 
 __all__ = ["fit"]
@@ -61,11 +61,7 @@ def _fits(trainer: Trainer, count: int) -> bool:
     gc.collect()
     if trainer.context.device.type == "cuda":
         torch.cuda.empty_cache()
-    if trainer.context.world_size == 1:
-        return not failed
-    told = torch.tensor([float(failed)], device=trainer.context.device)
-    dist.all_reduce(told, op=dist.ReduceOp.MAX)
-    return not told.item()
+    return not any(gather(trainer.context, failed))
 
 
 def _try(trainer: Trainer, size: int) -> None:

@@ -38,7 +38,7 @@ class Saver:
         self._buffers: dict[tuple[Any, ...], torch.Tensor] = {}
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
-        self._written: set[int] = set()
+        self._written = -1
 
     def save(
         self,
@@ -89,9 +89,9 @@ class Saver:
 
     def _write(self, record: checkpoint.Checkpoint, clip: model.Clip, *copies: Any) -> None:
         try:
-            again = record.step in self._written
+            again = record.step == self._written
             checkpoint.save(self.run_url, record, clip, *copies, again=again)
-            self._written = {record.step}
+            self._written = record.step
             checkpoint.prune(self.run_url)
         except Exception as error:  # raised where the loop comes by
             self._failure = error

@@ -27,7 +27,7 @@ from raypose.console import plural, status
 from raypose.data import inputs
 from raypose.errors import ConfigError, TrainError
 from raypose.training import checkpoint, runs
-from raypose.tuning.library import Library
+from raypose.tuning.decoded import Decoded
 from raypose.tuning.records import METRIC, TRIALS, WINNER, SearchResult, TrialRecord
 
 __all__ = ["search"]
@@ -48,8 +48,8 @@ def search(config: Config) -> SearchResult:
     url = storage.join(config.storage, "searches", config.search_id)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     status(f"searching {', '.join(_keys(config))} in {config.search.num_trials} trials")
-    library = Library()  # ends with this
-    results = runtime.interruptible(_tuner(config, resources, library, url=url).fit)
+    decoded = Decoded()  # ends with this
+    results = runtime.interruptible(_tuner(config, resources, decoded, url=url).fit)
     return _conclude(config, results, url=url)
 
 
@@ -75,11 +75,11 @@ def _check(config: Config) -> dict[str, float]:
 
 
 def _tuner(
-    config: Config, resources: dict[str, float], library: Library, *, url: str
+    config: Config, resources: dict[str, float], decoded: Decoded, *, url: str
 ) -> tune.Tuner:
     settings = config.search
     fs, path = storage.filesystem(url)
-    trial = tune.with_parameters(_trial, document=dump(config), library=library)
+    trial = tune.with_parameters(_trial, document=dump(config), decoded=decoded)
     return tune.Tuner(
         tune.with_resources(trial, resources),
         tune_config=tune.TuneConfig(
@@ -108,7 +108,7 @@ def _tuner(
     )
 
 
-def _trial(values: dict[str, Any], *, document: dict[str, Any], library: Library) -> None:
+def _trial(values: dict[str, Any], *, document: dict[str, Any], decoded: Decoded) -> None:
     """Train one point; a trial that was finished before reports what it reached."""
     config = parse_config(document)
     config = _point(config, _values(config, values))
@@ -119,7 +119,7 @@ def _trial(values: dict[str, Any], *, document: dict[str, Any], library: Library
         reported = True
         tune.report(metrics)
 
-    result = training.train(config, in_process=True, report=report, load=library.load)
+    result = training.train(config, in_process=True, report=report, load=decoded.load)
     if not reported:
         tune.report(result.metrics)
 

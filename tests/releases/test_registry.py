@@ -103,18 +103,18 @@ def test_a_place_is_a_release(root: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert release.is_local == (not storage.is_s3(root))
     assert registry.resolve("", release.url) == release
     assert registry.resolve("", f"{release.url}/") == release
-    back = registry.fetch(release, tmp_path / "work/back")
+    back = registry.fetch(release, tmp_path / "kept/back")
     copy = registry.Release("yoga", release.version, str(back))
     assert copy.is_local
     assert registry.resolve(root, str(back)) == copy
     assert registry.resolve(root, back) == copy
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(back.parent)
-    for reference in ("./back", "./back/", "../work/back", "~/work/back", "../work/./back", "back"):
+    for reference in ("./back", "./back/", "../kept/back", "~/kept/back", "../kept/./back", "back"):
         assert registry.resolve("", reference) == copy
         assert registry.resolve("nowhere", reference) == copy
     monkeypatch.chdir(tmp_path)
-    assert registry.resolve("", "work/back") == copy
+    assert registry.resolve("", "kept/back") == copy
     monkeypatch.chdir(back)
     assert registry.resolve("", ".") == copy
 

@@ -67,7 +67,9 @@ def find(
         if flat and rules.ending(listing.rejected[0].id) in rules.PICTURES:
             first += "; if it is one class, give the folder that it is in"
         raise DataError(f"{source}: no pictures found, read as {chosen}; {EXPECTED[chosen]}{first}")
-    _unmixed(listing, classes)
+    labels = {entry.label for entry in listing.entries}
+    _unmixed(listing, labels, classes)
+    _tell_numbers(listing, labels, classes)
     listing.entries = list(_as_cards(listing, classes))
     _once(listing)
     listing.places = (source,)
@@ -168,7 +170,6 @@ def _folders(source: str) -> list[str]:
 def _as_cards(listing: Listing, classes: Taxonomy | None) -> Iterator[Entry]:
     """Put card ids in place of class numbers and aliases, where there is a taxonomy."""
     known = classes.index() if classes else {}
-    _tell_numbers(listing, classes)
     for entry in listing.entries:
         label = entry.label
         if classes and label in known:
@@ -178,9 +179,8 @@ def _as_cards(listing: Listing, classes: Taxonomy | None) -> Iterator[Entry]:
         yield entry
 
 
-def _tell_numbers(listing: Listing, classes: Taxonomy | None) -> None:
+def _tell_numbers(listing: Listing, labels: set[str], classes: Taxonomy | None) -> None:
     """Say which cards class numbers are taken for, or that they stay numbers."""
-    labels = {entry.label for entry in listing.entries}
     known = classes.index() if classes else {}
     found = {label: rules.number_of(label) for label in labels if label not in known}
     numbers = sorted(number for number in found.values() if number >= 0)
@@ -195,15 +195,14 @@ def _tell_numbers(listing: Listing, classes: Taxonomy | None) -> None:
     status(f'{listing.source}: class numbers are read by taxonomy "{classes.name}": {shown}{more}')
 
 
-def _unmixed(listing: Listing, classes: Taxonomy | None) -> None:
+def _unmixed(listing: Listing, labels: set[str], classes: Taxonomy | None) -> None:
     """Refuse labels that no class has, and two labels of one class."""
-    labels = sorted({entry.label for entry in listing.entries})
     known = classes.index() if classes else {}
     if classes:
         numbers = map(str, range(len(classes)))
-        classes.require({*labels} - {*numbers}, where=listing.source)
+        classes.require(labels - {*numbers}, where=listing.source)
     owner: dict[Any, str] = {}
-    for label in labels:
+    for label in sorted(labels):
         key = known.get(label, _seen(label))
         other = owner.setdefault(key, label)
         if other != label:

@@ -97,11 +97,10 @@ class Listing:
         self.containers = dict(files)
         self.stamp_files(sorted(files.items()))
 
-    def tell_beside(self, folder: str) -> None:
+    def tell_beside(self, loose: Iterable[str]) -> None:
         """Name the pictures that lie loose beside files that are read in places."""
-        for name in sorted(storage.list_stats(folder)) if folder not in self.containers else ():
-            if rules.ending(name) in rules.PICTURES:
-                self.leave_out(name, "beside the files that are read, and not in one")
+        for name in loose:
+            self.leave_out(name, "beside the files that are read, and not in one")
 
     def check_unchanged(self) -> None:
         """Refuse what was read from files that were not, or not all the time, those listed.
@@ -125,8 +124,10 @@ class Listing:
 COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")
 
 
-def inside(place: str, ending: str) -> dict[str, Stat]:
+def inside(place: str, ending: str) -> tuple[dict[str, Stat], list[str]]:
     """Return the locations of the files with an ending, in any case of letters, in a folder.
+
+    Also return the names of the pictures that lie loose beside them.
 
     Args:
         place: of the folder, or of one such file.
@@ -137,13 +138,14 @@ def inside(place: str, ending: str) -> dict[str, Stat]:
     """
     above, _, name = place.rpartition("/")
     if name.lower().endswith(ending) and (stat := storage.stat(place)):
-        return {place: storage.list_stats(above or "/").get(name, stat)}
+        return {place: storage.list_stats(above or "/").get(name, stat)}, []
+    there = dict(sorted(storage.list_stats(place).items()))
     found = {
         storage.join(place, name): stat
-        for name, stat in sorted(storage.list_stats(place).items())
+        for name, stat in there.items()
         if name.lower().endswith(ending)
     }
-    for name in storage.list_stats(place) if found else ():
+    for name in there if found else ():
         if name.lower().endswith(COMPRESSED):
             raise DataError(
                 f"{storage.join(place, name)}: compressed, and beside files of {ending}; unpack "
@@ -152,4 +154,4 @@ def inside(place: str, ending: str) -> dict[str, Stat]:
     nowhere = [url for url, stat in found.items() if stat.size < 0]
     if nowhere:
         raise DataError(f"{nowhere[0]}: a link that leads nowhere; mend or remove it")
-    return found
+    return found, [name for name in there if rules.ending(name) in rules.PICTURES]

@@ -77,7 +77,8 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
 
 def _files(listing: Listing, source: str) -> tuple[list[str], Manifest | None]:
     """Return the files of a source, stamped, and the manifest that they are of."""
-    found, own = inside(source, ".parquet"), None
+    found, loose = inside(source, ".parquet")
+    own = None
     if source not in found and storage.exists(storage.join(source, MANIFEST)):
         own = read_manifest(source)
         listed = [storage.join(source, shard.name) for shard in own.shards]
@@ -91,7 +92,7 @@ def _files(listing: Listing, source: str) -> tuple[list[str], Manifest | None]:
         rules.refuse_named_sets(source, found)
     listing.stamp_containers(found)
     if not own:
-        listing.tell_beside(source)
+        listing.tell_beside(loose)
     return list(found), own
 
 

@@ -98,9 +98,9 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
             that is none.
     """
     listing = Listing(source)
-    tars = inside(source, ".tar")
+    tars, loose = inside(source, ".tar")
     listing.stamp_containers(tars)
-    listing.tell_beside(source)
+    listing.tell_beside(loose)
     rules.refuse_named_sets(source, tars)
     found: list[_Labelled] = []
     marked = linked = False

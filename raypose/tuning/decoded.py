@@ -13,29 +13,20 @@ import ray
 
 from raypose import data, runtime
 from raypose.config import DataConfig
-from raypose.data.transforms import Resize
 
-__all__ = ["Library"]
+__all__ = ["Decoded"]
 
 
-class Library:
+class Decoded:
     """Hands out readers; it travels to trials, and its actor ends with the last copy of it."""
 
     def __init__(self) -> None:
         self.actor = ray.remote(num_cpus=0)(_Sets).remote()
 
     def load(
-        self,
-        url: str,
-        index: Mapping[str, int],
-        config: DataConfig,
-        *,
-        size: int,
-        resize: Resize,
-        synthetic: str = "",
+        self, url: str, index: Mapping[str, int], config: DataConfig, **asked: Any
     ) -> data.Reader:
         """Return what `data.load` returns, decoded once for all who ask."""
-        asked = {"size": size, "resize": resize, "synthetic": synthetic}
         with runtime.unwrapped():
             found: data.Reader = ray.get(self.actor.load.remote(url, dict(index), config, **asked))
         return found
@@ -50,8 +41,8 @@ class _Sets:
         self, url: str, index: dict[str, int], config: DataConfig, **asked: Any
     ) -> data.Reader:
         settings = (config.max_pixels, config.dct_scaled, config.cache_bytes)
-        share = config.synthetic_share if asked["synthetic"] else 0.0
-        key = (url, *index.items(), *settings, share, *asked.values())
+        share = config.synthetic_share if asked.get("synthetic") else 0.0
+        key = (url, *index.items(), *settings, share, *sorted(asked.items()))
         if key not in self.readers:
             room = max(0, data.cache_room(config) - self.taken)
             self.readers[key] = data.load(url, index, config, room=room, **asked)
