@@ -104,13 +104,14 @@ def build(config: ModelConfig, *, seed: int = 0) -> Clip:
         ConfigError: where there is no such model, or its weights do not load.
     """
     torch.manual_seed(seed)  # what no weights fill starts the same on every rank
-    with quiet():
+    with quiet(), _unset_marked():
         if config.backbone in config.architectures:
             clip = _build_described(config.architectures[config.backbone], config)
         elif config.backbone.startswith(("local-dir:", "hf-hub:", "s3://")):
             clip = _build_folder(config.backbone)
         else:
             clip = _build_named(config)
+    _draw_unset(clip.model)
     if config.image_weights:
         _load_image_weights(clip, config.image_weights)
     clip.preprocess_cfg.update(resize_mode=config.resize, fill_color=0, interpolation="bicubic")
@@ -400,6 +401,25 @@ def _load_image_weights(clip: Clip, url: str) -> None:
     for what, keys in (("lacks", report.missing_keys), ("has no place for", strange)):
         if keys:
             raise ConfigError(f"model.image_weights: {url}: {what} {keys[0]}; not this backbone's")
+
+
+@contextmanager
+def _unset_marked() -> Iterator[None]:
+    """Make memory that nothing has filled yet NaN: open_clip leaves CoCa's last projection so."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # torch.empty then fills with NaN
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+def _draw_unset(model: nn.Module) -> None:
+    """Draw parameters that neither their module nor any weights have filled."""
+    for value in model.parameters():
+        if value.is_floating_point() and bool(value.isnan().all()):
+            nn.init.normal_(value, std=value.shape[0] ** -0.5)
 
 
 @contextmanager

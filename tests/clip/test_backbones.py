@@ -218,3 +218,18 @@ def test_the_saved_config_says_which_activation(monkeypatch: pytest.MonkeyPatch)
     clip = model.build(recipe(**{"model.backbone": "RN50/openai"}).model)
     assert clip.model_cfg["quick_gelu"] is True
     assert "QuickGELU" in str(clip.model.transformer)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_no_parameter_is_what_memory_held(name: str, tmp_path: Path) -> None:
+    form = architectures(tmp_path)[name]
+    config = recipe(**{"model.backbone": "form", "model.architectures": {"form": form}}).model
+    torch.use_deterministic_algorithms(True, warn_only=True)  # memory not filled yet is NaN
+    try:
+        one, other = (model.build(config, seed=3).model for _ in range(2))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for (key, value), again in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert value.isfinite().all(), key
+        assert torch.equal(value, again), key
