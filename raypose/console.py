@@ -43,7 +43,8 @@ def one_line(text: str) -> str:
 
 def plural(count: int, noun: str, more: str = "") -> str:
     """Return ``1 class``, ``2 classes``: a count with its noun, whose plural may be given."""
-    ending = "es" if noun.endswith(("s", "sh", "ch", "x")) else "s"
+    hissing = noun.endswith(("s", "sh", "ch", "x")) and not noun.endswith("och")
+    ending = "es" if hissing else "s"
     return f"{count} {noun if count == 1 else more or noun + ending}"
 
 

@@ -11,6 +11,8 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -18,7 +20,17 @@ from raypose.console import status
 from raypose.disks import Stat
 from raypose.errors import ConflictError, DataError, NotFoundError, StorageError
 
-__all__ = ["SETTINGS", "delete", "exists", "get", "inside", "make_bucket", "put", "tag"]
+__all__ = [
+    "SETTINGS",
+    "delete",
+    "delete_folder",
+    "exists",
+    "get",
+    "inside",
+    "make_bucket",
+    "put",
+    "tag",
+]
 
 TRIES, DEADLINE_S = 10, 40.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 3.0
@@ -130,17 +142,23 @@ def inside(url: str, *, recursive: bool) -> Iterator[tuple[str, Stat | None]]:
     asked: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
     if not recursive:
         asked["Delimiter"] = "/"
-    while True:
-        try:
-            page = _persist(url, lambda: _client().list_objects_v2(**asked))
-        except NotFoundError:
-            return
+    for page in _pages(url, asked):
         for found in page.get("Contents", ()):
             name = found["Key"][len(prefix) :]
             if name and not name.endswith("/"):  # what consoles make to show a folder
                 yield name, _stat(found["Size"], found)
         for found in page.get("CommonPrefixes", ()):
             yield found["Prefix"][len(prefix) :].rstrip("/"), None
+
+
+def _pages(url: str, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the pages of a listing; none where there is no such bucket."""
+    while True:
+        try:
+            page = _persist(url, lambda: _client().list_objects_v2(**asked))
+        except NotFoundError:
+            return
+        yield page
         if not page.get("IsTruncated"):
             return
         asked["ContinuationToken"] = page["NextContinuationToken"]
@@ -179,6 +197,20 @@ def delete(url: str) -> None:
         _persist(url, lambda: _client().delete_object(**_place(url)))
     except NotFoundError:
         return
+
+
+def delete_folder(url: str) -> None:
+    """Remove all objects below a folder, those with a slash at their end too, which show it."""
+    bucket, _, prefix = url.removeprefix("s3://").strip("/").partition("/")
+    asked = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
+    keys = [found["Key"] for page in _pages(url, asked) for found in page.get("Contents", ())]
+
+    def remove(key: str) -> None:
+        with suppress(NotFoundError):
+            _persist(url, lambda: _client().delete_object(Bucket=bucket, Key=key))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(remove, keys))
 
 
 def _place(url: str) -> dict[str, Any]:

@@ -370,9 +370,7 @@ def delete_folder(url: str) -> None:
     """Remove a folder and all below it; an absent one is no error."""
     _, path = filesystem(url)
     if is_s3(url):
-        for name, stat in objects.inside(f"s3://{path}", recursive=True):
-            if stat is not None:
-                objects.delete(f"s3://{path}/{name}")
+        objects.delete_folder(f"s3://{path}")
     elif os.path.isdir(path):
         with _explained(url):
             shutil.rmtree(path)

@@ -72,6 +72,7 @@ RECIPE: dict[str, Any] = {
         "num_trials": 4,
         "max_concurrent": 2,
         "grace_epochs": 1,
+        "finalists": 0,
         "space": {
             "optim.learning_rate": {"loguniform": [3e-3, 8e-3]},
             "model.backbone": {"choice": ["slim", "small"]},
@@ -109,7 +110,8 @@ def run(
         status(f"embedded S3 at {server}")
         storage.make_bucket(BUCKET)
         _draw(folder, per_class)
-        found = tuning.search(config.override(recipe, {"optim.epochs": min(SEARCH_EPOCHS, epochs)}))
+        brief = {"optim.epochs": min(SEARCH_EPOCHS, epochs), "train.num_workers": 1}
+        found = tuning.search(config.override(recipe, brief))
         winner = config.override(recipe, found.values)
         training.train(winner)
         release = registry.promote(BUCKET, str(evaluation.publish(winner)))

@@ -1,10 +1,14 @@
+from . import space as space
+from .complaints import explain as explain
 from .document import absolute as absolute
 from .document import dump as dump
-from .document import explain as explain
+from .document import keys as keys
 from .document import load as load
+from .document import lookup as lookup
 from .document import override as override
 from .document import parse_assignments as parse_assignments
 from .document import parse_config as parse_config
+from .document import prove as prove
 from .document import read_yaml as read_yaml
 from .document import shipped as shipped
 from .document import sparse as sparse
@@ -20,7 +24,6 @@ from .learning import LossConfig as LossConfig
 from .learning import ModelConfig as ModelConfig
 from .learning import OptimConfig as OptimConfig
 from .operation import ClusterConfig as ClusterConfig
-from .operation import Distribution as Distribution
 from .operation import SearchConfig as SearchConfig
 from .operation import ServeConfig as ServeConfig
 from .operation import TrackingConfig as TrackingConfig
@@ -30,6 +33,7 @@ from .reading import typed as typed
 from .section import MAX_PIXELS as MAX_PIXELS
 from .section import NAME_PATTERN as NAME_PATTERN
 from .settings import Config as Config
+from .space import Distribution as Distribution
 from .stored import Stored as Stored
 from .stored import parse_stored as parse_stored
 from .stored import read_stored as read_stored

@@ -7,42 +7,36 @@ This module reads no data and imports nothing heavy.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from raypose import storage
-from raypose.config import reading
+from raypose.config import reading, space
+from raypose.config.complaints import explain
 from raypose.config.settings import Config
 from raypose.errors import ConfigError, DataError, UsageError, did_you_mean
 
 __all__ = [
     "absolute",
     "dump",
-    "explain",
+    "keys",
     "load",
+    "lookup",
     "override",
     "parse_assignments",
     "parse_config",
+    "prove",
     "read_yaml",
     "shipped",
     "sparse",
 ]
 
 SPACE = "search.space."
-PLAINLY = {
-    "string_pattern_mismatch": "letters, digits, dots, dashes and underscores are wanted",
-    "model_type": "is a section; keys and values are wanted under it",
-    "model_attributes_type": "is a section; keys and values are wanted under it",
-    "tuple_type": "a list of values is wanted, such as [0.1, 0.2]",
-    "list_type": "a list of values is wanted, such as [a, b]",
-    "dict_type": "a mapping of keys to values is wanted",
-    "missing": "too few values",
-    "finite_number": "a finite number is wanted",
-}
-"""What pydantic's complaints are called here, where its own words are its own."""
 
 
 def parse_config(document: Mapping[str, Any], *, where: str = "config") -> Config:
@@ -52,9 +46,9 @@ def parse_config(document: Mapping[str, Any], *, where: str = "config") -> Confi
         ConfigError: for the first key or value that is wrong, with its place.
     """
     try:
-        config = Config.model_validate(dict(document))
+        config = Config.model_validate(included(document))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error)}") from None
+        raise ConfigError(f"{where}: {explain(error, Config)}") from None
     _check_space(config, where=where)
     return config
 
@@ -66,27 +60,27 @@ def load(path: str, overrides: Mapping[str, Any] | None = None) -> Config:
         path: of a YAML file, local or on S3, or the name of a recipe that ships.
         overrides: dotted key → value.
     """
-    document = read_yaml(_shipped(path))
+    document = read_yaml(_named(path, "recipes", "recipe"))
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
     return parse_config(_assign(_typed(document), overrides or {}), where=path)
 
 
-def shipped() -> dict[str, Path]:
-    """Return the recipes that come with raypose, by name."""
+def shipped(kind: str = "recipes") -> dict[str, Path]:
+    """Return the recipes, or sub-spaces, that come with raypose, by name."""
     package = Path(__file__).parents[1]
-    folders = (package / "recipes", package.parent / "jobs/recipes")  # installed, or a checkout
+    folders = (package / kind, package.parent / "jobs" / kind)  # installed, or a checkout
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
-def _shipped(path: str) -> str:
-    """Return where the recipe of a name lies; what is a file, or looks like one, is that file."""
+def _named(path: str, kind: str, what: str) -> str:
+    """Return where what ships under a name lies; what looks like a file is that file."""
     if storage.is_s3(path) or Path(path).suffix or Path(path).exists() or "/" in path:
         return path
-    known = shipped()
+    known = shipped(kind)
     if path not in known:
         raise ConfigError(
-            f"{path}: no such recipe{did_you_mean(path, known)}; shipped are "
+            f"{path}: no such {what}{did_you_mean(path, known)}; shipped are "
             f"{', '.join(known)}; or give the path of a YAML file"
         )
     return str(known[path])
@@ -176,12 +170,27 @@ def _typed(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe with scalars as their keys want them, and choices as the searched keys do."""
     search = document.get("search")
     space = search.get("space") if isinstance(search, Mapping) else None
-    for key, distribution in space.items() if isinstance(space, Mapping) else ():
-        if isinstance(distribution, dict) and isinstance(distribution.get("choice"), list):
-            wanted = reading.annotation_of(Config, key)
-            distribution["choice"] = [reading.typed(v, wanted) for v in distribution["choice"]]
+    for key, given in space.items() if isinstance(space, Mapping) else ():
+        for distribution in given if isinstance(given, list) else [given]:
+            if isinstance(distribution, dict):
+                _type_choices(key, distribution)
     found: dict[str, Any] = reading.typed(document, Config)
     return found
+
+
+def _type_choices(key: str, distribution: dict[str, Any]) -> None:
+    wanted = reading.annotation_of(Config, key)
+    if isinstance(distribution.get("choice"), list):
+        distribution["choice"] = [reading.typed(one, wanted) for one in distribution["choice"]]
+    when = distribution.get("when")
+    if not isinstance(when, dict):
+        return
+    for other, value in when.items():
+        kind = reading.annotation_of(Config, other)
+        many = isinstance(value, list)
+        when[other] = (
+            [reading.typed(v, kind) for v in value] if many else reading.typed(value, kind)
+        )
 
 
 def _lookup(document: Mapping[str, Any], dotted: str) -> Any:
@@ -212,51 +221,94 @@ def _assign(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[s
     return result
 
 
+def included(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document in which the keys of `search.include` stand in its space.
+
+    Raises:
+        ConfigError: where there is no such sub-space, or it is none.
+    """
+    search = document.get("search")
+    names = search.get("include") if isinstance(search, Mapping) else None
+    if not isinstance(names, list | tuple) or not names:
+        return dict(document)
+    space: dict[str, Any] = {}
+    for name in names:
+        place = _named(str(name), "spaces", "sub-space")
+        found = read_yaml(place)
+        if not isinstance(found, dict):
+            raise ConfigError(f"{place}: a sub-space is a mapping of dotted keys to distributions")
+        typed = _typed({"search": {"space": found}})["search"]["space"]
+        space = {**typed, **space}
+    assert isinstance(search, Mapping)
+    own = search.get("space") or {}
+    return {**document, "search": {**search, "include": (), "space": {**space, **own}}}
+
+
+def prove(config: Config, *, num_points: int = 256, where: str = "search.space") -> int | None:
+    """Draw points of the search space and resolve each: what is wrong is known before any trains.
+
+    Returns:
+        How many different points there are; None for endlessly many.
+
+    Raises:
+        ConfigError: for the first point that is no recipe, with its values.
+    """
+    document = config.model_dump(mode="python", exclude={"search"})
+    rng = random.Random(0)
+    for number in range(num_points):
+        choose = space.at_random(rng) if number % 2 else space.representative(rng)
+        values = space.draw(config.search.space, choose, partial(lookup, config))
+        try:
+            Config.model_validate(_assign(document, values))
+        except ValidationError as error:
+            point = ", ".join(f"{key}={value}" for key, value in values.items())
+            raise ConfigError(f"{where}: {explain(error, Config)}; at {point}") from None
+    return space.combinations(config.search.space, partial(lookup, config))
+
+
+def lookup(config: Config, dotted: str) -> Any:
+    """Return what a document says of a dotted key.
+
+    Raises:
+        ConfigError: where there is no such key.
+    """
+    value: Any = config
+    for part in dotted.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, BaseModel) and part in type(value).model_fields:
+            value = getattr(value, part)
+        else:
+            near = did_you_mean(dotted, keys())
+            raise ConfigError(f"search.space: when: {dotted}: unknown key{near}")
+    return value
+
+
+def keys(root: type[BaseModel] = Config) -> list[str]:
+    """Return the dotted keys of a document."""
+    found = []
+    for name, field in root.model_fields.items():
+        inner = field.annotation
+        section = isinstance(inner, type) and issubclass(inner, BaseModel)
+        found += [f"{name}.{leaf}" for leaf in keys(inner)] if section else [name]  # type: ignore[arg-type]
+    return found
+
+
 def _check_space(config: Config, *, where: str) -> None:
     """Prove that each key of the search space exists and takes its values."""
     document = config.model_dump(mode="python", exclude={"search"})
-    for key, distribution in config.search.space.items():
-        for value in distribution.examples():
-            try:
-                Config.model_validate(_assign(document, {key: value}))
-            except ValidationError as error:
-                raise ConfigError(f"{where}: search.space: {explain(error)}") from None
+    for key, given in config.search.space.items():
+        for _, distribution in space.named(key, given):
+            held = {other: _first(value) for other, value in distribution.when.items()}
+            for other in held:
+                lookup(config, other)
+            for value in distribution.examples():
+                try:
+                    Config.model_validate(_assign(document, {**held, key: value}))
+                except ValidationError as error:
+                    raise ConfigError(f"{where}: search.space: {explain(error, Config)}") from None
+    space.draw(config.search.space, lambda name, one: one.at(0), partial(lookup, config))
 
 
-def explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
-    """Put pydantic's first complaint into one line with the dotted key."""
-    first = error.errors()[0]
-    loc = [part for part in first["loc"] if isinstance(part, str)]
-    dotted = ".".join(str(part) for part in first["loc"]) or "document"
-    if first["type"] == "extra_forbidden":
-        return f"{dotted}: unknown key{_suggest(loc, root)}"
-    message = PLAINLY.get(first["type"]) or first["msg"].removeprefix("Value error, ")
-    if not loc:
-        return message
-    return f"{dotted}: {message[0].lower()}{message[1:]}, found {_short(first['input'])}"
-
-
-def _suggest(loc: Sequence[str], root: type[BaseModel]) -> str:
-    """Name the nearest key of the section, or the section in which the key lives."""
-    section = root
-    for part in loc[:-1]:
-        field = section.model_fields.get(part)
-        inner = field.annotation if field else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            section = inner
-    near = did_you_mean(loc[-1], section.model_fields)
-    if near:
-        return near
-    homes = {
-        leaf: f"{name}.{leaf}"
-        for name, field in root.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        for leaf in field.annotation.model_fields
-    }
-    home = homes.get(loc[-1])
-    return f'; did you mean "{home}"?' if home else f"; known: {', '.join(section.model_fields)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _first(wanted: Any) -> Any:
+    return wanted[0] if isinstance(wanted, list | tuple) and wanted else wanted

@@ -15,6 +15,7 @@ from typing import Any
 __all__ = [
     "FORMAT",
     "SOURCE",
+    "base_hash",
     "canonical_json",
     "document_hash",
     "run_hash",
@@ -42,7 +43,10 @@ SPREAD = (
     "sharding", "activation_checkpointing", "compile",
 )  # fmt: skip
 """Keys of `train` that say how a run is spread out: they may change between its parts."""
-NOT_OF_A_SEARCH = ("num_trials", "max_concurrent")
+NOT_OF_A_SEARCH = (
+    "num_trials", "max_concurrent", "gpus_per_trial", "max_failures", "max_hours", "stop_at",
+    "finalists", "final_seeds", "from",
+)  # fmt: skip
 """Keys of `search` that say how far it goes and how fast: they may change between its parts."""
 
 
@@ -75,6 +79,16 @@ def search_hash(sparse: Mapping[str, Any]) -> str:
     kept = _without(_unplaced(sparse), ("serve", "cluster", "tracking"))
     kept = _without(kept, SPREAD, section="train")
     return _digits(_without(kept, NOT_OF_A_SEARCH, section="search"))
+
+
+def base_hash(sparse: Mapping[str, Any]) -> str:
+    """Return 8 hex digits of what a search starts from: equal where scores may be compared.
+
+    Args:
+        sparse: the document less what is as by default.
+    """
+    kept = _without(_unplaced(sparse), ("name", *NOT_OF_A_RUN))
+    return _digits(_without(kept, SPREAD, section="train"))
 
 
 def run_hash_0_1(document: Mapping[str, Any]) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model
 
 from raypose.config.section import Count, Fraction, Positive, Section
+from raypose.config.space import Space
 
 __all__ = [
     "ClusterConfig",
-    "Distribution",
     "SearchConfig",
     "ServeConfig",
     "TrackingConfig",
@@ -61,56 +60,57 @@ class TrackingConfig(Section):
     names. Both come with the extra `track`."""
 
 
-INSIDE = (5**0.5 - 1) / 2
-"""Share of the way between two bounds at which a number is whole for no bounds that are."""
+FROM = """Ids or names of other searches, from whose trials this one learns where they share keys;
+those of the same recipe over another space are found by themselves."""
+_Sources: type[Section] = create_model(  # from: a word of Python, which no attribute can be named
+    "_Sources",
+    __base__=Section,
+    **{"from": (tuple[str, ...], Field((), description=FROM))},
+)  # type: ignore[call-overload]
 
 
-class Distribution(Section):
-    """Values that a search may give to one key: exactly one of the forms."""
-
-    choice: tuple[Any, ...] | None = None
-    """Any of these."""
-    uniform: tuple[float, float] | None = None
-    """Between the two."""
-    loguniform: tuple[float, float] | None = None
-    """Between the two, evenly over magnitudes."""
-    integers: tuple[int, int] | None = None
-    """A whole number, both ends included."""
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Distribution:
-        forms = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(forms) != 1:
-            raise ValueError("wants exactly one of choice, uniform, loguniform, integers")
-        bounds = self.uniform or self.loguniform or self.integers
-        if bounds and not bounds[0] < bounds[1]:
-            raise ValueError(f"the lower bound {bounds[0]} is not below the upper {bounds[1]}")
-        if self.loguniform and self.loguniform[0] <= 0:
-            raise ValueError("loguniform wants bounds above 0")
-        if self.choice is not None and not self.choice:
-            raise ValueError("choice wants at least one value")
-        return self
-
-    def examples(self) -> Sequence[Any]:
-        """Return values that stand for all: each choice, or both ends and what may lie between."""
-        between = self.uniform or self.loguniform
-        if between:
-            low, high = between
-            return low, high, low + (high - low) * INSIDE
-        return self.choice or self.integers or ()
-
-
-class SearchConfig(Section):
+class SearchConfig(_Sources):
     """How many trials, over what."""
 
-    space: dict[str, Distribution] = {}
-    """Dotted key → distribution."""
+    space: Space = {}
+    """Dotted key → distribution; or several, each with a `when`, of which the first that holds
+    counts."""
+    include: tuple[str, ...] = ()
+    """Named sub-spaces, shipped or YAML files, whose keys join `space`; its own keys come first."""
     num_trials: Count = 12
     """Configurations to try."""
-    max_concurrent: Count = 1
-    """Trials at a time, one worker each."""
+    max_concurrent: Count | None = None
+    """Trials at a time; by default as many as the cluster has room for, more as nodes join, and on
+    one machine no more than it has cores."""
+    gpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
+    """GPUs of each worker of a trial, or the part of one, where there are GPUs."""
+    sampler: Literal["tpe", "random", "gp"] = "tpe"
+    """Who draws points: Optuna's TPE, chance by seed and number, or Optuna's Gaussian process."""
     grace_epochs: Count = 2
-    """Epochs that ASHA gives every trial before it may stop one."""
+    """Epochs that ASHA gives every trial before it may stop one: its first rung."""
+    reduction_factor: Annotated[int, Field(ge=0)] = 4
+    """ASHA lets one in so many go on from a rung to the next, which is as many times as far; 0
+    stops none."""
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """How often a trial whose process died, or that ran out of memory, is gone on with."""
+    max_hours: Positive | None = None
+    """After this no trial begins, and those that run are stopped; more hours go on."""
+    stop_at: Fraction | None = None
+    """Score at which the search has found what was wanted."""
+    grammars: Annotated[int, Field(ge=0)] = 1000
+    """Caption grammars to score before any training, where captions are searched and the backbone
+    has a trained text tower; 0 for none."""
+    finalists: Annotated[int, Field(ge=0)] = 3
+    """Best trials that are trained anew with `final_seeds` seeds each, beside the recipe as it was
+    and plain captions; 0 for none."""
+    final_seeds: Annotated[int, Field(ge=2)] = 3
+    """Seeds of each finalist."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """`search.from`."""
+        found: tuple[str, ...] = getattr(self, "from")
+        return found
 
 
 class ServeConfig(Section):

@@ -77,5 +77,10 @@ class Config(Section):
         """Name and hash of a search: more trials of it are the same search."""
         return f"{self.name}-{identity.search_hash(self._sparse())}"
 
+    @property
+    def base_id(self) -> str:
+        """Hash of what a search starts from: equal where scores may be compared."""
+        return identity.base_hash(self._sparse())
+
     def _sparse(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_defaults=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from raypose import captions, storage
 from raypose.captions import taxonomy
 from raypose.captions.taxonomy import Taxonomy
-from raypose.config import Config, ModelConfig
+from raypose.config import Config, ModelConfig, space
 from raypose.data.manifests import Manifest, read_manifest
 from raypose.errors import ConfigError, DataError, did_you_mean
 
@@ -64,11 +64,8 @@ def check_names(config: Config) -> Taxonomy:
     """
     classes = taxonomy.load(config.data.taxonomy)
     captions.check(captions.load(config.captions), classes)
-    models = [config.model]
-    if "model.backbone" in config.search.space:
-        choices = config.search.space["model.backbone"].choice or ()
-        models = [config.model.model_copy(update={"backbone": str(name)}) for name in choices]
-    for model in models:
+    names = space.values(config.search.space, "model.backbone") or [config.model.backbone]
+    for model in (config.model.model_copy(update={"backbone": str(name)}) for name in names):
         _check_backbone(model)
     _check_sinks(config)
     weights = config.model.image_weights

@@ -1,6 +1,7 @@
 from .connection import connect as connect
 from .connection import data_level as data_level
 from .connection import interruptible as interruptible
+from .connection import is_local as is_local
 from .connection import require as require
 from .connection import spread as spread
 from .connection import store_bytes as store_bytes

@@ -28,6 +28,7 @@ __all__ = [
     "connect",
     "data_level",
     "interruptible",
+    "is_local",
     "require",
     "spread",
     "store_bytes",
@@ -62,7 +63,7 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _address(config)
     for key, value in (SETTINGS | (LOCAL_SETTINGS if address == "local" else {})).items():
         os.environ.setdefault(key, value)
     on_term = signal.getsignal(signal.SIGTERM)
@@ -99,6 +100,15 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def is_local(config: ClusterConfig) -> bool:
+    """Return whether Ray is one of our own, on this machine."""
+    return _address(config) == "local"
+
+
+def _address(config: ClusterConfig) -> str:
+    return config.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 @contextmanager

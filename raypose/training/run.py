@@ -6,8 +6,9 @@ Checkpoints are raypose's own, alike for a Ray Train worker and a process of one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from raypose import captions, data, storage
 from raypose.clip import hub, model
@@ -29,6 +30,7 @@ def train(
     in_process: bool = False,
     report: Report = lambda values: None,
     load: Load = data.load,
+    callbacks: Sequence[Any] = (),
 ) -> runs.TrainResult:
     """Train a recipe to its end, from its last checkpoint where there is one.
 
@@ -36,6 +38,7 @@ def train(
         config: the document.
         in_process: train in this process, with one worker, for a trial.
         report: given the metrics of each epoch, where `in_process`.
+        callbacks: of Ray Train, where not `in_process`.
         load: returns the reader of a data set, as `data.load` does.
 
     Raises:
@@ -59,7 +62,7 @@ def train(
     if in_process:
         workers.run_worker(config, LocalContext(config, readers, report), readers, counts, url=url)
     else:
-        workers.run_group(config, readers, counts, url=url)
+        workers.run_group(config, readers, counts, url=url, callbacks=callbacks)
     final = finish.url_of(url)
     outcome = storage.read_json(storage.join(final, finish.FINAL))
     result = runs.TrainResult(run_id, url, final, outcome["metrics"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -77,7 +77,12 @@ class RayTrainContext:
 
 
 def run_group(
-    config: Config, readers: dict[str, data.Reader], counts: tuple[int, ...], *, url: str
+    config: Config,
+    readers: dict[str, data.Reader],
+    counts: tuple[int, ...],
+    *,
+    url: str,
+    callbacks: Sequence[Any] = (),
 ) -> None:
     """Train on a group of Ray Train workers; a killed one is replaced."""
     num_workers, settings = config.train.num_workers, config.train
@@ -121,6 +126,7 @@ def run_group(
                 name=f"ray-{uuid.uuid4().hex[:8]}",
                 storage_path=path,
                 storage_filesystem=fs,
+                callbacks=list(callbacks),
                 failure_config=ray.train.FailureConfig(
                     max_failures=settings.max_failures, controller_failure_limit=2
                 ),
@@ -192,7 +198,7 @@ def _explained(error: Exception, run_id: str) -> RayposeError:
 @contextmanager
 def _shown(what: str, num_epochs: int) -> Iterator[Queue]:
     """Yield a queue whose events are shown while the block runs; `what` until the first comes."""
-    events = Queue()
+    events = Queue(actor_options={"num_cpus": 0})  # it waits, and has no slot to take from workers
     over = threading.Event()
 
     def arriving() -> Iterator[dict[str, Any]]:

@@ -6,22 +6,33 @@ would not fit into its part of the object store is decoded by each trial, epoch 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import ray
+import ray.util
 
 from raypose import data, runtime
 from raypose.config import DataConfig
 
 __all__ = ["Decoded"]
 
+PREFIX = "raypose-search-"
+
 
 class Decoded:
     """Hands out readers; it travels to trials, and its actor ends with the last copy of it."""
 
     def __init__(self) -> None:
-        self.actor = ray.remote(num_cpus=0)(_Sets).remote()
+        how = {"name": f"{PREFIX}{uuid.uuid4().hex}", "namespace": "raypose"}
+        self.actor = ray.remote(num_cpus=0)(_Sets).options(**how).remote()
+
+    @staticmethod
+    def count() -> int:
+        """Return how many searches there are on the cluster: each has one of these."""
+        actors = ray.util.list_named_actors(all_namespaces=True)
+        return sum(str(actor["name"]).startswith(PREFIX) for actor in actors)
 
     def load(
         self, url: str, index: Mapping[str, int], config: DataConfig, **asked: Any

@@ -1,267 +1,307 @@
-"""From a space of dotted keys to the best recipe: Tune over `training.train`, Optuna choosing.
+"""A search over a cluster: `ray.tune` carries out its course, and is here and in `trial` alone.
 
-Each trial trains in its own Tune actor with one worker, so that it starts in seconds; ASHA stops
-those that fall behind. Trials are ranked by validation balanced accuracy, never by the loss. What a
-caption grammar leaves to the study is asked for trial by trial, a branch's own choices only where
-it is taken. The winner is written as an ordinary recipe.
+Each trial trains in its own Tune actor, which goes on to the next, so that one starts in a part of
+a second; with several workers a trial, in a Train group. What is drawn, goes on or is given up is
+the `course`'s to say, and what is true is in the records.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping
-from functools import partial
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-import optuna
+import ray
 import yaml
 from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
-from raypose import captions, runtime, storage, training
-from raypose.captions import grammar, nodes, taxonomy
-from raypose.config import Config, Distribution, dump, override, parse_config, sparse
+from raypose import config as documents
+from raypose import runtime, storage
+from raypose.config import Config, dump, override, sparse
 from raypose.console import plural, status
-from raypose.data import inputs
-from raypose.errors import ConfigError, TrainError
-from raypose.training import checkpoint, runs
+from raypose.data import claims, inputs
+from raypose.errors import ConfigError, NotFoundError, RayposeError, TrainError
+from raypose.training import checkpoint
+from raypose.tuning import records, trial, warming
+from raypose.tuning.course import Course
 from raypose.tuning.decoded import Decoded
-from raypose.tuning.records import METRIC, TRIALS, WINNER, SearchResult, TrialRecord
+from raypose.tuning.points import searched_keys
+from raypose.tuning.records import (
+    METRIC,
+    OUTCOME,
+    SEARCH,
+    WINNER,
+    Outcome,
+    Records,
+    Search,
+    SearchResult,
+    result_of,
+)
+from raypose.tuning.watching import watching
 
 __all__ = ["search"]
 
-CPUS_PER_TRIAL = 1.0
-GRAMMAR = "captions.grammar"
+SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # records are ours
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+}
 
 
 def search(config: Config) -> SearchResult:
-    """Try `search.num_trials` points of `search.space`.
+    """Try `search.num_trials` points of `search.space`, or go on with it where it was left.
 
     Raises:
         ConfigError: where there is nothing to search, or nothing to rank by.
         ResourceError: where a trial would wait without end.
-        TrainError: where every trial failed; it quotes the first.
+        ConflictError: where another makes this search.
+        TrainError: where every trial failed; it says why most did.
     """
-    resources = _check(config)
+    keys, needs = _check(config)
     url = storage.join(config.storage, "searches", config.search_id)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    status(f"searching {', '.join(_keys(config))} in {config.search.num_trials} trials")
-    decoded = Decoded()  # ends with this
-    results = runtime.interruptible(_tuner(config, resources, decoded, url=url).fit)
-    return _conclude(config, results, url=url)
+    for key, value in SETTINGS.items():
+        os.environ.setdefault(key, value)
+    with claims.hold(url, what=config.search_id):
+        known = _begin(config, url)
+        found = Records(url)
+        course = Course(config, found, url=url, before_s=known.seconds)
+        warming.warm(config, course, url)
+        if course.num_left and not course.over:
+            status(f"searching {', '.join(keys)}: {plural(course.num_left, 'trial')} to go")
+            _run(config, course, needs, url=url)
+        course.close()
+        found.compact()
+        seconds = {"seconds": course.seconds, "notes": [*known.notes, *course.notes]}
+        known = known.model_copy(update=seconds)
+        storage.write_json(storage.join(url, SEARCH), known.model_dump(mode="json"))
+        return _conclude(config, course, url=url)
 
 
-def _check(config: Config) -> dict[str, float]:
-    """Refuse what cannot be searched; return the resources of a trial."""
-    if not _keys(config):
+def _check(config: Config) -> tuple[list[str], dict[str, float]]:
+    """Refuse what cannot be searched; return the keys, and the resources of a trial."""
+    keys = searched_keys(config)
+    if not keys:
         raise ConfigError("search.space: empty; give at least one key, such as optim.learning_rate")
     if not config.data.val:
         raise ConfigError("data.val: not set; trials are ranked on a validation set")
+    documents.prove(config)
     inputs.load(config)
-    concurrent = config.search.max_concurrent
-    per_trial = {"cpu": CPUS_PER_TRIAL}
-    wanted = {"CPU": concurrent * CPUS_PER_TRIAL + 1}  # one decodes
-    if runtime.wants_gpu(config.train.use_gpu, count=concurrent):
-        per_trial["gpu"] = 1.0
-        wanted["GPU"] = float(concurrent)
+    concurrent = config.search.max_concurrent or 1
+    count = config.train.num_workers
+    needs = {"CPU": config.train.cpus_per_worker * count}
+    if runtime.wants_gpu(config.train.use_gpu, count=math.ceil(config.search.gpus_per_trial)):
+        needs["GPU"] = config.search.gpus_per_trial * count
+    wanted = {resource: concurrent * amount for resource, amount in needs.items()}
+    wanted["CPU"] += 1  # one decodes
     runtime.require(
         wanted,
         what=f"search.max_concurrent={concurrent}",
         mend="lower it, or raise cluster.num_cpus where Ray is started here",
     )
-    return per_trial
+    return keys, needs
 
 
-def _tuner(
-    config: Config, resources: dict[str, float], decoded: Decoded, *, url: str
-) -> tune.Tuner:
-    settings = config.search
-    fs, path = storage.filesystem(url)
-    trial = tune.with_parameters(_trial, document=dump(config), decoded=decoded)
-    return tune.Tuner(
-        tune.with_resources(trial, resources),
-        tune_config=tune.TuneConfig(
-            metric=METRIC,
-            mode="max",
-            search_alg=OptunaSearch(
-                space=partial(_draw, config=config), metric=METRIC, mode="max", seed=config.seed
-            ),
-            scheduler=ASHAScheduler(
-                time_attr="epoch",
-                max_t=config.optim.epochs,
-                grace_period=min(settings.grace_epochs, config.optim.epochs),
-            ),
-            num_samples=settings.num_trials,
-            max_concurrent_trials=settings.max_concurrent,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            # a name of its own each time: what Ray left of an interrupted search is not read
-            name=f"tune-{uuid.uuid4().hex[:8]}",
-            storage_path=path,
-            storage_filesystem=fs,
-            verbose=0,
-            callbacks=[_TrialLog(settings.num_trials)],
-        ),
-    )
-
-
-def _trial(values: dict[str, Any], *, document: dict[str, Any], decoded: Decoded) -> None:
-    """Train one point; a trial that was finished before reports what it reached."""
-    config = parse_config(document)
-    config = _point(config, _values(config, values))
-    reported = False
-
-    def report(metrics: dict[str, Any]) -> None:
-        nonlocal reported
-        reported = True
-        tune.report(metrics)
-
-    result = training.train(config, in_process=True, report=report, load=decoded.load)
-    if not reported:
-        tune.report(result.metrics)
-
-
-def _point(config: Config, values: Mapping[str, Any]) -> Config:
-    """Return the recipe of one trial: the same run wherever it is tried."""
-    return override(config, {**values, "name": f"{config.name}-trial", "search": {}})
-
-
-def _keys(config: Config) -> list[str]:
-    """Return the keys that trials differ in.
-
-    Raises:
-        CaptionError: where a preset to try is not there.
-        ConfigError: where a grammar to try leaves something to the study itself.
-    """
-    recipes = [config]
-    for key in ("captions.preset", GRAMMAR):
-        if key in config.search.space:
-            ways = config.search.space[key].examples()
-            recipes = [override(each, {key: way}) for each in recipes for way in ways]
-    open_ends = any(nodes.searched(captions.load(each.captions)) for each in recipes)
-    if open_ends and GRAMMAR in config.search.space:
-        raise ConfigError(
-            f"search.space.{GRAMMAR}: a grammar among several cannot hold search: choices; "
-            f"set {GRAMMAR} to one that does, or write sample: instead"
+def _begin(config: Config, url: str) -> Search:
+    """Note that a search begins, or is gone on with."""
+    try:
+        known = records.read_search(url)
+        known = known.model_copy(update={"attempt": known.attempt + 1, "config": dump(config)})
+        status(f"going on with {config.search_id}")
+    except NotFoundError:
+        known = Search(
+            id=config.search_id,
+            name=config.name,
+            config=dump(config),
+            base=config.base_id,
+            began=time.time(),
         )
-    return [*config.search.space, *([GRAMMAR] if open_ends else [])]
+    storage.write_json(storage.join(url, SEARCH), known.model_dump(mode="json"))
+    return known
 
 
-def _draw(trial: optuna.Trial, *, config: Config) -> dict[str, Any]:
-    """Ask Optuna for one trial: the keys of the space, then what captions leave open.
+def _run(config: Config, course: Course, needs: dict[str, float], *, url: str) -> None:
+    """Have Tune make the trials."""
+    together = config.train.num_workers > 1
+    decoded = Decoded()  # ends with this
+    work = tune.with_parameters(trial.run, document=dump(config), url=url, decoded=decoded)
+    # Train asks for its workers itself
+    held = {"cpu": 0.01} if together else {key.lower(): amount for key, amount in needs.items()}
+    # what Tune keeps of itself is read by nobody: it stays here, and goes
+    with tempfile.TemporaryDirectory() as folder, watching(course):
+        tuner = tune.Tuner(
+            tune.with_resources(work, held),
+            tune_config=tune.TuneConfig(
+                search_alg=_Searcher(course, _room(config, needs)),
+                scheduler=_Scheduler(course, url),
+                num_samples=-1,
+                reuse_actors=not together,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=folder,
+                failure_config=tune.FailureConfig(max_failures=config.search.max_failures),
+                verbose=0,
+            ),
+        )
+        runtime.interruptible(tuner.fit)
+    if course.lost:
+        raise course.lost
 
-    Parameters of a grammar are named by their place in it, such as ``photo.2.0``, so that one
-    that lies in a branch not taken is not asked for. The trial is given the settled grammar.
-    """
-    values = {key: _ask(trial, key, value) for key, value in config.search.space.items()}
-    settings = override(config, values).captions
-    node = captions.load(settings)
-    if not nodes.searched(node):
+
+def _name(of: TuneTrial) -> str:
+    return f"trial-{of.config[trial.NUMBER]:06d}"
+
+
+def _room(config: Config, needs: dict[str, float]) -> Callable[[], int]:
+    """Return what tells how many trials may run now: its share of the cluster as it is now."""
+    state = {"at": -math.inf, "room": 1}
+
+    def room() -> int:
+        if time.monotonic() - state["at"] < 1.0:
+            return int(state["room"])
+        there = ray.cluster_resources()
+        slots = min(
+            (there.get(name, 0.0) - (name == "CPU")) / amount for name, amount in needs.items()
+        )
+        if runtime.is_local(config.cluster) and "GPU" not in needs:
+            slots = min(slots, max(1.0, (os.cpu_count() or 1) / needs["CPU"]))
+        slots = config.search.max_concurrent or slots
+        state.update(at=time.monotonic(), room=max(1, int(slots / max(1, Decoded.count()))))
+        return int(state["room"])
+
+    return room
+
+
+class _Unkept:
+    """Is no part of what Tune stores and copies of itself: nothing is read from there."""
+
+    def __getstate__(self) -> dict[str, Any]:
         return {}
-    settled = nodes.bind(
-        captions.prune(node, taxonomy.load(config.data.taxonomy)),
-        lambda place, ways: trial.suggest_categorical(place, range(ways)),
-        place="grammar" if settings.grammar is not None else settings.preset,
-    )
-    return {GRAMMAR: grammar.format_grammar(settled)}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
 
 
-def _ask(trial: optuna.Trial, key: str, distribution: Distribution) -> Any:
-    if distribution.choice is not None:
-        return trial.suggest_categorical(key, distribution.choice)
-    if distribution.uniform is not None:
-        return trial.suggest_float(key, *distribution.uniform)
-    if distribution.loguniform is not None:
-        return trial.suggest_float(key, *distribution.loguniform, log=True)
-    assert distribution.integers is not None
-    return trial.suggest_int(key, *distribution.integers)
+class _Searcher(_Unkept, Searcher):
+    """Hands Tune the trials of a course."""
 
+    def __init__(self, course: Course, room: Callable[[], int]) -> None:
+        super().__init__()  # it is told nothing: see `_Scheduler`
+        self.course, self.room = course, room
 
-def _conclude(config: Config, results: tune.ResultGrid, *, url: str) -> SearchResult:
-    trials: list[TrialRecord] = [
-        {
-            "values": _values(config, result.config or {}),
-            "score": _best_score(result),
-            "epochs": (result.metrics or {}).get("epoch", 0),
-            "error": _last_line(result.error),
-        }
-        for result in results
-    ]
-    for trial in trials:  # those that were stopped early are not gone on with either
-        checkpoint.forget(runs.locate(_point(config, trial["values"])).url)
-    scored = [trial for trial in trials if trial["score"] is not None]
-    if not scored:
-        raise TrainError(f"search {config.name}: every trial failed; first: {trials[0]['error']}")
-    best = max(scored, key=lambda trial: trial["score"] or 0.0)
-    winner = override(config, {**best["values"], "search": {}})
-    recipe = storage.join(url, WINNER)
-    text = yaml.safe_dump(sparse(winner), sort_keys=False, allow_unicode=True)
-    head = f"# winner of {len(trials)} trials, {METRIC} {best['score']:.4f}\n"
-    storage.write_json(storage.join(url, TRIALS), trials)
-    storage.write_bytes(recipe, (head + text).encode())
-    return SearchResult(
-        url=url,
-        recipe=recipe,
-        config=winner,
-        values=best["values"],
-        score=best["score"] or 0.0,
-        trials=trials,
-    )
-
-
-def _best_score(result: Any) -> float | None:
-    frame = result.metrics_dataframe
-    if frame is None or METRIC not in frame or not frame[METRIC].notna().any():
-        return None
-    return float(frame[METRIC].max())
-
-
-def _format(values: Mapping[str, Any]) -> str:
-    return "  ".join(
-        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in values.items()
-    )
-
-
-def _last_line(error: Exception | None) -> str | None:
-    return None if error is None else str(error).strip().splitlines()[-1].strip()
-
-
-def _values(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a trial's values by the keys of a recipe; places in a grammar are left out."""
-    return {key: values[key] for key in (*config.search.space, GRAMMAR) if key in values}
-
-
-class _TrialLog(tune.Callback):
-    """Says on the terminal how trials end."""
-
-    def __init__(self, num_trials: int) -> None:
-        self.num_trials = num_trials
-        self.done = 0
-
-    def on_trial_start(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        """Print what is tried."""
-        status(f"trying    {_format(trial.config)}")
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next trial; None where there is no room for one now."""
+        if len(self.course.running) >= self.room():
+            return None
+        try:
+            begun = self.course.next()
+        except RayposeError as error:
+            self.course.lose(error)
+            begun = None
+        if begun is None:
+            return str(Searcher.FINISHED)
+        return {trial.NUMBER: begun.number, "values": begun.values}
 
     def on_trial_complete(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Print the trial's last score and its values."""
-        self._log(trial, f"{METRIC} {trial.last_result.get(METRIC, float('nan')):.3f}")
+        """Nothing: the scheduler is told."""
 
-    def on_trial_error(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: records are written as they come."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+
+class _Scheduler(_Unkept, FIFOScheduler):
+    """Tells a course what trials reach, and Tune what it decides."""
+
+    def __init__(self, course: Course, url: str) -> None:
+        super().__init__()
+        self.course, self.url = course, url
+        self.ended: list[str] = []
+
+    def on_trial_result(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
+    ) -> str:
+        """Return whether a trial goes on."""
+        try:
+            return self._decide(trial.config[_NUMBER], result)
+        except RayposeError as error:
+            self.course.lose(error)
+            return str(TrialScheduler.STOP)
+
+    def _decide(self, number: int, result: dict[str, Any]) -> str:
+        if _FAILED in result:
+            self._end(number, "failed", error=result[_FAILED])
+            return str(TrialScheduler.STOP)
+        goes_on = self.course.report(number, result)
+        if result.get(_ENDED) and goes_on:
+            self._end(number, "finished")
+        elif not goes_on:
+            self._tidy(number)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_complete(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> None:
-        """Print why a trial failed."""
-        self._log(trial, f"failed: {_last_line(trial.get_error()) or 'its process died'}")
+        """Note that a trial has ended: most have said so before."""
+        with suppress(RayposeError):
+            self._end(trial.config[_NUMBER], "finished")
 
-    def _log(self, trial: Trial, outcome: str) -> None:
-        self.done += 1
-        epochs = trial.last_result.get("epoch", 0)
-        outcome = f"{outcome} after {plural(epochs, 'epoch')}"
-        status(f"trial {self.done}/{self.num_trials} {outcome}  {_format(trial.config)}")
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Note why a trial failed, as often as it may."""
+        error = trial.get_error()
+        line = str(error).strip().splitlines()[-1].strip()[:300] if error else ""
+        with suppress(RayposeError):
+            self._end(trial.config[_NUMBER], "failed", error=line or "its process died")
+
+    def _end(self, number: int, state: records.State, *, error: str = "") -> None:
+        self.course.end(number, state, error=error)
+        self._tidy(number)
+
+    def _tidy(self, number: int) -> None:
+        """Drop what trials that ended a while ago held to go on training: most of their size."""
+        for place in self.ended:
+            checkpoint.forget(place)
+        run = self.course.records.trials[number].run
+        self.ended = [storage.join(self.url, "runs", run)]
+
+
+_ENDED, _NUMBER, _FAILED = trial.ENDED, trial.NUMBER, trial.FAILED
+
+
+def _conclude(config: Config, course: Course, *, url: str) -> SearchResult:
+    """Write down the winner."""
+    trials = course.records.trials
+    for each in trials.values():
+        if each.state != "running":
+            checkpoint.forget(storage.join(url, "runs", each.run))
+    ranked = records.best(trials.values())
+    if not ranked:
+        raise TrainError(f"search {config.name}: every trial failed; most: {course.commonest()}")
+    first = ranked[0]
+    winner = override(config, {**first.values, "search": {}})
+    outcome = Outcome(
+        number=first.number,
+        values=first.values,
+        score=first.score or 0.0,
+        num_trials=config.search.num_trials,
+        notes=course.notes,
+    )
+    text = yaml.safe_dump(sparse(winner), sort_keys=False, allow_unicode=True)
+    head = f"# winner of {len(trials)} trials, {METRIC} {first.score:.4f}\n"
+    storage.write_bytes(storage.join(url, WINNER), (head + text).encode())
+    storage.write_json(storage.join(url, OUTCOME), outcome.model_dump(mode="json"))
+    return result_of(url, outcome, trials)

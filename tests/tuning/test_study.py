@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-from functools import partial
+from pathlib import Path
+from typing import Any
 
-import optuna
 import pytest
 
-from raypose import captions, config, storage, training, tuning
-from raypose.captions import taxonomy
+from raypose import config, storage, training, tuning
 from raypose.captions.grammar import parse
 from raypose.captions.nodes import searched
 from raypose.config import Config
 from raypose.errors import CaptionError, ConfigError, ResourceError, TrainError
-from raypose.tuning import study
+from raypose.tuning import records
 
 GRAMMAR = "{search:a photo of a person in |}<name>[search:{search:, <sanskrit>|, a pose}]"
 SPACE = {
@@ -22,32 +21,48 @@ SPACE = {
 }
 
 
-def with_search(recipe: Config, **settings: object) -> Config:
+def with_search(recipe: Config, **settings: Any) -> Config:
     tinier = {**recipe.model.architectures["tiny"], "embed_dim": 8}
     return config.override(
         recipe,
         {
             "model.architectures.tinier": tinier,
             "captions.grammar": GRAMMAR,
-            "search": {"space": SPACE, **settings},
+            "search": {"space": SPACE, "finalists": 0, **settings},
         },
     )
 
 
-def test_search_writes_the_winner_as_a_recipe(recipe: Config, cluster: None) -> None:
-    result = tuning.search(with_search(recipe, num_trials=3, max_concurrent=2, grace_epochs=1))
-    assert len(result.trials) == 3
+def test_a_search_writes_records_and_the_winner_and_goes_further(
+    recipe: Config, cluster: None
+) -> None:
+    asked = with_search(recipe, num_trials=3, max_concurrent=2, grace_epochs=1)
+    result = tuning.search(asked)
+    assert [trial["number"] for trial in result.trials] == [0, 1, 2]
     assert all(trial["error"] is None for trial in result.trials)
+    assert {trial["state"] for trial in result.trials} <= {"finished", "stopped"}
     assert result.score == max(trial["score"] for trial in result.trials)
     assert result.values.keys() == {*SPACE, "captions.grammar"}
     assert not searched(parse(result.values["captions.grammar"]))
-    assert storage.read_json(f"{result.url}/trials.json") == result.trials
+    assert result.trials[0]["parent"] == "default"
     winner = config.load(result.recipe)
     assert winner == result.config
     assert winner.optim.learning_rate == result.values["optim.learning_rate"]
     assert winner.name == recipe.name
     assert not winner.search.space
     assert training.finished(winner) is None  # trials are runs of their own
+    assert {trial["run"] for trial in result.trials} == set(
+        storage.list_folders(f"{result.url}/runs")
+    )
+    assert not [name for name in storage.list_folders(result.url) if name.startswith("tune-")]
+    assert tuning.finished(asked) is not None
+    more = config.override(asked, {"search.num_trials": 4})
+    assert more.search_id == asked.search_id
+    assert tuning.finished(more) is None
+    longer = tuning.search(more)
+    assert longer.trials[:3] == result.trials
+    assert len(longer.trials) == 4
+    assert records.read_search(result.url).attempt == 2
 
 
 def test_a_search_whose_trials_all_fail_says_why(recipe: Config, cluster: None) -> None:
@@ -56,36 +71,39 @@ def test_a_search_whose_trials_all_fail_says_why(recipe: Config, cluster: None) 
         {"captions.grammar": " ".join(["very"] * 60) + " <name>", "search.space": {
             "optim.learning_rate": {"choice": [1e-3, 2e-3]}}},
     )  # fmt: skip
-    with pytest.raises(TrainError, match=r"every trial failed; first: .*tokens where the text tow"):
+    with pytest.raises(TrainError, match=r"every trial failed; most: .*tokens where the text towe"):
         tuning.search(broken)
+    found = records.read_trials(f"{recipe.storage}/searches/{broken.search_id}")
+    assert {trial.state for trial in found.values()} == {"failed"}
 
 
-def test_a_grammar_is_searched_branch_by_branch(recipe: Config) -> None:
-    """Asked of a real study: a choice in a branch not taken is no parameter of the trial."""
-    asked_of = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    ask = partial(study._draw, config=with_search(recipe))
-    seen = set()
-    for _ in range(40):
-        trial = asked_of.ask()
-        settled = parse(ask(trial)["captions.grammar"])
-        assert not searched(settled)
-        said = trial.params["grammar.2"] == 0
-        assert ("grammar.2.0" in trial.params) == said
-        (caption,) = captions.evaluation_captions(settled, taxonomy.load("yoga82").cards[68])
-        seen.add(caption)
-    heads = ("a photo of a person in tree pose", "tree pose")
-    assert seen == {head + tail for head in heads for tail in ("", ", Vrksasana", ", a pose")}
-
-
-def test_presets_may_leave_something_open(recipe: Config) -> None:
-    space = {"captions.preset": {"choice": ["name", "searched"]}}
-    ask = partial(study._draw, config=config.override(recipe, {"search.space": space}))
-    asked_of = optuna.create_study()
-    for _ in range(20):
-        trial = asked_of.ask()
-        settled = ask(trial)
-        asked = {key for key in trial.params if key.startswith("searched.")}
-        assert bool(asked) == bool(settled) == (trial.params["captions.preset"] == "searched")
+def test_a_backbone_that_does_not_train_is_given_up(
+    recipe: Config, cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = {**recipe.model.architectures["tiny"], "vision_cfg": {"layers": "many"}}
+    asked = config.override(
+        recipe,
+        {
+            "model.architectures.odd": odd,
+            "optim.epochs": 1,
+            "search": {
+                "space": {
+                    "model.backbone": {"choice": ["odd", "tiny"]},
+                    "optim.learning_rate": {"loguniform": [1e-4, 1e-2]},
+                },
+                "num_trials": 8,
+                "finalists": 0,
+                "sampler": "random",
+            },
+        },
+    )
+    result = tuning.search(asked)
+    failed = [trial for trial in result.trials if trial["state"] == "failed"]
+    assert 3 <= len(failed) <= 4  # one may have begun beside the third
+    assert len(result.trials) == 8
+    assert all("model.architectures.odd" in trial["error"] for trial in failed)
+    assert result.values["model.backbone"] == "tiny"
+    assert "model.backbone=odd is tried no more: 3 trials failed alike" in capsys.readouterr().err
 
 
 def test_what_cannot_be_searched(recipe: Config, cluster: None) -> None:
@@ -101,3 +119,13 @@ def test_what_cannot_be_searched(recipe: Config, cluster: None) -> None:
         tuning.search(config.override(with_search(recipe), {"data.val": ""}))
     with pytest.raises(ResourceError, match=r"search\.max_concurrent=99 needs 100 CPUs"):
         tuning.search(with_search(recipe, max_concurrent=99))
+
+
+def test_several_workers_a_trial(recipe: Config, cluster: None, tmp_path: Path) -> None:
+    asked = config.override(
+        with_search(recipe, num_trials=1), {"train.num_workers": 2, "optim.epochs": 2}
+    )
+    result = tuning.search(asked)
+    (trial,) = result.trials
+    assert trial["state"] == "finished"
+    assert trial["epochs"] == 2

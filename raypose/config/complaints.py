@@ -1,0 +1,63 @@
+"""What pydantic finds wrong, in one line with the dotted key and what was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from raypose.errors import did_you_mean
+
+__all__ = ["explain"]
+
+PLAINLY = {
+    "string_pattern_mismatch": "letters, digits, dots, dashes and underscores are wanted",
+    "model_type": "is a section; keys and values are wanted under it",
+    "model_attributes_type": "is a section; keys and values are wanted under it",
+    "tuple_type": "a list of values is wanted, such as [0.1, 0.2]",
+    "list_type": "a list of values is wanted, such as [a, b]",
+    "dict_type": "a mapping of keys to values is wanted",
+    "missing": "too few values",
+    "finite_number": "a finite number is wanted",
+}
+"""What pydantic's complaints are called here, where its own words are its own."""
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """Put pydantic's first complaint into one line with the dotted key."""
+    first = error.errors()[0]
+    loc = [part for part in first["loc"] if isinstance(part, str)]
+    dotted = ".".join(str(part) for part in first["loc"]) or "document"
+    if first["type"] == "extra_forbidden":
+        return f"{dotted}: unknown key{_suggest(loc, root)}"
+    message = PLAINLY.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    if not loc:
+        return message
+    return f"{dotted}: {message[0].lower()}{message[1:]}, found {_short(first['input'])}"
+
+
+def _suggest(loc: Sequence[str], root: type[BaseModel]) -> str:
+    """Name the nearest key of the section, or the section in which the key lives."""
+    section = root
+    for part in loc[:-1]:
+        field = section.model_fields.get(part)
+        inner = field.annotation if field else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            section = inner
+    near = did_you_mean(loc[-1], section.model_fields)
+    if near:
+        return near
+    homes = {
+        leaf: f"{name}.{leaf}"
+        for name, field in root.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        for leaf in field.annotation.model_fields
+    }
+    home = homes.get(loc[-1])
+    return f'; did you mean "{home}"?' if home else f"; known: {', '.join(section.model_fields)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
