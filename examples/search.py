@@ -67,6 +67,7 @@ RECIPE = {
         "num_trials": 4,
         "max_concurrent": 2,  # at a time, one process each
         "grace_epochs": 1,  # that every trial gets before it may be stopped
+        "finalists": 0,  # else the best are trained anew with several seeds, and compared
     },
 }
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from raypose import config, storage
+from raypose import config
 from raypose.releases import registry
+from raypose.tuning import records
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -65,10 +66,10 @@ def test_a_first_model(tmp_path: Path) -> None:
 def test_a_search(tmp_path: Path) -> None:
     told = run("search.py", tmp_path)
     (found,) = (tmp_path / "raypose-data/searches").iterdir()
-    trials = storage.read_json(str(found / "trials.json"))
+    trials = records.read_trials(str(found)).values()
     assert len(trials) == 4
-    assert [trial["error"] for trial in trials] == [None] * 4
-    best = max(trial["score"] for trial in trials)
+    assert [trial.error for trial in trials] == [""] * 4
+    best = max(trial.score or 0 for trial in trials)
     assert f"# winner of 4 trials, val_balanced_accuracy {best:.4f}" in told
     winner = config.override(config.load(str(found / "winner.yaml")), {"optim.epochs": 5})
     assert f"{winner.run_id}: validation balanced accuracy" in told

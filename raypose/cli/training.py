@@ -28,6 +28,14 @@ class TrainKeys(Keys):
     """Take three steps on made-up pictures and say what the run will take; train nothing."""
 
 
+class SearchKeys(Keys):
+    """What is done after a search."""
+
+    then: tuple[Literal["train", "publish"], ...] = ()
+    """train: train the winner at full length; publish: also publish it, and promote it where it
+    beats production on data.test by a paired test."""
+
+
 class FewShotKeys(Keys):
     """Which points of the curve."""
 
@@ -67,10 +75,28 @@ def check(call: Call) -> None:
                 status(f"{error}; training will refuse it")
         elif key == "train":
             status("data.train: not set; training needs shards, which raypose shards build makes")
+    if resolved.search.space:
+        _tell_search(resolved)
     document = config.dump(resolved)
     shown = {**document, "data": {**document["data"], "taxonomy": _named(resolved, classes)}}
     text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
     call.show(document, f"# {resolved.run_id}\n{text}".rstrip())
+
+
+def _tell_search(resolved: Any) -> None:
+    """Prove the space of a search, and say how large it is and how long it will take."""
+    from raypose import config
+    from raypose.tuning import records
+
+    count = config.prove(resolved)
+    points = "endlessly many" if count is None else f"{count:,}"
+    trials = plural(resolved.search.num_trials, "trial")
+    status(f"search.space: {points} points, 256 of them drawn and resolved; {trials} asked for")
+    pace = records.pace(resolved)
+    if pace is None:
+        status("how long it takes is known after its first trial; or try dry_run=true of train")
+    else:
+        status(f"about {_span(pace * resolved.search.num_trials)} at {_span(pace)} a trial so far")
 
 
 def _named(config: Any, classes: Any) -> str:
@@ -223,18 +249,25 @@ def _span(seconds: float) -> str:
 def search(call: Call) -> None:
     """Try recipes and write down the best."""
     config = call.config(call.words[0])
+    if "publish" in call.keys.then and not config.data.test:
+        raise ConfigError(
+            "then=publish: data.test is not set, and a release is promoted only where it beats "
+            "production on pictures that chose nothing; raypose shards split makes such a set"
+        )
     from raypose.tuning import records
 
     result = records.finished(config)
-    if result is None:
+    if result is None or call.keys.then:
         _ready(config)
         with waiting("loading torch and Ray"):
             from raypose import runtime
             from raypose.tuning.study import search as run
 
         with runtime.connect(config.cluster, verbose=call.verbose):
-            result = run(config)
+            result = result or run(config)
+            after = _after(call, result.config)
     else:
+        after = {}
         status(f"{config.search_id} is finished already: see {result.url}")
     values = "  ".join(f"{key}={value}" for key, value in result.values.items())
     document = {
@@ -243,10 +276,24 @@ def search(call: Call) -> None:
         "values": result.values,
         "score": result.score,
         "trials": result.trials,
+        "notes": result.notes,
+        **after,
     }
     text = f"best of {len(result.trials)}: {records.METRIC} {result.score:.4f}  {values}"
-    call.show(document, f"{text}\n{result.recipe}")
-    call.next(f"raypose train {result.recipe}")
+    lines = [text, *result.notes, *after.get("said", ()), result.recipe]
+    call.show(document, "\n".join(lines))
+    call.next(f"raypose searches report {config.search_id}{call.at(config)}")
+    if not call.keys.then:
+        call.next(f"raypose train {result.recipe}")
+
+
+def _after(call: Call, winner: Any) -> dict[str, Any]:
+    """Train the winner, and publish and promote it, as far as that was asked for."""
+    if not call.keys.then:
+        return {}
+    from raypose.evaluation.promotion import train_and_publish
+
+    return train_and_publish(winner, publish="publish" in call.keys.then)
 
 
 def few_shot(call: Call) -> None:
@@ -318,8 +365,12 @@ VERBS = (
         (RECIPE,),
         "try recipes and write down the best",
         search,
-        ("raypose search postures-recipe.yaml search.num_trials=20",),
-        sections=(ANY,),
+        (
+            "raypose search postures-recipe.yaml search.num_trials=20",
+            "raypose search postures-recipe.yaml search.max_hours=8 then=train,publish",
+        ),
+        SearchKeys,
+        (ANY,),
     ),
     Verb(
         "few-shot",

@@ -165,10 +165,12 @@ def arrange(verb: Verb, words: Sequence[str], **flags: bool) -> Call:
     placed: list[str] = []
     own: list[str] = []
     rest: list[str] = []
-    for word in words:
+    left = list(words)
+    while left:
+        word = left.pop(0)
         key = word.partition("=")[0]
         if word.startswith("-") and word != "-" and not os.path.exists(word):
-            own.append(_flag(verb, word, words))
+            own.append(_flag(verb, word, left))
         elif not _PAIR.match(word) or (os.path.exists(word) and _wants_more(verb, placed)):
             placed.append(word)
         elif key in verb.keys.model_fields:
@@ -275,16 +277,26 @@ def _elsewhere(key: str, known: Sequence[str]) -> str:
     return f'; did you mean "{home}"?' if home else ""
 
 
-def _flag(verb: Verb, word: str, words: Sequence[str]) -> str:
-    """Take ``--keep`` for ``keep=true``; answer any other option with what to write instead."""
+def _flag(verb: Verb, word: str, following: list[str]) -> str:
+    """Take ``--keep`` for ``keep=true`` and ``--then train`` for ``then=train``.
+
+    Any other option is answered with what to write instead.
+
+    Args:
+        verb: whose keys are known.
+        word: the option.
+        following: the words after it; the one that is its value is taken away.
+    """
     name, equals, value = word.lstrip("-").partition("=")
     name = name.replace("-", "_")
     field = verb.keys.model_fields.get(name)
     if field is not None and field.annotation is bool and not equals:
         return f"{name}=true"
-    following = words[words.index(word) + 1 :]
     if not equals and following and not following[0].startswith("-"):
         value = following[0]
+    if field is not None and value:
+        del following[: 0 if equals else 1]
+        return f"{name}={value}"
     known = known_keys(verb)
     home = next((key for key in known if key == name or key.rpartition(".")[2] == name), "")
     near = did_you_mean(name, known)

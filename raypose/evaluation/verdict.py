@@ -26,7 +26,7 @@ from raypose.inference.embedding import Progress
 from raypose.releases.predictor import CLASSIFIER
 from raypose.training import runs
 
-__all__ = ["FIGURES", "hold_up", "verdict"]
+__all__ = ["FIGURES", "answers", "hold_up", "verdict"]
 
 FIGURES = {"top1": "top-1", "balanced_accuracy": "balanced accuracy"}
 """What decides, summed → its name."""
@@ -117,7 +117,7 @@ def hold_up(
             return {"verdict": "", "note": str(error)}
         beside = {name: _figures(baseline) for name, baseline in found.items()}
         if config.data.test:
-            tested = _figures(_final(config, result, classes, progress))
+            tested = _figures(answers(config, result, url, classes, progress=progress))
             ours = {figure: tested[figure] for figure in FIGURES}
         else:
             ours = {figure: result.metrics[f"val_{figure}"] for figure in FIGURES}
@@ -133,21 +133,29 @@ def hold_up(
     return document
 
 
-def _final(
-    config: Config, result: runs.TrainResult, classes: taxonomy.Taxonomy, progress: Progress
+def answers(
+    config: Config,
+    result: runs.TrainResult,
+    url: str,
+    classes: taxonomy.Taxonomy,
+    *,
+    progress: Progress = lambda done, total: None,
 ) -> Baseline:
-    """Return how a run's final model does on `data.test`."""
+    """Return what a run's final model makes of a data set; Ray is connected.
+
+    Args:
+        config: of the run.
+        result: of the run.
+        url: of the shards.
+        classes: the taxonomy.
+        progress: called with (pictures done, in all).
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = storage.download_folder(result.checkpoint, Path(name))
         clip = model.load_image_tower(folder)
         final = load_file(folder / CLASSIFIER)
     rows = embedding.encode(
-        clip,
-        config.data.test,
-        classes.index(),
-        config.data,
-        config.model,
-        progress=progress,
+        clip, url, classes.index(), config.data, config.model, progress=progress
     )
     chances = zeroshot.probabilities(
         torch.from_numpy(rows.features), final["text_features"], float(final["logit_scale"])

@@ -12,5 +12,6 @@ from .intervals import at_parents as at_parents
 from .intervals import mcnemar as mcnemar
 from .intervals import of_mean as of_mean
 from .intervals import paired as paired
+from .intervals import paired_runs as paired_runs
 from .intervals import summarize as summarize
 from .intervals import wilson as wilson

@@ -10,14 +10,14 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raypose import config
 from raypose.config import Config, canonical_json, space
 from raypose.console import plural, status
 from raypose.errors import RayposeError
-from raypose.tuning.points import Points, default_params, searched_keys
+from raypose.tuning.points import Point, Points, default_params, searched_keys
 from raypose.tuning.records import METRIC, Records, State, Trial, best
 from raypose.tuning.rungs import Rungs
 
@@ -35,10 +35,17 @@ class Course:
         records: of its trials so far; those left running are taken over.
         url: of the search, in which its runs lie.
         before_s: seconds that earlier attempts took.
+        given: the points to try, by number, in place of those that a sampler draws.
     """
 
     def __init__(
-        self, recipe: Config, records: Records, *, url: str = "", before_s: float = 0.0
+        self,
+        recipe: Config,
+        records: Records,
+        *,
+        url: str = "",
+        before_s: float = 0.0,
+        given: Sequence[Point] = (),
     ) -> None:
         self.recipe, self.settings, self.records = recipe, recipe.search, records
         self.url = url
@@ -58,7 +65,8 @@ class Course:
             for number, trial in list(records.trials.items())
             if trial.state == "running"
         ]
-        self.points = Points(recipe, records.trials.values())
+        self.given = given
+        self.points = Points(recipe, () if given else records.trials.values())
         self.rungs = Rungs(
             grace=min(self.settings.grace_epochs, recipe.optim.epochs),
             factor=self.settings.reduction_factor,
@@ -67,7 +75,7 @@ class Course:
         self.rungs.fill(records.trials.values())
         for trial in list(records.trials.values()):
             self._give_up(trial)
-        if not any(trial.parent == "default" for trial in records.trials.values()):
+        if not given and not any(trial.parent == "default" for trial in records.trials.values()):
             self.points.start_with(default_params(recipe), "default")
 
     @property
@@ -93,7 +101,7 @@ class Course:
             number = max(self.records.trials, default=-1) + 1
             if number >= self.settings.num_trials:
                 return None
-            point = self.points.ask(number)
+            point = self.given[number] if self.given else self.points.ask(number)
             if point is None:
                 left = self.settings.num_trials - number
                 self._note(f"every point has been tried: {plural(left, 'trial')} less than asked")

@@ -34,6 +34,7 @@ __all__ = [
     "finished",
     "locate",
     "names",
+    "pace",
     "read_outcome",
     "read_search",
     "read_trials",
@@ -295,6 +296,18 @@ def best(trials: Iterable[Trial]) -> list[Trial]:
     """Return those that have a score, the best first; of equals the first."""
     scored = [trial for trial in trials if trial.score is not None]
     return sorted(scored, key=lambda trial: (-(trial.score or 0.0), trial.number))
+
+
+def pace(config: Config) -> float | None:
+    """Return the seconds from one trial to the next in a search so far; None before the first."""
+    url = storage.join(config.storage, "searches", config.search_id)
+    try:
+        known = read_search(url)
+    except NotFoundError:
+        return None
+    ended = [trial for trial in read_trials(url).values() if trial.state != "running"]
+    spent = known.seconds or sum(trial.seconds for trial in ended)
+    return spent / len(ended) if ended and spent else None
 
 
 def finished(config: Config) -> SearchResult | None:

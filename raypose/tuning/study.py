@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -29,7 +29,7 @@ from raypose.console import plural, status
 from raypose.data import claims, inputs
 from raypose.errors import ConfigError, NotFoundError, RayposeError, TrainError
 from raypose.training import checkpoint
-from raypose.tuning import records, trial, warming
+from raypose.tuning import finals, records, trial, warming
 from raypose.tuning.course import Course
 from raypose.tuning.decoded import Decoded
 from raypose.tuning.points import searched_keys
@@ -82,7 +82,9 @@ def search(config: Config) -> SearchResult:
         seconds = {"seconds": course.seconds, "notes": [*known.notes, *course.notes]}
         known = known.model_copy(update=seconds)
         storage.write_json(storage.join(url, SEARCH), known.model_dump(mode="json"))
-        return _conclude(config, course, url=url)
+        if course.lost:
+            raise course.lost
+        return _conclude(config, course, needs, url=url)
 
 
 def _check(config: Config) -> tuple[list[str], dict[str, float]]:
@@ -154,8 +156,6 @@ def _run(config: Config, course: Course, needs: dict[str, float], *, url: str) -
             ),
         )
         runtime.interruptible(tuner.fit)
-    if course.lost:
-        raise course.lost
 
 
 def _name(of: TuneTrial) -> str:
@@ -282,8 +282,8 @@ class _Scheduler(_Unkept, FIFOScheduler):
 _ENDED, _NUMBER, _FAILED = trial.ENDED, trial.NUMBER, trial.FAILED
 
 
-def _conclude(config: Config, course: Course, *, url: str) -> SearchResult:
-    """Write down the winner."""
+def _conclude(config: Config, course: Course, needs: dict[str, float], *, url: str) -> SearchResult:
+    """Write down the winner, and what may be concluded."""
     trials = course.records.trials
     for each in trials.values():
         if each.state != "running":
@@ -291,17 +291,34 @@ def _conclude(config: Config, course: Course, *, url: str) -> SearchResult:
     ranked = records.best(trials.values())
     if not ranked:
         raise TrainError(f"search {config.name}: every trial failed; most: {course.commonest()}")
-    first = ranked[0]
+    held: dict[str, Any] = {}
+    if config.search.finalists and not course.over.startswith("search.max_hours"):
+
+        def run(recipe: Config, finals: Course) -> None:
+            _run(recipe, finals, needs, url=url)
+            if finals.lost:
+                raise finals.lost
+
+        held = finals.hold(config, ranked, url, run)
+    first = _first(ranked, held)
     winner = override(config, {**first.values, "search": {}})
     outcome = Outcome(
         number=first.number,
         values=first.values,
         score=first.score or 0.0,
         num_trials=config.search.num_trials,
-        notes=course.notes,
+        finals=held,
+        notes=[*course.notes, *held.get("sentences", ())],
     )
     text = yaml.safe_dump(sparse(winner), sort_keys=False, allow_unicode=True)
     head = f"# winner of {len(trials)} trials, {METRIC} {first.score:.4f}\n"
     storage.write_bytes(storage.join(url, WINNER), (head + text).encode())
     storage.write_json(storage.join(url, OUTCOME), outcome.model_dump(mode="json"))
     return result_of(url, outcome, trials)
+
+
+def _first(ranked: Sequence[records.Trial], held: dict[str, Any]) -> records.Trial:
+    """Return the winner: the best on the mean of seeds where these were tried."""
+    known = [entry for entry in held.get("entries", ()) if entry["number"] is not None]
+    number = max(known, key=lambda entry: entry["mean"])["number"] if known else ranked[0].number
+    return next(trial for trial in ranked if trial.number == number)

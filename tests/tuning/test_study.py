@@ -129,3 +129,42 @@ def test_several_workers_a_trial(recipe: Config, cluster: None, tmp_path: Path) 
     (trial,) = result.trials
     assert trial["state"] == "finished"
     assert trial["epochs"] == 2
+
+
+def test_the_best_are_tried_with_several_seeds_and_beside_plain_captions(
+    recipe: Config, cluster: None
+) -> None:
+    space = {
+        "optim.learning_rate": {"choice": [1e-3, 3e-3]},
+        "captions.preset": {"choice": ["name", "photo"]},
+    }
+    asked = config.override(
+        recipe,
+        {
+            "optim.epochs": 1,
+            "data.test": recipe.data.val,
+            "search": {"space": space, "num_trials": 3, "finalists": 1, "final_seeds": 2},
+        },
+    )
+    result = tuning.search(asked)
+    outcome = records.read_outcome(result.url)
+    assert outcome is not None
+    held = outcome.finals
+    assert held["seeds"] == [0, 1]
+    assert not held["chose"]
+    labels = [entry["label"] for entry in held["entries"]]
+    assert labels[0] == f"trial {outcome.number}"
+    assert labels[-1] == "control captions"
+    control = held["entries"][-1]["values"]
+    assert control["captions.grammar"] == "a photo of a <name>."
+    for entry in held["entries"]:
+        assert len(entry["scores"]) == 2
+        assert entry["mean"] == pytest.approx(sum(entry["scores"]) / 2)
+    first = held["entries"][0]
+    trial = result.trials[outcome.number]
+    if trial["state"] == "finished":
+        assert first["scores"][0] == pytest.approx(trial["score"])  # seed 0 was its own run
+    assert any(one["theirs"] == "control captions" for one in held["paired"])
+    assert any("caption" in note for note in result.notes)
+    again = config.override(asked, {"search.num_trials": 4})
+    assert len(tuning.search(again).trials) == 4
