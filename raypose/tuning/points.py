@@ -93,15 +93,18 @@ class Points:
         """
         self._starts.append((dict(params), parent))
 
-    def learn(self, trial: Trial) -> bool:
-        """Tell the study of a trial of another search; return whether the space holds its point.
+    def learn(self, trial: Trial) -> dict[str, Any]:
+        """Tell the study of a trial of another search, where the space holds its point.
 
         Args:
             trial: that has ended.
+
+        Returns:
+            Optuna's parameter → value, to start with; empty where the space does not hold it.
         """
         elsewhere = [key for key in trial.values if key not in self.space and key != GRAMMAR]
         if any(_said(self.recipe, key) != trial.values[key] for key in elsewhere):
-            return False  # it differs in what is settled here
+            return {}  # it differs in what is settled here
         asked: dict[str, Any] = {}
         kinds: dict[str, BaseDistribution] = {}
 
@@ -117,11 +120,11 @@ class Points:
         try:
             settled = self._settle(choose)
         except (_Unknown, ConfigError):
-            return False
+            return {}
         if settled.get(GRAMMAR) != trial.values.get(GRAMMAR):
-            return False
+            return {}
         self.study.add_trial(_frozen(trial, asked, kinds))
-        return True
+        return asked
 
     def ask(self, number: int) -> Point | None:
         """Return the point of a trial; None where all there are have been tried.

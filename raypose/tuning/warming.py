@@ -21,11 +21,25 @@ def warm(config: Config, course: Course, url: str) -> None:
         url: of the search.
     """
     for place in _others(config, url):
-        ended = [trial for trial in records.read_trials(place).values() if trial.state != "running"]
-        name = place.rpartition("/")[2]
-        learned = sum(course.points.learn(trial) for trial in ended)
-        if learned:
-            status(f"learning from {plural(learned, 'trial')} of {name}")
+        _learn(course, place)
+
+
+def _learn(course: Course, place: str) -> None:
+    """Tell a course of the trials of another search, and have it try their best first."""
+    found = records.read_trials(place).values()
+    name = place.rpartition("/")[2]
+    fitting = {
+        trial.number: params
+        for trial in found
+        if trial.state != "running" and (params := course.points.learn(trial))
+    }
+    if not fitting:
+        return
+    status(f"learning from {plural(len(fitting), 'trial')} of {name}")
+    for trial in records.best(trial for trial in found if trial.number in fitting)[:1]:
+        parent = f"{name}#{trial.number}"
+        if all(other.parent != parent for other in course.records.trials.values()):
+            course.points.start_with(fitting[trial.number], parent)
 
 
 def _others(config: Config, url: str) -> list[str]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import pytest
 from support.commands import recipe_file, run
 from support.processes import marked, none_left
 
-from raypose import config, training
+from raypose import config, storage, training, tuning
 from raypose.config import Config
 from raypose.training import checkpoint
+from raypose.tuning import records
 
 
 @pytest.mark.ray
@@ -74,3 +76,67 @@ def test_a_killed_run_resumes(
     assert f"resuming {made.run_id} after epoch" in told
     assert "epoch 1/12" not in told
     assert "epoch 12/12" in told
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, dict[int, float | None]]:
+    """Name → scores by trial of a search that nobody killed."""
+    return {}
+
+
+@pytest.mark.ray
+def test_a_killed_search_comes_to_what_an_undisturbed_one_comes_to(
+    raypose: str,
+    tmp_path: Path,
+    recipe: Config,
+    cluster: None,
+    campaign_round: int,
+    undisturbed: dict[str, dict[int, float | None]],
+) -> None:
+    made = config.override(
+        recipe,
+        {
+            "optim.epochs": 3,
+            "cluster.num_cpus": 3,
+            "search": {
+                "space": {"optim.learning_rate": {"loguniform": [1e-4, 1e-2]}},
+                "num_trials": 4,
+                "max_concurrent": 2,
+                "sampler": "random",
+                "reduction_factor": 0,
+                "finalists": 0,
+            },
+        },
+    )
+    if not undisturbed:
+        result = tuning.search(config.override(made, {"storage": str(tmp_path / "whole")}))
+        undisturbed["scores"] = {trial["number"]: trial["score"] for trial in result.trials}
+        undisturbed["winner"] = {result.values["optim.learning_rate"]: result.score}
+    path = recipe_file(tmp_path, made)
+    url = storage.join(made.storage, "searches", made.search_id)
+    rng = random.Random(campaign_round)
+    for _ in range(2):
+        first = subprocess.Popen([raypose, "search", path], stderr=subprocess.DEVNULL)
+        _wait(lambda: len(records.read_trials(url)) > 0, first)
+        time.sleep(rng.uniform(0.0, 6.0))
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    done = run(raypose, "search", path)
+    assert done.returncode == 0, done.stderr
+    found = records.read_trials(url)
+    assert sorted(found) == [0, 1, 2, 3]
+    assert {trial.state for trial in found.values()} == {"finished"}
+    runs = storage.list_folders(storage.join(url, "runs"))
+    assert sorted(trial.run for trial in found.values()) == runs
+    scores = {number: trial.score for number, trial in found.items()}
+    assert scores == pytest.approx(undisturbed["scores"])
+    outcome = records.read_outcome(url)
+    assert outcome is not None
+    winner = {outcome.values["optim.learning_rate"]: outcome.score}
+    assert winner == pytest.approx(undisturbed["winner"])
+
+
+def _wait(ready: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 240
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
