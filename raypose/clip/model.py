@@ -105,7 +105,9 @@ def build(config: ModelConfig, *, seed: int = 0) -> Clip:
     """
     torch.manual_seed(seed)  # what no weights fill starts the same on every rank
     with quiet(), _unset_marked():
-        if config.backbone in config.architectures:
+        if config.kept:
+            clip = _build_folder(config.kept)
+        elif config.backbone in config.architectures:
             clip = _build_described(config.architectures[config.backbone], config)
         elif config.backbone.startswith(("local-dir:", "hf-hub:", "s3://")):
             clip = _build_folder(config.backbone)
@@ -251,7 +253,7 @@ def _named_tokenizer(text_cfg: Mapping[str, Any]) -> HFTokenizer | None:
 def _build_folder(location: str) -> Clip:
     if location.startswith("hf-hub:"):
         return _create(location, None)
-    if location.startswith("s3://"):
+    if storage.is_s3(location):
         with tempfile.TemporaryDirectory() as name:
             return load(storage.download_folder(location, Path(name)))
     folder = Path(location.removeprefix("local-dir:"))

@@ -26,7 +26,7 @@ __all__ = [
 FORMAT = 4
 """Of the identity; 1 was the hash of the whole document, 2 and 3 were never released."""
 ADDED_SINCE_0_1 = (
-    "augment.image_size", "data.test", "model.inference", "optim.lora_alpha",
+    "augment.image_size", "data.test", "model.inference", "model.kept", "optim.lora_alpha",
     "optim.lora_dropout", "optim.lora_targets",
 )  # fmt: skip
 """Dotted keys that a document of 0.1 did not have."""
@@ -112,7 +112,8 @@ def run_hash_0_1(document: Mapping[str, Any]) -> str:
 
 
 def _unplaced(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a copy in which a taxonomy is what it holds, wherever its file lay."""
+    """Return a copy without places: a taxonomy is what it holds, weights what they were."""
+    document = _without(document, ("kept",), section="model")
     data = document.get("data", {})
     cards = data.get("taxonomy")
     if not isinstance(cards, Mapping):

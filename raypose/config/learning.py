@@ -64,6 +64,9 @@ class ModelConfig(Section):
     architectures: dict[str, dict[str, Any]] = {}
     """Models described here, in the form of open_clip's model_cfg: name → embed_dim, vision_cfg,
     text_cfg."""
+    kept: str | None = None
+    """Folder where the backbone's weights were kept, from which they are read in place of a hub: a
+    search keeps them once for all its workers. No part of what a run is made of."""
     image_weights: str | None = None
     """Safetensors file for the image tower alone, for example a timm trunk."""
     image_mean: tuple[float, float, float] | None = None

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import raypose
-from raypose import captions
+from raypose import captions, storage
 from raypose.captions import taxonomy
 from raypose.captions.grammar import grammar_hash
+from raypose.clip import hub
 from raypose.config import Config, document_hash, dump
 from raypose.data.shards import manifest_hash
 
@@ -25,6 +26,7 @@ def gather(config: Config) -> dict[str, Any]:
     Returns:
         run_id; config, taxonomy and code as SHA-256; captions as the grammar's hash; data, for
         each split its location and the SHA-256 of its manifest, which holds those of its shards;
+        weights, where they were kept: backbone, repository, revision and sha256;
         version of raypose, and those of the packages that compute.
     """
     classes, grammar = taxonomy.load(config.data.taxonomy), captions.load(config.captions)
@@ -39,10 +41,16 @@ def gather(config: Config) -> dict[str, Any]:
             for split, url in urls.items()
             if url
         },
+        **_weights(config),
         "version": raypose.__version__,
         "code": code_hash(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def _weights(config: Config) -> dict[str, Any]:
+    place = config.model.kept
+    return {"weights": storage.read_json(storage.join(place, hub.ORIGIN))} if place else {}
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -267,10 +267,23 @@ class Course:
         )
 
 
-def point_of(recipe: Config, values: Mapping[str, Any], url: str) -> Config:
-    """Return the recipe of one trial, whose run lies in its search's folder."""
-    own = {"name": f"{recipe.name}-trial", "storage": url or recipe.storage, "search": {}}
-    return config.override(recipe, {**values, **own})
+def point_of(
+    recipe: Config, values: Mapping[str, Any], url: str, kept: Mapping[str, str] | None = None
+) -> Config:
+    """Return the recipe of one trial, whose run lies in its search's folder.
+
+    Args:
+        recipe: of the search.
+        values: dotted key → value.
+        url: of the search.
+        kept: backbone → where its weights were kept.
+    """
+    own: dict[str, Any] = {
+        "name": f"{recipe.name}-trial", "storage": url or recipe.storage, "search": {},
+    }  # fmt: skip
+    made = config.override(recipe, {**values, **own})
+    place = (kept or {}).get(made.model.backbone)
+    return config.override(made, {"model.kept": place}) if place else made
 
 
 def formatted(values: Mapping[str, Any]) -> str:

@@ -24,7 +24,8 @@ from ray.tune.search import Searcher
 
 from raypose import config as documents
 from raypose import runtime, storage
-from raypose.config import Config, dump, override, sparse
+from raypose.clip import hub
+from raypose.config import Config, dump, override, space, sparse
 from raypose.console import plural, status
 from raypose.data import claims, inputs
 from raypose.errors import ConfigError, NotFoundError, RayposeError, TrainError
@@ -133,7 +134,9 @@ def _run(config: Config, course: Course, needs: dict[str, float], *, url: str) -
     """Have Tune make the trials."""
     together = config.train.num_workers > 1
     decoded = Decoded()  # ends with this
-    work = tune.with_parameters(trial.run, document=dump(config), url=url, decoded=decoded)
+    work = tune.with_parameters(
+        trial.run, document=dump(config), url=url, decoded=decoded, kept=_kept(config)
+    )
     # Train asks for its workers itself
     held = {"cpu": 0.01} if together else {key.lower(): amount for key, amount in needs.items()}
     # what Tune keeps of itself is read by nobody: it stays here, and goes
@@ -156,6 +159,24 @@ def _run(config: Config, course: Course, needs: dict[str, float], *, url: str) -
             ),
         )
         runtime.interruptible(tuner.fit)
+
+
+def _kept(config: Config) -> dict[str, str]:
+    """Have the weights of each backbone on storage; return backbone → where.
+
+    One that cannot be had is left to its trials, which say why, and are given up.
+    """
+    found: dict[str, str] = {}
+    names = space.values(config.search.space, "model.backbone") or [config.model.backbone]
+    for name in map(str, names):
+        try:
+            place = hub.keep(config.model.model_copy(update={"backbone": name}), config.storage)
+        except ConfigError as error:
+            status(str(error))
+            continue
+        if place:
+            found[name] = place
+    return found
 
 
 def _name(of: TuneTrial) -> str:

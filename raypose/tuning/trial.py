@@ -26,7 +26,14 @@ MAY_PASS = (StorageError, ResourceError)
 """Errors that another try may not meet."""
 
 
-def run(given: dict[str, Any], *, document: dict[str, Any], url: str, decoded: Decoded) -> None:
+def run(
+    given: dict[str, Any],
+    *,
+    document: dict[str, Any],
+    url: str,
+    decoded: Decoded,
+    kept: dict[str, str],
+) -> None:
     """Train one point, from its checkpoint on; it reports as it goes.
 
     Args:
@@ -34,9 +41,10 @@ def run(given: dict[str, Any], *, document: dict[str, Any], url: str, decoded: D
         document: the search's recipe.
         url: of the search, in whose runs/ it lies.
         decoded: the pictures that trials share.
+        kept: backbone → where its weights were kept.
     """
     try:
-        recipe = point_of(parse_config(document), given["values"], url)
+        recipe = point_of(parse_config(document), given["values"], url, kept)
         place = runs.locate(recipe).url
         before = _scores(place)
         if before:
