@@ -5,8 +5,11 @@ No recursion and no evaluation: a grammar can be counted, enumerated and hashed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from raypose.captions.taxonomy import Card
@@ -26,6 +29,7 @@ __all__ = [
     "children",
     "rebuilt",
     "searched",
+    "settled",
 ]
 
 Binding = Literal["fixed", "search", "sample", "ensemble"]
@@ -147,3 +151,72 @@ def bind(node: Node, choose: Callable[[str, int], int], *, place: str = "caption
             return below(0, item) if choose(place, 2) == 0 else Seq(())
         case _:
             return rebuilt(node, [below(k, item) for k, item in enumerate(children(node))])
+
+
+def settled(
+    node: Node, *, limit: int, seed: int = 0, place: str = "captions"
+) -> Iterator[tuple[Node, dict[str, int]]]:
+    """Yield the forms that `bind` can give a grammar, each with what was chosen: place → way.
+
+    Args:
+        node: the grammar.
+        limit: of forms: all where there are no more, in the order of the branches; else the first
+            and others, no two of the same choices, drawn so that each form is as likely.
+        seed: of the draws.
+        place: of the node.
+    """
+    sizes: dict[str, list[int]] = {}
+    every = _all_settled(node, place)
+    if _sizes(node, place, sizes) <= limit:
+        yield from every
+        return
+    rng = random.Random(seed)
+    seen: set[tuple[tuple[str, int], ...]] = set()
+    form, chosen = next(every)
+    while len(seen) < limit:
+        key = tuple(chosen.items())
+        if key not in seen:
+            seen.add(key)
+            yield form, chosen
+        chosen = {}
+        form = bind(node, partial(_drawn, rng, sizes, chosen), place=place)
+
+
+def _drawn(
+    rng: random.Random, sizes: Mapping[str, list[int]], chosen: dict[str, int], at: str, ways: int
+) -> int:
+    """Draw a way as often as forms lie down it, and note it."""
+    (chosen[at],) = rng.choices(range(ways), sizes[at])
+    return chosen[at]
+
+
+def _all_settled(node: Node, place: str) -> Iterator[tuple[Node, dict[str, int]]]:
+    """Yield every form: the last choice that has another way takes it, as an odometer turns."""
+    prefix: list[int] = []
+    while True:
+        asked: dict[str, int] = {}
+        form = bind(node, partial(_next, prefix, asked), place=place)
+        yield form, dict(zip(asked, prefix, strict=True))
+        ends = list(asked.values())
+        while prefix and prefix[-1] == ends[len(prefix) - 1] - 1:
+            prefix.pop()
+        if not prefix:
+            return
+        prefix[-1] += 1
+
+
+def _next(prefix: list[int], asked: dict[str, int], at: str, ways: int) -> int:
+    """Return the way at a place: what the prefix says, or the first; note how many there are."""
+    if len(asked) == len(prefix):
+        prefix.append(0)
+    asked[at] = ways
+    return prefix[len(asked) - 1]
+
+
+def _sizes(node: Node, place: str, sizes: dict[str, list[int]]) -> int:
+    """Return how many settled forms a node has; note how many lie down each way of a place."""
+    below = [_sizes(item, f"{place}.{k}", sizes) for k, item in enumerate(children(node))]
+    if not (isinstance(node, Choice | Opt) and node.binding == "search"):
+        return math.prod(below)
+    sizes[place] = below if isinstance(node, Choice) else [*below, 1]
+    return sum(sizes[place])

@@ -173,12 +173,14 @@ def controls(node: Node, taxonomy: Taxonomy) -> dict[str, Node]:
     """
     size = max(len(evaluation_captions(node, card)) for card in taxonomy.cards)
     rng = random.Random(grammar_hash(node))
-    words = (" ".join(rng.sample(CONTROL_WORDS, 3)) for _ in range(size))
+    phrases: dict[str, None] = {}
+    while len(phrases) < size:  # one that is drawn again would be one caption less
+        phrases[" ".join(rng.sample(CONTROL_WORDS, 3))] = None
     return {
         "name": parse("<name>"),
         "photo": parse("a photo of a <name>."),
         "domain": parse("a person holding the posture <name>"),
-        "random words": from_templates([f"{phrase} {{}}" for phrase in words]),
+        "random words": from_templates([f"{phrase} {{}}" for phrase in phrases]),
     }
 
 

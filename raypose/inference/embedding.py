@@ -13,11 +13,11 @@ from raypose import storage
 from raypose.clip import model, zeroshot
 from raypose.config import DataConfig, ModelConfig
 from raypose.data import Batch, Decode
-from raypose.data.manifests import read_manifest
+from raypose.data.manifests import Manifest, read_manifest
 from raypose.data.tolerance import check_bad
 from raypose.inference import pool
 
-__all__ = ["Embedded", "Progress", "embed", "encode"]
+__all__ = ["Embedded", "Progress", "embed", "encode", "spread"]
 
 Progress = Callable[[int, int], None]
 
@@ -70,9 +70,10 @@ def encode(
     config: ModelConfig,
     *,
     num_workers: int = 0,
+    max_pictures: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> Embedded:
-    """Encode every picture of a data set.
+    """Encode every picture of a data set, or those of some of its shards.
 
     Args:
         clip: the model; its image tower is sent to the workers.
@@ -81,6 +82,8 @@ def encode(
         data: limits of decoding.
         config: the way to a square, precision and layout.
         num_workers: 0 for as many as the cluster has room for and the pictures are worth.
+        max_pictures: of a larger set as many shards are taken, evenly, as hold no more, but at
+            least one: see `spread`. 0 takes all.
         progress: called with (pictures done, in all), shard by shard.
 
     Raises:
@@ -89,7 +92,8 @@ def encode(
     manifest = read_manifest(url)
     decode = Decode(dict(index), clip.image_size, config.resize, data.max_pixels, data.dct_scaled)
     work = _Encoding(model.image_tower(clip), config, decode)
-    shards = list(enumerate(manifest.shards))
+    shards = spread(manifest, max_pictures)
+    num_rows = sum(shard.num_rows for _, shard in shards)
     parts: list[Embedded] = []
     bad: dict[str, str] = {}
     num_done = 0
@@ -97,9 +101,27 @@ def encode(
         parts.append(part)
         bad |= errors
         num_done += len(part.ids)
-        progress(num_done, manifest.num_rows)
-    check_bad(bad, num_rows=manifest.num_rows, where=url, allowed=data.max_bad_fraction)
+        progress(num_done, num_rows)
+    check_bad(bad, num_rows=num_rows, where=url, allowed=data.max_bad_fraction)
     return _joined(parts)
+
+
+def spread(manifest: Manifest, max_pictures: int) -> list[pool.Numbered]:
+    """Return a data set's shards with their numbers, or evenly spaced ones: the same each time.
+
+    Args:
+        manifest: of the data set, whose rows are in random order.
+        max_pictures: that they may hold together; the first is taken however many it holds. 0 for
+            all.
+    """
+    shards = list(enumerate(manifest.shards))
+    if not max_pictures or manifest.num_rows <= max_pictures:
+        return shards
+    for size in range(len(shards) * max_pictures // manifest.num_rows, 1, -1):
+        taken = [shards[place * len(shards) // size] for place in range(size)]
+        if sum(shard.num_rows for _, shard in taken) <= max_pictures:
+            return taken
+    return shards[:1]
 
 
 def embed(

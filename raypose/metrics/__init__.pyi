@@ -10,7 +10,9 @@ from .figures import top_k_hits as top_k_hits
 from .figures import tree_distances as tree_distances
 from .intervals import at_parents as at_parents
 from .intervals import mcnemar as mcnemar
+from .intervals import of_difference as of_difference
 from .intervals import of_mean as of_mean
+from .intervals import of_recalls as of_recalls
 from .intervals import paired as paired
 from .intervals import paired_runs as paired_runs
 from .intervals import summarize as summarize

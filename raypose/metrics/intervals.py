@@ -1,10 +1,10 @@
 """Figures with their 95 % intervals, of one model and of two on the same pictures.
 
 Shares of all pictures have Wilson's interval, which is none of one point where all are right. The
-balanced accuracy has that of its recalls' posterior. Other intervals are percentiles of the
-bootstrap: each figure is computed anew from pictures drawn with replacement. The calibration error
-has none: it is biased upwards, the more so in draws with repeats. All speak of the draw of test
-pictures, not of the draw of a training run.
+balanced accuracy has that of its recalls' posterior, and so has the difference of two. Other
+intervals are percentiles of the bootstrap: each figure is computed anew from pictures drawn with
+replacement. The calibration error has none: it is biased upwards, the more so in draws with
+repeats. All speak of the draw of test pictures, not of the draw of a training run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ from raypose.metrics.figures import (
     per_class,
 )
 
-__all__ = ["at_parents", "mcnemar", "of_mean", "paired", "summarize", "wilson"]
+__all__ = [
+    "at_parents",
+    "mcnemar",
+    "of_difference",
+    "of_mean",
+    "of_recalls",
+    "paired",
+    "summarize",
+    "wilson",
+]
 
 MAX_DRAWS = 1000
 
@@ -198,7 +207,7 @@ def _intervals(scored: Scored, *, seed: int) -> dict[str, list[float]]:
     total = len(scored.targets)
     found["top1"] = wilson(int(scored.hit1.sum()), total)
     found["top5"] = wilson(int(scored.hit5.sum()), total)
-    found["balanced_accuracy"] = _of_recalls(scored, seed=seed)
+    found["balanced_accuracy"] = of_recalls(scored.hit1, scored.targets, seed=seed)
     if scored.hit1.all():  # draws of pictures that are all right say nothing
         found["macro_f1"] = [found["balanced_accuracy"][0], 1.0]
     return found
@@ -222,16 +231,54 @@ def of_mean(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "sd": sd, "interval": [mean - reach, mean + reach]}
 
 
-def _of_recalls(scored: Scored, *, seed: int) -> list[float]:
-    """Return the interval of the mean recall: each class's is drawn from its posterior."""
-    held = np.bincount(scored.targets, minlength=scored.num_classes)
-    hits = np.bincount(scored.targets, weights=scored.hit1, minlength=scored.num_classes)
+def of_recalls(hit: Floats, targets: Counts, *, seed: int = 0) -> list[float]:
+    """Return the 95 % interval of the balanced accuracy: each recall is drawn from its posterior.
+
+    Args:
+        hit: (N,), 1 where the picture's class is told right, else 0.
+        targets: (N,), class numbers.
+        seed: of the draws.
+    """
+    held = np.bincount(targets)
+    hits = np.bincount(targets, weights=hit)
     seen = held > 0
     rng = np.random.default_rng(seed)
     right, wrong = hits[seen] + 0.5, (held - hits)[seen] + 0.5  # Jeffreys' prior
     low, high = _percentiles(rng.beta(right, wrong, size=(MAX_DRAWS, len(right))).mean(axis=1))
     found = float((hits[seen] / held[seen]).mean())
     return [min(low, found), max(high, found)]
+
+
+def of_difference(
+    ours: Floats, theirs: Floats, targets: Counts, *, seed: int = 0
+) -> dict[str, Any]:
+    """Hold the balanced accuracies of two against each other on the same pictures.
+
+    The shares of each class that one alone has right, the other alone, or neither alone, are drawn
+    from their posterior: two that agree on few pictures are not known to be alike.
+
+    Args:
+        ours: (N,), 1 where we are right, else 0.
+        theirs: (N,), the same of the other.
+        targets: (N,), class numbers.
+        seed: of the draws.
+
+    Returns:
+        The difference, ours less theirs, and its 95 % interval.
+    """
+    held = np.bincount(targets)
+    seen = held > 0
+    only_ours, only_theirs = (
+        np.bincount(targets, weights=one * (1 - other))[seen]
+        for one, other in ((ours, theirs), (theirs, ours))
+    )
+    counts = np.stack([only_ours, only_theirs, held[seen] - only_ours - only_theirs], axis=1)
+    rng = np.random.default_rng(seed)
+    drawn = rng.standard_gamma(counts + 0.5, size=(MAX_DRAWS, *counts.shape))  # Jeffreys' prior
+    shares = drawn / drawn.sum(axis=2, keepdims=True)
+    low, high = _percentiles((shares[..., 0] - shares[..., 1]).mean(axis=1))
+    found = float(((only_ours - only_theirs) / held[seen]).mean())
+    return {"difference": found, "interval": [min(low, found), max(high, found)]}
 
 
 def _percentiles(values: Sequence[float] | Floats) -> list[float]:

@@ -1,3 +1,8 @@
+from .grammars import Candidate as Candidate
+from .grammars import Ranked as Ranked
+from .grammars import Ranking as Ranking
+from .grammars import candidates as candidates
+from .grammars import rank as rank
 from .records import METRIC as METRIC
 from .records import SearchResult as SearchResult
 from .records import finished as finished

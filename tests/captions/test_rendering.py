@@ -192,3 +192,10 @@ def test_what_a_study_searches_is_settled_outside_one() -> None:
     assert caption == "a photo of a person in tree pose, Vrksasana, Standing - Straight"
     assert captions.sample(node, TREE, seed=0, step=9) == caption
     assert captions.count(node, TREE) == 3 * 2 * 4 == len(everything(node, TREE))
+
+
+def test_as_many_random_words_as_captions_whatever_the_draw() -> None:
+    for number in range(40):
+        node = parse("{ensemble:" + "|".join(f"{number} {k} <name>" for k in range(64)) + "}")
+        words = captions.controls(node, YOGA)["random words"]
+        assert len(captions.evaluation_captions(words, TREE)) == 64

@@ -179,3 +179,17 @@ def test_probabilities_that_are_no_numbers_are_refused() -> None:
     chances[2, 1] = np.nan
     with pytest.raises(ValueError, match="1 of 4 pictures are not finite"):
         metrics.summarize(chances, np.array([0, 1, 0, 1]), ["a", "b"])
+
+
+def test_balanced_accuracies_are_held_against_each_other() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.permutation(np.arange(1200) % 6)
+    ours, theirs = (rng.random(1200) < 0.4 + 0.08 * targets), (rng.random(1200) < 0.5)
+    found = metrics.of_difference(ours.astype(float), theirs.astype(float), targets)
+    one, other = (np.eye(6)[np.where(hit, targets, (targets + 1) % 6)] for hit in (ours, theirs))
+    drawn = metrics.paired(one, other, targets)["balanced_accuracy"]
+    assert found["difference"] == pytest.approx(drawn["difference"])
+    assert found["interval"] == pytest.approx(drawn["interval"], abs=0.01)
+    same = metrics.of_difference(ours[:12].astype(float), ours[:12].astype(float), targets[:12])
+    assert same["difference"] == 0
+    assert same["interval"][0] < 0 < same["interval"][1]  # 12 pictures cannot tell
