@@ -20,7 +20,7 @@ from raypose.captions.grammar import format_grammar, parse
 from raypose.captions.nodes import Node, settled
 from raypose.captions.taxonomy import Taxonomy
 from raypose.clip import model
-from raypose.config import Config, override
+from raypose.config import Config, override, space
 from raypose.console import plural
 from raypose.errors import CaptionError
 from raypose.inference.embedding import Progress
@@ -179,8 +179,8 @@ def candidates(config: Config, *, limit: int, seed: int = 0) -> dict[str, Candid
 
 def _values(config: Config) -> Iterator[dict[str, Any]]:
     """Yield what a search may set of `KEYS`: all combinations of the choices."""
-    space = config.search.space
-    ways = [(key, space[key].choice or ()) for key in KEYS if key in space]
+    found = [(key, space.values(config.search.space, key)) for key in KEYS]
+    ways = [(key, choices) for key, choices in found if choices]
     for values in itertools.product(*(choice for _, choice in ways)):
         yield dict(zip([key for key, _ in ways], values, strict=True))
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from raypose import storage
-from raypose.config import Config
-from raypose.console import plural, status
-from raypose.errors import DataError
-from raypose.tuning import records
-from raypose.tuning.course import Course
+from typing import Any
 
-__all__ = ["warm"]
+from raypose import storage
+from raypose.config import Config, override, space
+from raypose.console import bar, plural, status
+from raypose.errors import DataError, NotFoundError, RayposeError
+from raypose.tuning import grammars, records
+from raypose.tuning.course import Course
+from raypose.tuning.grammars import Ranking
+from raypose.tuning.points import default_params
+
+__all__ = ["GRAMMARS", "warm"]
+
+GRAMMARS = "grammars.json"
+"""In a search's folder: how captions do without training."""
 
 
 def warm(config: Config, course: Course, url: str) -> None:
@@ -20,8 +27,48 @@ def warm(config: Config, course: Course, url: str) -> None:
         course: of the search.
         url: of the search.
     """
+    _score_captions(config, course, url)
     for place in _others(config, url):
         _learn(course, place)
+
+
+def _score_captions(config: Config, course: Course, url: str) -> None:
+    """Have a course try the captions first that do best without training, for each backbone."""
+    if not (config.search.grammars and any(key.startswith("captions.") for key in course.keys)):
+        return
+    place = storage.join(url, GRAMMARS)
+    try:
+        found = storage.read_json(place)["backbones"]
+    except NotFoundError:
+        found = _rankings(config)
+        storage.write_json(place, {**found[0], "backbones": found})
+    if any(trial.parent == "captions" for trial in course.records.trials.values()):
+        return
+    searched = "model.backbone" in config.search.space
+    for ranking in found:
+        best = next((row for row in ranking["grammars"] if not row["is_control"]), None)
+        if best is None:
+            continue
+        model = override(config, {"model.backbone": ranking["backbone"]})
+        own = {"model.backbone": ranking["backbone"]} if searched else {}
+        params = {**default_params(model), **best["values"], **best["chosen"], **own}
+        course.points.start_with(params, "captions")
+
+
+def _rankings(config: Config) -> list[dict[str, Any]]:
+    """Return how the grammars of a search do by each of its backbones; see `grammars.rank`."""
+    found = grammars.candidates(config, limit=config.search.grammars, seed=config.seed)
+    rankings = []
+    for name in space.values(config.search.space, "model.backbone") or [config.model.backbone]:
+        model = override(config, {"model.backbone": name})
+        try:
+            with bar("encoding pictures") as update:
+                ranking = grammars.rank(model, found, progress=update)
+        except RayposeError as error:
+            ranking = Ranking(str(name), note=str(error))
+        status(f"captions by {name}: {ranking.note or ranking.verdict}")
+        rankings.append({**ranking.to_dict(), "backbone": name})
+    return rankings
 
 
 def _learn(course: Course, place: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from raypose import config, storage, training, tuning
 from raypose.captions.grammar import parse
 from raypose.captions.nodes import searched
+from raypose.clip import model
 from raypose.config import Config
 from raypose.errors import CaptionError, ConfigError, ResourceError, TrainError
 from raypose.tuning import records
@@ -168,3 +169,31 @@ def test_the_best_are_tried_with_several_seeds_and_beside_plain_captions(
     assert any("caption" in note for note in result.notes)
     again = config.override(asked, {"search.num_trials": 4})
     assert len(tuning.search(again).trials) == 4
+
+
+def test_captions_are_scored_before_training_where_the_text_tower_is_trained(
+    recipe: Config, cluster: None, tmp_path: Path
+) -> None:
+    made = model.build(recipe.model)
+    model.save(made, tmp_path / "tower")
+    given = {
+        "model.backbone": f"local-dir:{tmp_path / 'tower'}",
+        "optim.epochs": 1,
+        "captions.grammar": GRAMMAR,
+        "search": {
+            "space": {"optim.learning_rate": {"loguniform": [1e-4, 1e-2]}},
+            "num_trials": 2,
+            "finalists": 0,
+        },
+    }
+    result = tuning.search(config.override(recipe, given))
+    scored = storage.read_json(f"{result.url}/grammars.json")
+    assert len([row for row in scored["grammars"] if not row["is_control"]]) == 6
+    assert len([row for row in scored["grammars"] if row["is_control"]]) == 4
+    best = next(row for row in scored["grammars"] if not row["is_control"])
+    tried = {trial["parent"]: trial["values"] for trial in result.trials}
+    assert "default" in tried
+    if "captions" in tried:  # it is not the recipe's own
+        assert tried["captions"]["captions.grammar"] == best["grammar"]
+    else:
+        assert tried["default"]["captions.grammar"] == best["grammar"]
