@@ -110,8 +110,7 @@ def run(
         status(f"embedded S3 at {server}")
         storage.make_bucket(BUCKET)
         _draw(folder, per_class)
-        brief = {"optim.epochs": min(SEARCH_EPOCHS, epochs), "train.num_workers": 1}
-        found = tuning.search(config.override(recipe, brief))
+        found = _search(recipe)
         winner = config.override(recipe, found.values)
         training.train(winner)
         release = registry.promote(BUCKET, str(evaluation.publish(winner)))
@@ -145,6 +144,12 @@ def run(
             )
             if keep:
                 signal.pause()
+
+
+def _search(recipe: config.Config) -> tuning.SearchResult:
+    """Search in few epochs, a process a trial."""
+    epochs = min(SEARCH_EPOCHS, recipe.optim.epochs)
+    return tuning.search(config.override(recipe, {"optim.epochs": epochs, "train.num_workers": 1}))
 
 
 def mark(folder: Path) -> None:

@@ -83,7 +83,8 @@ class SearchConfig(_Sources):
     """Trials at a time; by default as many as the cluster has room for, more as nodes join, and on
     one machine no more than it has cores."""
     gpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
-    """GPUs of each worker of a trial, or the part of one, where there are GPUs."""
+    """GPUs of a trial of one worker, or the part of one, where there are GPUs; of several workers
+    each has a whole one."""
     sampler: Literal["tpe", "random", "gp"] = "tpe"
     """Who draws points: Optuna's TPE, chance by seed and number, or Optuna's Gaussian process."""
     grace_epochs: Count = 2

@@ -87,20 +87,7 @@ def run_group(
     """Train on a group of Ray Train workers; a killed one is replaced."""
     num_workers, settings = config.train.num_workers, config.train
     use_gpu = runtime.wants_gpu(settings.use_gpu, count=num_workers)
-    wanted = {"CPU": num_workers * settings.cpus_per_worker + 1}  # one decodes
-    if use_gpu:
-        wanted["GPU"] = num_workers
-    runtime.require(
-        wanted,
-        what=f"train.num_workers={num_workers}",
-        mend="lower it, or raise cluster.num_cpus where Ray is started here",
-    )
-    num_rows = readers["train"].num_rows
-    if num_rows < num_workers:
-        raise DataError(
-            f"{config.data.train}: {num_rows} pictures cannot feed {num_workers} workers; "
-            "lower train.num_workers"
-        )
+    _require(config, readers["train"].num_rows, use_gpu=use_gpu)
     fs, path = storage.filesystem(url)
     run_id = url.rpartition("/")[2]
     what = f"starting {plural(num_workers, 'worker')} for {run_id}"
@@ -138,6 +125,24 @@ def run_group(
             raise _explained(error, run_id) from error
     if failure:
         raise getattr(errors, failure["error"])(failure["message"])
+
+
+def _require(config: Config, num_rows: int, *, use_gpu: bool) -> None:
+    """Refuse a group that the cluster or the pictures cannot feed."""
+    num_workers = config.train.num_workers
+    wanted = {"CPU": num_workers * config.train.cpus_per_worker + 1}  # one decodes
+    if use_gpu:
+        wanted["GPU"] = num_workers
+    runtime.require(
+        wanted,
+        what=f"train.num_workers={num_workers}",
+        mend="lower it, or raise cluster.num_cpus where Ray is started here",
+    )
+    if num_rows < num_workers:
+        raise DataError(
+            f"{config.data.train}: {num_rows} pictures cannot feed {num_workers} workers; "
+            "lower train.num_workers"
+        )
 
 
 def _work(arguments: dict[str, Any]) -> dict[str, str] | None:

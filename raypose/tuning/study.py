@@ -101,7 +101,7 @@ def _check(config: Config) -> tuple[list[str], dict[str, float]]:
     count = config.train.num_workers
     needs = {"CPU": config.train.cpus_per_worker * count}
     if runtime.wants_gpu(config.train.use_gpu, count=math.ceil(config.search.gpus_per_trial)):
-        needs["GPU"] = config.search.gpus_per_trial * count
+        needs["GPU"] = config.search.gpus_per_trial if count == 1 else float(count)
     wanted = {resource: concurrent * amount for resource, amount in needs.items()}
     wanted["CPU"] += 1  # one decodes
     runtime.require(

@@ -20,8 +20,12 @@ from raypose.tuning.records import METRIC
 
 __all__ = ["ENDED", "FAILED", "NUMBER", "SCORES", "run"]
 
-ENDED, FAILED, NUMBER, SCORES = "ended", "failed", "number", "scores"
-"""Keys of what is reported and given: that it ended, why it failed, its number, scores so far."""
+ENDED = "ended"
+FAILED = "failed"
+SCORES = "scores"
+"""Keys of what is reported: that it ended, why it failed, its scores so far."""
+NUMBER = "number"
+"""Key of what is given: which trial it is."""
 MAY_PASS = (StorageError, ResourceError)
 """Errors that another try may not meet."""
 

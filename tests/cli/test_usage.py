@@ -142,10 +142,18 @@ def test_values_are_text_where_text_is_wanted() -> None:
     assert (call.keys.per_class, call.keys.classes) == ((5, 10), ("no", "Boat #2"))
 
 
-def test_a_flag_may_stand_for_a_key_that_is_true_or_not() -> None:
+def test_a_verbs_own_keys_may_be_written_as_options() -> None:
     assert arrange(VERBS["demo"], ["--keep"]).keys.keep is True
-    with pytest.raises(UsageError, match=r"--epochs: no such option; write epochs=3"):
-        arrange(VERBS["demo"], ["--epochs", "3"])
+    assert arrange(VERBS["demo"], ["--epochs", "3"]).keys.epochs == 3
+    found = arrange(VERBS["search"], ["--then", "train,publish", "r.yaml", "seed=3"])
+    assert (found.words, found.keys.then) == (["r.yaml"], ("train", "publish"))
+    assert arrange(VERBS["search"], ["r.yaml", "--then=train"]).keys.then == ("train",)
+    with pytest.raises(
+        UsageError, match=r"--num-trials: no such option; write search.num_trials=3"
+    ):
+        arrange(VERBS["search"], ["r.yaml", "--num-trials", "3"])
+    with pytest.raises(UsageError, match=r"--epochs: no such option; write epochs=…"):
+        arrange(VERBS["demo"], ["--epochs"])
 
 
 @pytest.mark.parametrize("words", [["--json", "taxonomy", "list"], ["taxonomy", "list", "--json"]])
