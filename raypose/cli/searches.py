@@ -9,7 +9,7 @@ from typing import Any
 
 from raypose.cli.places import check_out
 from raypose.cli.verbs import Call, Keys, Verb, Word
-from raypose.console import status, waiting
+from raypose.console import plural, status, waiting
 from raypose.errors import UsageError
 
 __all__ = ["VERBS"]
@@ -72,7 +72,7 @@ def show_search(call: Call) -> None:
         values = "  ".join(f"{key}={_value(value)}" for key, value in best.values.items())
         so_far = "" if seen.outcome else " so far"
         lines.append(f"best{so_far}: trial {best.number}  {best.score:.4f}  {values}".rstrip())
-    lines.append(f"{seen.epochs} epochs in {_hours(seen.hours)} of trials")
+    lines.append(f"{plural(seen.epochs, 'epoch', 'epochs')} in {_hours(seen.hours)} of trials")
     lines += [*seen.search.notes, *(seen.outcome.notes if seen.outcome else ())]
     lines += _table(seen)
     call.show(seen.document(), "\n".join(lines))

@@ -64,7 +64,8 @@ class Row:
 @contextmanager
 def drawing() -> Iterator[None]:
     """Draw without a screen; names are text as they stand, and settings are put back after."""
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+    plain = {"text.parse_math": False, "svg.hashsalt": "raypose"}  # the same page each time
+    with matplotlib.rc_context(plain), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that the font lacks, what Optuna calls new
         yield
 

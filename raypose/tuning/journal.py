@@ -10,10 +10,11 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, json_to_distribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -101,7 +102,7 @@ def _frozen(trial: Trial) -> FrozenTrial:
     try:
         params, distributions = _params(trial)
         made = optuna.create_trial(**plain, params=params, distributions=distributions)
-    except ValueError:  # a value outside its distribution, of an edited or older record
+    except (KeyError, TypeError, ValueError):  # of a record that was edited, or is older
         made = optuna.create_trial(**plain)
     began = datetime.fromtimestamp(trial.began, UTC)
     made.datetime_start = began
@@ -131,12 +132,17 @@ def _params(trial: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, value in trial.params.items():
         if name not in trial.distributions:
             continue
-        distribution = json_to_distribution(trial.distributions[name])
-        if isinstance(distribution, CategoricalDistribution):
-            choices = [_hashable(choice) for choice in distribution.choices]
-            distribution, value = CategoricalDistribution(choices), _hashable(value)
-        params[name], distributions[name] = value, distribution
+        params[name] = _hashable(value)
+        distributions[name] = _distribution(trial.distributions[name])
     return params, distributions
+
+
+@lru_cache(maxsize=1024)  # the same few in all records of a search
+def _distribution(text: str) -> BaseDistribution:
+    distribution = json_to_distribution(text)
+    if isinstance(distribution, CategoricalDistribution):
+        return CategoricalDistribution([_hashable(choice) for choice in distribution.choices])
+    return distribution
 
 
 def _hashable(choice: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from raypose import storage
 from raypose.config import read_stored
+from raypose.console import plural
 from raypose.data.claims import CLAIM, Claim
 from raypose.errors import NotFoundError
 from raypose.tuning import records
@@ -72,7 +73,7 @@ class Overview:
     def told(self) -> str:
         """Its trials by state, such as ``12 trials: 3 finished, 9 stopped``."""
         parts = ", ".join(f"{count} {state}" for state, count in self.counts.items())
-        return f"{len(self.trials)} {'trial' if len(self.trials) == 1 else 'trials'}: {parts or 0}"
+        return f"{plural(len(self.trials), 'trial')}: {parts}" if parts else "no trial yet"
 
     def summary(self) -> dict[str, Any]:
         """Return what a list says of it."""

@@ -89,7 +89,7 @@ def _head(seen: Overview) -> str:
 
 def _took(seen: Overview) -> str:
     hours = f"{seen.hours:.1f} hours" if seen.hours >= 1 else f"{60 * seen.hours:.1f} minutes"
-    return f"{plural(seen.epochs, 'epoch')} trained in {hours} of trials"
+    return f"{plural(seen.epochs, 'epoch', 'epochs')} trained in {hours} of trials"
 
 
 def _changes(seen: Overview, best: Trial | None) -> str:

@@ -16,7 +16,7 @@ from optuna.distributions import (
 
 from raypose import storage
 from raypose.config import Config, dump, override
-from raypose.tuning.records import METRIC, Outcome, Records, Search, Trial, best
+from raypose.tuning.records import Outcome, Records, Search, Trial, best
 
 BACKBONES = ("ViT-B-32-256/datacomp_s34b_b86k", "ViT-B-16/datacomp_xl_s13b_b90k", "PE-Core-S-16")
 PRESETS = ("name", "photo", "words", "tree")
@@ -144,10 +144,6 @@ def extras(url: str) -> None:
     storage.write_bytes(f"{url}/latency.json", json.dumps(ms).encode())
 
 
-def document_of(url: str, number: int) -> dict[str, Any]:
-    """A record as it lies."""
-    found: dict[str, Any] = storage.read_json(f"{url}/trials/{number:06d}.json")
-    return found
-
-
-__all__ = ["METRIC", "document_of", "extras", "finals", "outcome", "search", "trial", "write"]
+def choices(ways: list[Any]) -> str:
+    """A choice as Optuna writes it."""
+    return distribution_to_json(CategoricalDistribution(ways))
