@@ -198,7 +198,7 @@ VERBS = (
         (SEARCH,),
         "show the trials of a search, while it runs or after it",
         show_search,
-        ("raypose searches show postures-1a2b3c4d", "raypose searches show postures --json"),
+        ("raypose searches show postures-1a2b3c4d", "raypose searches show postures"),
         sections=SECTIONS,
     ),
     Verb(

@@ -9,7 +9,10 @@ from matplotlib.figure import Figure
 
 __all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "axes", "svg"]
 
-BLUE, ORANGE, GREEN, GREY = "#3b6fd6", "#d9762b", "#2f8f5b", "#98a0ad"
+BLUE = "#3b6fd6"
+ORANGE = "#d9762b"
+GREEN = "#2f8f5b"
+GREY = "#98a0ad"
 
 
 def svg(figure: Figure) -> str:

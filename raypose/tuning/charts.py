@@ -184,7 +184,7 @@ def parallel_plot(study: optuna.Study, params: Sequence[str]) -> Figure:
             _plain_log(other)
             texts = [label.get_text() for label in other.get_yticklabels()]
             if any(_is_word(text) for text in texts):
-                other.set_yticks(other.get_yticks(), [clip(text, 14) for text in texts])
+                other.set_yticks(other.get_yticks(), [clip(text, 11) for text in texts])
             other.tick_params(labelsize=7.5)
             for label in other.get_yticklabels():
                 label.set_bbox({"facecolor": "white", "alpha": 0.8, "pad": 0.8, "linewidth": 0})

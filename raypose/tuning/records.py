@@ -41,7 +41,9 @@ __all__ = [
 
 METRIC = "val_balanced_accuracy"
 """By which trials are ranked."""
-SEARCH, OUTCOME, WINNER = "search.json", "outcome.json", "winner.yaml"
+SEARCH = "search.json"
+OUTCOME = "outcome.json"
+WINNER = "winner.yaml"
 TRIALS = "trials"
 BLOCK = 1000
 """Trials whose records become one file once all have ended."""
