@@ -201,7 +201,10 @@ def _walk(folder: str, above: str, recursive: bool, *, linked: bool, depth: int)
         elif entry.name.startswith("."):
             continue
         elif kind == "file":
-            stat = entry.stat()
+            try:
+                stat = entry.stat()
+            except FileNotFoundError:  # has gone since the folder was read
+                continue
             yield name, Stat(stat.st_size, stat.st_mtime_ns, real=real if linked or is_link else "")
         elif kind == "nowhere":
             yield name, Stat(NOWHERE, 0)

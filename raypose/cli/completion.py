@@ -85,6 +85,7 @@ def serve_shell(words: Sequence[str]) -> bool:
 
 
 RELEASES = ("RELEASE", "NAME", "A", "B")
+SEARCHES = ("SEARCH",)
 TAXONOMIES = ("TAXONOMY",)
 GRAMMARS = ("GRAMMAR",)
 RECIPES = ("RECIPE",)
@@ -114,6 +115,8 @@ def _named(verb: Verb, placed: int, given: Sequence[str], incomplete: str) -> It
     word = verb.words[placed].name
     if word in RELEASES:
         yield from _releases(given, incomplete)
+    elif word in SEARCHES:
+        yield from _searches(given)
     elif word in KEYS:
         yield from (name for name, _, _ in section_rows())
     elif word in RECIPES:
@@ -132,12 +135,10 @@ def _named(verb: Verb, placed: int, given: Sequence[str], incomplete: str) -> It
 
 def _releases(given: Sequence[str], incomplete: str) -> list[str]:
     """Return the names of releases; of one that has been typed, its versions or its aliases."""
-    from raypose import storage
     from raypose.errors import RayposeError
     from raypose.releases import registry
 
-    named = [word.partition("=")[2] for word in given if word.startswith("storage=")]
-    root = named[0] if named else storage.default_root()
+    root = _root(given)
     try:
         if ":" not in incomplete and "@" not in incomplete:
             return registry.names(root)
@@ -147,6 +148,25 @@ def _releases(given: Sequence[str], incomplete: str) -> list[str]:
     if ":" in incomplete:
         return [row["release"] for row in rows]
     return [f"{row['release'].partition(':')[0]}@{a}" for row in rows for a in row["aliases"]]
+
+
+def _searches(given: Sequence[str]) -> list[str]:
+    """Return the ids of searches."""
+    from raypose.errors import RayposeError
+    from raypose.tuning import records
+
+    try:
+        return records.names(_root(given))
+    except RayposeError:
+        return []
+
+
+def _root(given: Sequence[str]) -> str:
+    """Return the storage root that is named among the words before, or the default one."""
+    from raypose import storage
+
+    named = [word.partition("=")[2] for word in given if word.startswith("storage=")]
+    return named[0] if named else storage.default_root()
 
 
 def _values(verb: Verb, key: str) -> list[str]:

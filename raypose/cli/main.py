@@ -30,6 +30,7 @@ from raypose.cli import (
     prediction,
     releases,
     runs,
+    searches,
     serving,
     shards,
     training,
@@ -44,12 +45,12 @@ __all__ = ["PANELS", "VERBS", "main"]
 PANELS = {
     "start here": demo.VERBS,
     "pictures and classes": (*shards.VERBS, *drawing.VERBS, *captions.VERBS),
-    "training": (*training.VERBS, *runs.VERBS),
+    "training": (*training.VERBS, *runs.VERBS, *searches.VERBS),
     "releases": (*releases.VERBS, *evaluation.VERBS, *prediction.VERBS, *serving.VERBS),
 }
 """What verbs are about → the verbs, in the order of the help."""
 VERBS = {verb.name: verb for verbs in PANELS.values() for verb in verbs}
-BARE = {"releases": "list", "runs": "list"}
+BARE = {"releases": "list", "runs": "list", "searches": "list"}
 """Group → the verb that is meant where none is named."""
 GO_ON = (("train",), ("search",), ("shards", "build"), ("shards", "split"), ("synthesize",))
 """Verbs that go on where they were cut off, when they are given again."""

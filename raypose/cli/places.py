@@ -20,6 +20,7 @@ OURS = {
     ".csv": (b"picture,label,name,probability,error", b""),
     ".jsonl": (b'{"picture":', b'"probability":'),
     ".parquet": (b"", b"probability"),
+    ".log": (b'{"op_code":', b'"user_attr":{"raypose":'),
 }
 """Ending → what a file of ours begins with, and what is in its first bytes, or its last."""
 
@@ -55,12 +56,13 @@ def looked_up(root: str, reference: str) -> Any:
         return registry.resolve(root, reference)
 
 
-def check_out(url: str, endings: tuple[str, ...] = ()) -> None:
+def check_out(url: str, endings: tuple[str, ...] = (), *, force: bool = False) -> None:
     """Refuse a file that cannot be written, before what it is to hold is computed.
 
     Args:
         url: of the file.
         endings: of the forms that can be written; any where none is named.
+        force: let what is no work of ours be written over.
 
     Raises:
         UsageError: for another ending, a folder, a place where nothing can be written, or a file
@@ -74,7 +76,7 @@ def check_out(url: str, endings: tuple[str, ...] = ()) -> None:
         if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
             what = "is a folder" if path.is_dir() else "cannot be written"
             raise UsageError(f"out: {url}: {what}; name a file to write")
-    if not _is_ours(url):
+    if not force and not _is_ours(url):
         raise UsageError(
             f"out: {url}: is there already, and nothing of raypose's; name another file"
         )

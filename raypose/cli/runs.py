@@ -27,7 +27,9 @@ def list_runs(call: Call) -> None:
         found = runs.overview(root)
     lines = []
     for row in found:
-        state = "finished" if row["finished"] else f"after {plural(row['epochs'], 'epoch')}"
+        state = (
+            "finished" if row["finished"] else f"after {plural(row['epochs'], 'epoch', 'epochs')}"
+        )
         made = f"  → {', '.join(row['releases'])}" if row["releases"] else ""
         lines.append(f"{row['run']}  {_size(row['bytes'])}  {state}{made}")
     status(f"runs in {root}")
@@ -39,7 +41,9 @@ def show_run(call: Call) -> None:
     from raypose.training import runs
 
     found = runs.show(call.config().storage, call.words[0])
-    state = "finished" if found["finished"] else f"after {plural(found['epochs'], 'epoch')}"
+    state = (
+        "finished" if found["finished"] else f"after {plural(found['epochs'], 'epoch', 'epochs')}"
+    )
     lines = [f"{found['run']}  {_size(found['bytes'])}  {state}", found["url"]]
     lines += [f"{name}  {_size(size)}" for name, size in sorted(found["parts"].items())]
     lines += [

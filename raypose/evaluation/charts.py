@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from raypose import metrics
 from raypose.captions.taxonomy import Taxonomy
+from raypose.pages import plots
+from raypose.pages.plots import BLUE, GREEN, GREY, ORANGE
 
 __all__ = [
     "NAMES",
@@ -22,12 +22,10 @@ __all__ = [
     "reliability_plot",
     "risk_plot",
     "seeds_plot",
-    "svg",
     "time_plot",
     "training_plots",
 ]
 
-BLUE, ORANGE, GREEN, GREY = "#3b6fd6", "#d9762b", "#2f8f5b", "#98a0ad"
 PHASES = {
     "computing": BLUE,
     "waiting for pictures": ORANGE,
@@ -49,7 +47,7 @@ NAMES = {
 
 def few_shot_plot(document: Mapping[str, Any]) -> Figure:
     """Draw accuracy over pictures a class: each draw, the mean and its interval."""
-    figure, axes = _axes("pictures a class", "top-1", wide=True)
+    figure, axes = plots.axes("pictures a class", "top-1", wide=True)
     sizes = document["per_class"]
     for (method, points), color in zip(document["methods"].items(), COLORS, strict=False):
         means = [point["mean"] for point in points]
@@ -71,7 +69,7 @@ def few_shot_plot(document: Mapping[str, Any]) -> Figure:
 
 def reliability_plot(document: Mapping[str, Any]) -> Figure:
     """Draw accuracy over confidence, the size of a point being its number of pictures."""
-    figure, axes = _axes("confidence", "share that is right")
+    figure, axes = plots.axes("confidence", "share that is right")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
     points = np.array(document["reliability"])
     sizes = 12 + 160 * points[:, 2] / points[:, 2].max()
@@ -85,7 +83,9 @@ def reliability_plot(document: Mapping[str, Any]) -> Figure:
 
 def risk_plot(document: Mapping[str, Any]) -> Figure:
     """Draw the share of wrong answers over the share of pictures answered, the surest first."""
-    figure, axes = _axes("share of pictures answered, the surest first", "share of these wrong")
+    figure, axes = plots.axes(
+        "share of pictures answered, the surest first", "share of these wrong"
+    )
     points = np.array(document["risk_coverage"])
     axes.plot(points[:, 0], points[:, 1], color=BLUE, marker=".")
     axes.set_title(f"risk over coverage: mean {document['aurc']:.3f}", fontsize=10)
@@ -97,14 +97,14 @@ def risk_plot(document: Mapping[str, Any]) -> Figure:
 def training_plots(lines: Sequence[Mapping[str, Any]]) -> tuple[Figure, Figure]:
     """Draw loss and accuracy over the epochs of a run: see `tracking.read`."""
     epochs = [line["epoch"] for line in lines]
-    loss, axes = _axes("epoch", "loss (nats)")
+    loss, axes = plots.axes("epoch", "loss (nats)")
     axes.plot(epochs, [line["train_loss"] for line in lines], color=BLUE, marker=".", label="train")
     scored = [line for line in lines if "val_nll" in line]
     at = [line["epoch"] for line in scored]
     axes.plot(at, [line["val_nll"] for line in scored], color=ORANGE, marker=".", label="val NLL")
     axes.legend(frameon=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    accuracy, axes = _axes("epoch", "on validation")
+    accuracy, axes = plots.axes("epoch", "on validation")
     for name, color in (("val_top1", BLUE), ("val_balanced_accuracy", ORANGE)):
         words = NAMES[name.removeprefix("val_")]
         axes.plot(at, [line[name] for line in scored], color=color, marker=".", label=words)
@@ -115,7 +115,7 @@ def training_plots(lines: Sequence[Mapping[str, Any]]) -> tuple[Figure, Figure]:
 
 def seeds_plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> Figure:
     """Draw a figure over the epochs of several runs: name → lines, see `tracking.read`."""
-    figure, axes = _axes("epoch", NAMES.get(key.removeprefix("val_"), key))
+    figure, axes = plots.axes("epoch", NAMES.get(key.removeprefix("val_"), key))
     for name, lines in runs.items():
         known = [line for line in lines if key in line]
         at = [line["epoch"] for line in known]
@@ -127,7 +127,7 @@ def seeds_plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> Fig
 
 def time_plot(lines: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw what the time of each epoch went into: see `phases`."""
-    figure, axes = _axes("seconds", "epoch", wide=True)
+    figure, axes = plots.axes("seconds", "epoch", wide=True)
     left = np.zeros(len(lines))
     epochs = [line["epoch"] for line in lines]
     for name, color in PHASES.items():
@@ -178,23 +178,3 @@ def confusion_plot(counts: metrics.Counts, order: Sequence[int], classes: Taxono
     axes.set_ylabel("is")
     figure.colorbar(shown, ax=axes, shrink=0.6, label="share of the class's pictures")
     return figure
-
-
-def svg(figure: Figure) -> str:
-    """Return a plot as an SVG element that scales to its place."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    return f"<div class=plot>{text}</div>"
-
-
-def _axes(xlabel: str, ylabel: str, *, wide: bool = False) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 3.8) if wide else (4.6, 3.3))
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e9ee", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    return figure, axes

@@ -18,7 +18,7 @@ from raypose.console import plural
 from raypose.data import images
 from raypose.evaluation import charts
 from raypose.evaluation.scoring import Mistake, Scored
-from raypose.pages import markup
+from raypose.pages import markup, plots
 
 __all__ = ["evaluation_page", "few_shot_page", "seeds_page"]
 
@@ -46,18 +46,18 @@ def evaluation_page(
         f"<p>{escape(document['data'])}: {size}{bad}. Intervals are 95 %, from drawing pictures "
         "anew.</p>",
         f"<p class=verdict>{escape(worse)}</p>" if worse else "",
-        _section("Figures", _figures(document)),
-        _section("Training", _training(lines)) if lines else "",
-        _section("What is taken for what", _confusions(document, classes)),
-        _section(
+        markup.section("Figures", _figures(document)),
+        markup.section("Training", _training(lines)) if lines else "",
+        markup.section("What is taken for what", _confusions(document, classes)),
+        markup.section(
             "Can its probabilities be relied on?",
             _pair(charts.reliability_plot(document), charts.risk_plot(document)),
         ),
-        _section("The worst mistakes", _mistakes(scored, classes)),
-        _section("Classes, worst first", _per_class(document, classes)),
-        _section("How it was made", _made(scored)),
+        markup.section("The worst mistakes", _mistakes(scored, classes)),
+        markup.section("Classes, worst first", _per_class(document, classes)),
+        markup.section("How it was made", _made(scored)),
     ]
-    return markup.page(document["release"], "".join(parts), style=STYLE)
+    return markup.page(document["release"], "".join(parts), style=markup.REPORT)
 
 
 def few_shot_page(document: Mapping[str, Any]) -> str:
@@ -86,11 +86,11 @@ def few_shot_page(document: Mapping[str, Any]) -> str:
         f"{document['zero_shot']:.3f}{note}.{rates}</p>"
     )
     body = (
-        f"{text}{charts.svg(charts.few_shot_plot(document))}"
+        f"{text}{plots.svg(charts.few_shot_plot(document))}"
         f"<div class=wide><table><tr><th>top-1{head}{rows}</table></div>"
         f"<h2>Classes</h2><ul>{classes}</ul>"
     )
-    return markup.page(f"{document['name']}: from few pictures", body, style=STYLE)
+    return markup.page(f"{document['name']}: from few pictures", body, style=markup.REPORT)
 
 
 def seeds_page(
@@ -119,9 +119,9 @@ def seeds_page(
         f"<div class=wide><table><tr><th><th>mean{head}{rows}</table></div>"
     )
     shown = [key for key in ("train_loss", "val_balanced_accuracy") if key in document["figures"]]
-    plots = "".join(charts.svg(charts.seeds_plot(lines, key)) for key in shown)
-    body += f"<div class=pair>{plots}</div><h2>Runs</h2><ul>{where}</ul>"
-    return markup.page(f"{document['name']}: over seeds", body, style=STYLE)
+    drawn = "".join(plots.svg(charts.seeds_plot(lines, key)) for key in shown)
+    body += f"<div class=pair>{drawn}</div><h2>Runs</h2><ul>{where}</ul>"
+    return markup.page(f"{document['name']}: over seeds", body, style=markup.REPORT)
 
 
 def _figures(document: Mapping[str, Any]) -> str:
@@ -161,20 +161,20 @@ def _cell(found: Mapping[str, Any], name: str) -> str:
 
 def _training(lines: Sequence[Mapping[str, Any]]) -> str:
     """Return loss, accuracy, and what the time went into, of a run that noted it."""
-    plots = _pair(*charts.training_plots(lines))
+    drawn = _pair(*charts.training_plots(lines))
     if not all({"train_s", "data_wait", "checkpoint_s"} <= line.keys() for line in lines):
-        return plots
+        return drawn
     spent: dict[str, float] = {}
     for line in lines:
         for name, seconds in charts.phases(line).items():
             spent[name] = spent.get(name, 0.0) + seconds
     total = sum(spent.values())
     told = ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in spent.items())
-    return f"{plots}<p>The time went into: {told}.</p>{charts.svg(charts.time_plot(lines))}"
+    return f"{drawn}<p>The time went into: {told}.</p>{plots.svg(charts.time_plot(lines))}"
 
 
 def _pair(left: Figure, right: Figure) -> str:
-    return f"<div class=pair>{charts.svg(left)}{charts.svg(right)}</div>"
+    return f"<div class=pair>{plots.svg(left)}{plots.svg(right)}</div>"
 
 
 def _confusions(document: Mapping[str, Any], classes: Taxonomy) -> str:
@@ -195,7 +195,7 @@ def _confusions(document: Mapping[str, Any], classes: Taxonomy) -> str:
     )
     return (
         "<p class=note>Rows and columns in the order of the tree; lines part its highest level."
-        f"</p><div class=wide><div class=matrix>{charts.svg(figure)}</div></div>"
+        f"</p><div class=wide><div class=matrix>{plots.svg(figure)}</div></div>"
         f"<div class=wide>{pairs_table}</div>"
     )
 
@@ -251,30 +251,3 @@ def _made(scored: Scored) -> str:
     }
     cells = "".join(f"<tr><td>{name}<td>{escape(value)}" for name, value in rows.items())
     return f"<div class=wide><table class=plain>{cells}</table></div>"
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:24px auto;padding:0 16px;max-width:1080px;
-color:#20242c;background:#fff}
-h1{font-size:22px;overflow-wrap:anywhere}h2{font-size:17px;margin:32px 0 8px}
-p,li{overflow-wrap:anywhere}small,.note{color:#646b78}.note{font-size:13px;margin:6px 0}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;margin:8px 0}
-th,td{text-align:right;padding:4px 10px;border-bottom:1px solid #e6e9ee;vertical-align:top;
-white-space:nowrap;font-variant-numeric:tabular-nums}
-th{font-weight:600;color:#646b78}td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}
-.words td{white-space:normal}
-.main td{background:#f2f6fe;font-weight:600}.main small{font-weight:400}
-.plain td{text-align:left;white-space:normal;overflow-wrap:anywhere}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:16px}
-.plot svg{display:block;width:100%;height:auto;max-width:720px}.matrix{min-width:640px}
-.matrix svg{max-width:860px}
-.row{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:14px}
-figure{margin:0}figure img{display:block;width:100%;border-radius:4px;background:#eee}
-figcaption{font-size:12px;line-height:1.4;margin-top:4px;overflow-wrap:anywhere}
-summary{cursor:pointer}
-.verdict{padding:10px 14px;border-left:4px solid #d9762b;background:#fdf3ea;font-weight:600}
-"""

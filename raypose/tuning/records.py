@@ -280,7 +280,7 @@ def read_trials(url: str) -> dict[int, Trial]:
     """Return number → record of all trials of a search, in their order."""
     folder = storage.join(url, TRIALS)
     files = storage.list_files(folder)
-    blocks = [name for name in files if name.endswith(".jsonl")]
+    blocks = _blocks(files)
     found: dict[int, Trial] = {}
     for name in blocks:
         place = storage.join(folder, name)
@@ -288,8 +288,8 @@ def read_trials(url: str) -> dict[int, Trial]:
     alone = [name for name in files if _number(name) is not None and _number(name) not in found]
     with ThreadPoolExecutor(16) as pool:
         read = list(pool.map(lambda name: _read(storage.join(folder, name)), alone))
-    if None in read:
-        return read_trials(url)
+    if None in read or _blocks(storage.list_files(folder)) != blocks:
+        return read_trials(url)  # records were put into a block as they were listed, or read
     found |= {trial.number: trial for trial in read if trial is not None}
     return dict(sorted(found.items()))
 
@@ -337,6 +337,10 @@ def result_of(url: str, outcome: Outcome, trials: Mapping[int, Trial]) -> Search
 
 def _place(url: str, number: int) -> str:
     return storage.join(url, TRIALS, _name(number))
+
+
+def _blocks(files: Iterable[str]) -> list[str]:
+    return [name for name in files if name.endswith(".jsonl")]
 
 
 def _name(number: int) -> str:

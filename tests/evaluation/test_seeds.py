@@ -9,6 +9,7 @@ from raypose import config, storage
 from raypose.cli.main import main
 from raypose.config import Config
 from raypose.evaluation import charts
+from raypose.pages import plots
 from raypose.training import runs, tracking
 
 
@@ -41,7 +42,7 @@ def test_a_recipe_over_seeds(
         spent = charts.phases(line)
         assert min(spent.values()) >= 0
         assert spent["computing"] + spent["waiting for pictures"] == pytest.approx(line["train_s"])
-    assert charts.svg(charts.time_plot(lines)).count("<svg") == 1
+    assert plots.svg(charts.time_plot(lines)).count("<svg") == 1
 
 
 def test_one_seed_has_no_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
