@@ -30,7 +30,7 @@ from raypose.console import plural, status
 from raypose.data import claims, inputs
 from raypose.errors import ConfigError, NotFoundError, RayposeError, TrainError
 from raypose.training import checkpoint
-from raypose.tuning import finals, records, trial, warming
+from raypose.tuning import finals, latency, records, trial, warming
 from raypose.tuning.course import Course
 from raypose.tuning.decoded import Decoded
 from raypose.tuning.points import searched_keys
@@ -312,6 +312,7 @@ def _conclude(config: Config, course: Course, needs: dict[str, float], *, url: s
     ranked = records.best(trials.values())
     if not ranked:
         raise TrainError(f"search {config.name}: every trial failed; most: {course.commonest()}")
+    latency.measure(config, ranked, url)
     held: dict[str, Any] = {}
     if config.search.finalists and not course.over.startswith("search.max_hours"):
 

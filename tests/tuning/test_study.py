@@ -57,6 +57,10 @@ def test_a_search_writes_records_and_the_winner_and_goes_further(
     )
     assert not [name for name in storage.list_folders(result.url) if name.startswith("tune-")]
     assert tuning.finished(asked) is not None
+    tried = {t["values"]["model.backbone"] for t in result.trials if t["state"] == "finished"}
+    times = storage.read_json(f"{result.url}/latency.json")
+    assert set(times) == tried
+    assert all(each["ms"] > 0 for each in times.values())
     more = config.override(asked, {"search.num_trials": 4})
     assert more.search_id == asked.search_id
     assert tuning.finished(more) is None
