@@ -380,4 +380,5 @@ STYLE = """
 .tall{max-height:640px;overflow-y:auto}.trials{font-size:12px}
 .trials td:nth-child(n+7){text-align:left;max-width:280px;overflow-wrap:anywhere;white-space:normal}
 .trials .error{min-width:120px}.words td{overflow-wrap:anywhere}
+.words td:first-child,.words th{overflow-wrap:normal;white-space:nowrap}
 """
