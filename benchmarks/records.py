@@ -3,8 +3,8 @@
     python benchmarks/records.py [trials=10_000] [s3=0]
 
 The records are of trials that have ended, a thousand a file as a search leaves them; the peer is
-the same records as single files. Both are read, shown, written as a study of Optuna and drawn, each
-in this process after all is imported. With s3=1 they lie in an S3 server of this process instead of
+the same records as single files. Both are read, shown, written as a study of Optuna, drawn, and gone
+on with, each in this process after all is imported. With s3=1 they lie in an S3 server of this process instead of
 on a disk. The last line is JSON: seconds of each, and the peer's over ours of reading alone.
 """
 
@@ -33,7 +33,8 @@ from raypose.cli.main import main as command
 from raypose.config import Config, dump, override
 from raypose.testing import embedded_s3
 from raypose.tuning import report
-from raypose.tuning.records import BLOCK, Search, Trial, read_trials
+from raypose.tuning.course import Course
+from raypose.tuning.records import BLOCK, Records, Search, Trial, read_trials
 
 SPACE: dict[str, BaseDistribution] = {
     "optim.learning_rate": FloatDistribution(1e-6, 1e-3, log=True),
@@ -122,7 +123,22 @@ def looked_at(root: str, url: str, out: str) -> dict[str, float]:
         "json": timed(lambda: quietly("searches", "show", name, at, "--json")),
         "study": timed(lambda: quietly("searches", "study", name, at, f"out={out}.log")),
         "report": timed(lambda: quietly("searches", "report", name, at, f"out={out}.html")),
+        "resume": timed(lambda: resumed(url)),
     }
+
+
+def resumed(url: str) -> None:
+    """Go on with a search as far as its next trial: all are told to the sampler."""
+    space = {
+        "optim.learning_rate": {"loguniform": [1e-6, 1e-3]},
+        "optim.weight_decay": {"uniform": [0.0, 0.5]},
+        "optim.batch_size": {"integers": [16, 512]},
+        "model.backbone": {"choice": ["ViT-B-32", "ViT-B-16", "PE-Core-S-16"]},
+        "captions.preset": {"choice": ["name", "photo", "words", "tree"]},
+    }
+    search = {"space": space, "num_trials": 10**6}
+    course = Course(override(Config(), {"search": search}), Records(url))
+    assert course.next() is not None
 
 
 def quietly(*words: str) -> None:

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raypose import storage as files
 from raypose.tuning.records import METRIC, Trial
 
-__all__ = ["MARK", "STATES", "journal", "quiet", "to_study"]
+__all__ = ["MARK", "STATES", "frozen", "journal", "quiet", "to_study"]
 
 MARK = "raypose"
 """User attribute of a study by which a journal is known for ours; it holds the search's place."""
@@ -52,7 +52,7 @@ def to_study(url: str, trials: Iterable[Trial], storage: BaseStorage | None = No
         )
         study.set_user_attr(MARK, url)
         study.set_metric_names([METRIC])
-        study.add_trials([_frozen(trial) for trial in trials])
+        study.add_trials([frozen(trial) for trial in trials])
     return study
 
 
@@ -89,7 +89,8 @@ class _Lines(BaseJournalBackend):
         self.logs.extend(logs)
 
 
-def _frozen(trial: Trial) -> FrozenTrial:
+def frozen(trial: Trial) -> FrozenTrial:
+    """Return a record as a trial of Optuna."""
     state = STATES[trial.state]
     plain: dict[str, Any] = {
         "state": state,

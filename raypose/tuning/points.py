@@ -21,7 +21,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
     distribution_to_json,
-    json_to_distribution,
 )
 from optuna.trial import TrialState
 
@@ -29,19 +28,14 @@ from raypose import captions, config
 from raypose.captions import grammar, nodes, taxonomy
 from raypose.config import Config, Distribution, canonical_json, space
 from raypose.errors import ConfigError
+from raypose.tuning.journal import STATES, frozen
 from raypose.tuning.records import Trial
 
-__all__ = ["GRAMMAR", "Point", "Points", "default_params", "frozen", "searched_keys"]
+__all__ = ["GRAMMAR", "Point", "Points", "default_params", "searched_keys"]
 
 GRAMMAR = "captions.grammar"
 TRIES, TRIES_BY_CHANCE = 20, 2000
 """Draws of a point that was not tried before: by the sampler, then by chance."""
-STATES = {
-    "finished": TrialState.COMPLETE,
-    "stopped": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-    "running": TrialState.RUNNING,
-}
 
 
 @dataclass(frozen=True)
@@ -106,7 +100,7 @@ class Points:
         if any(_said(self.recipe, key) != trial.values[key] for key in elsewhere):
             return {}  # it differs in what is settled here
         asked: dict[str, Any] = {}
-        kinds: dict[str, BaseDistribution] = {}
+        kinds: dict[str, str] = {}
 
         def choose(name: str, distribution: Distribution) -> Any:
             given = trial.values.get(name.partition("@")[0], trial.params.get(name))
@@ -114,7 +108,7 @@ class Points:
             if not _holds(distribution, value):
                 raise _Unknown(name)
             kind = _optuna(distribution)
-            asked[name], kinds[name] = _outside(distribution, value), kind
+            asked[name], kinds[name] = _outside(distribution, value), distribution_to_json(kind)
             return value
 
         try:
@@ -123,7 +117,8 @@ class Points:
             return {}
         if settled.get(GRAMMAR) != trial.values.get(GRAMMAR):
             return {}
-        self.study.add_trial(_frozen(trial, asked, kinds))
+        ours = {"params": asked, "distributions": kinds}
+        self.study.add_trial(frozen(trial.model_copy(update=ours)))
         return asked
 
     def ask(self, number: int) -> Point | None:
@@ -217,27 +212,6 @@ def searched_keys(recipe: Config) -> list[str]:
             f"set {GRAMMAR} to one that does, or write sample: instead"
         )
     return [*recipe.search.space, *([GRAMMAR] if open_ends else [])]
-
-
-def frozen(trial: Trial) -> optuna.trial.FrozenTrial:
-    """Return a record as a trial of Optuna."""
-    kinds = {name: json_to_distribution(text) for name, text in trial.distributions.items()}
-    return _frozen(trial, {name: trial.params[name] for name in kinds}, kinds)
-
-
-def _frozen(
-    trial: Trial, params: dict[str, Any], kinds: dict[str, BaseDistribution]
-) -> optuna.trial.FrozenTrial:
-    state = STATES[trial.state]
-    if state != TrialState.FAIL and trial.score is None:
-        state = TrialState.FAIL  # it ended before it was scored
-    return optuna.trial.create_trial(
-        state=state,
-        value=trial.score if state == TrialState.COMPLETE else None,
-        params=params,
-        distributions=kinds,
-        intermediate_values=dict(trial.scores),
-    )
 
 
 def _num_points(recipe: Config) -> int | None:
