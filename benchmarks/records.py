@@ -3,9 +3,10 @@
     python benchmarks/records.py [trials=10_000] [s3=0]
 
 The records are of trials that have ended, a thousand a file as a search leaves them; the peer is
-the same records as single files. Both are read, shown, written as a study of Optuna, drawn, and gone
-on with, each in this process after all is imported. With s3=1 they lie in an S3 server of this process instead of
-on a disk. The last line is JSON: seconds of each, and the peer's over ours of reading alone.
+the same records as single files. Both are read, shown, written as a study of Optuna, drawn, and
+gone on with, each in this process after all is imported. With s3=1 they lie in an S3 server of this
+process instead of on a disk. The last line is JSON: seconds of each, and the peer's over ours of
+reading alone.
 """
 
 from __future__ import annotations
