@@ -46,10 +46,13 @@ def train_size(config: AugmentConfig, image_size: int) -> int:
 def copy_size(config: AugmentConfig, image_size: int) -> int:
     """Return the pixels of a side of the copies that training pictures are cut out of.
 
-    The smallest crop has then as many pixels as the tower sees, and none is blurred.
+    The smallest crop has then as many pixels as the tower sees, and none is blurred. It grows by
+    quarters of that side, so that trials of a search whose crops differ share copies.
     """
     side = train_size(config, image_size)
-    return math.ceil(side / math.sqrt(config.min_area)) if config.enabled else side
+    step = max(1, side // 4)
+    wanted = math.ceil(side / math.sqrt(config.min_area)) if config.enabled else side
+    return side + step * math.ceil((wanted - side) / step)
 
 
 def augment(

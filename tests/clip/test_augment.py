@@ -66,7 +66,7 @@ def test_crops_are_as_sharp_as_whole_pictures() -> None:
     """Cut out of a larger copy: detail survives that a copy of the tower's size has lost."""
     config = STILL.model_copy(update={"min_area": 0.5})
     side = copy_size(config, 24)
-    assert side == 34
+    assert side == 36
     copies = torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(0))
     small = F.interpolate(copies, (24, 24), mode="bicubic", antialias=True)
     names = [str(k) for k in range(8)]
@@ -78,7 +78,9 @@ def test_crops_are_as_sharp_as_whole_pictures() -> None:
 
 
 def test_sizes_in_training_and_of_copies() -> None:
-    assert copy_size(AugmentConfig(), 224) == 268
+    assert copy_size(AugmentConfig(), 224) == 280  # 268, in quarters
+    sizes = {copy_size(AugmentConfig(min_area=0.3 + k / 1000), 193) for k in range(700)}
+    assert sizes == {193 + 48 * k for k in range(1, 5)}  # that trials share
     assert copy_size(AugmentConfig(enabled=False, image_size=96), 224) == 224
     assert train_size(AugmentConfig(image_size=160), 224) == 160
     assert copy_size(AugmentConfig(image_size=160, min_area=1), 224) == 160
