@@ -79,6 +79,11 @@ def check(call: Call) -> None:
         _tell_search(resolved)
     document = config.dump(resolved)
     shown = {**document, "data": {**document["data"], "taxonomy": _named(resolved, classes)}}
+    search = {
+        **document["search"],
+        "space": config.sparse(resolved).get("search", {}).get("space", {}),
+    }
+    shown["search"] = search
     text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
     call.show(document, f"# {resolved.run_id}\n{text}".rstrip())
 
@@ -86,15 +91,23 @@ def check(call: Call) -> None:
 def _tell_search(resolved: Any) -> None:
     """Prove the space of a search, and say how large it is and how long it will take."""
     from raypose import config
+    from raypose.data import inputs
     from raypose.tuning import records
 
-    count = config.prove(resolved)
-    points = "endlessly many" if count is None else f"{count:,}"
+    inputs.check_search(resolved)
+    proof = config.prove(resolved)
+    points = "endlessly many" if proof.num_points is None else f"{proof.num_points:,}"
+    for name in proof.idle:
+        key, _, number = name.partition("@")
+        which = f" (range {int(number) + 1})" if number else ""
+        status(f"search.space: {key}{which} is never asked for: its conditions do not hold")
     trials = plural(resolved.search.num_trials, "trial")
     status(f"search.space: {points} points, 256 of them drawn and resolved; {trials} asked for")
     pace = records.pace(resolved)
     if pace is None:
-        status("how long it takes is known after its first trial; or try dry_run=true of train")
+        status(
+            "how long it takes is known after its first trial; raypose train RECIPE dry_run=true"
+        )
     else:
         status(f"about {_span(pace * resolved.search.num_trials)} at {_span(pace)} a trial so far")
 
@@ -258,6 +271,9 @@ def search(call: Call) -> None:
 
     result = records.finished(config)
     if result is None or call.keys.then:
+        from raypose.data import inputs
+
+        inputs.check_search(config)
         _ready(config)
         with waiting("loading torch and Ray"):
             from raypose import runtime

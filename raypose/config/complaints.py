@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from raypose.console import one_line
 from raypose.errors import did_you_mean
 
 __all__ = ["explain"]
@@ -27,13 +28,15 @@ PLAINLY = {
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """Put pydantic's first complaint into one line with the dotted key."""
     first = error.errors()[0]
-    loc = [part for part in first["loc"] if isinstance(part, str)]
-    dotted = ".".join(str(part) for part in first["loc"]) or "document"
+    # of a union pydantic names the alternatives, in brackets; a key of a stranger may be anything
+    places = [one_line(str(part)) for part in first["loc"] if "[" not in str(part)]
+    loc = [part for part in places if not part.isdigit()]
+    dotted = ".".join(places) or "document"
     if first["type"] == "extra_forbidden":
         return f"{dotted}: unknown key{_suggest(loc, root)}"
     message = PLAINLY.get(first["type"]) or first["msg"].removeprefix("Value error, ")
-    if not loc:
-        return message
+    if not loc or first["loc"] == ("search", "space"):
+        return f"{dotted}: {message}" if loc else message
     return f"{dotted}: {message[0].lower()}{message[1:]}, found {_short(first['input'])}"
 
 

@@ -8,16 +8,17 @@ This module reads no data and imports nothing heavy.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
 from raypose import storage
 from raypose.config import reading, space
 from raypose.config.complaints import explain
+from raypose.config.identity import NOT_OF_A_RUN, SPREAD
 from raypose.config.settings import Config
 from raypose.errors import ConfigError, DataError, UsageError, did_you_mean
 
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 SPACE = "search.space."
+COMPARED = ("data.val", "data.test", "data.taxonomy")
+"""Keys by which the scores of trials are what they are."""
 
 
 def parse_config(document: Mapping[str, Any], *, where: str = "config") -> Config:
@@ -156,6 +159,8 @@ def read_yaml(url: str) -> Any:
     Raises:
         ConfigError: where it cannot be read, is not YAML, or a key stands twice.
     """
+    if not storage.is_s3(url) and Path(url).exists() and not Path(url).is_file():
+        raise ConfigError(f"{url}: not a file; give the path of a YAML file")
     try:
         text = storage.read_bytes(url).decode("utf-8-sig")
     except DataError as error:
@@ -244,26 +249,42 @@ def included(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**document, "search": {**search, "include": (), "space": {**space, **own}}}
 
 
-def prove(config: Config, *, num_points: int = 256, where: str = "search.space") -> int | None:
-    """Draw points of the search space and resolve each: what is wrong is known before any trains.
+class Proof(NamedTuple):
+    """What drawing points of a search space has shown."""
 
-    Returns:
-        How many different points there are; None for endlessly many.
+    num_points: int | None
+    """Different points there are; None for endlessly many."""
+    idle: list[str]
+    """Parameters that no point had: what they depend on does not hold."""
+
+
+def prove(config: Config, *, num_points: int = 256, where: str = "search.space") -> Proof:
+    """Draw points of the search space and resolve each: what is wrong is known before any trains.
 
     Raises:
         ConfigError: for the first point that is no recipe, with its values.
     """
     document = config.model_dump(mode="python", exclude={"search"})
     rng = random.Random(0)
+    asked: set[str] = set()
     for number in range(num_points):
         choose = space.at_random(rng) if number % 2 else space.representative(rng)
-        values = space.draw(config.search.space, choose, partial(lookup, config))
+
+        def noted(name: str, one: space.Distribution, choose: space.Choose = choose) -> Any:
+            asked.add(name)
+            return choose(name, one)
+
+        values = space.draw(config.search.space, noted, partial(lookup, config))
         try:
             Config.model_validate(_assign(document, values))
         except ValidationError as error:
             point = ", ".join(f"{key}={value}" for key, value in values.items())
             raise ConfigError(f"{where}: {explain(error, Config)}; at {point}") from None
-    return space.combinations(config.search.space, partial(lookup, config))
+    names = [
+        name for key, given in config.search.space.items() for name, _ in space.named(key, given)
+    ]
+    points = space.combinations(config.search.space, partial(lookup, config))
+    return Proof(points, [name for name in names if name not in asked])
 
 
 def lookup(config: Config, dotted: str) -> Any:
@@ -289,15 +310,20 @@ def keys(root: type[BaseModel] = Config) -> list[str]:
     found = []
     for name, field in root.model_fields.items():
         inner = field.annotation
-        section = isinstance(inner, type) and issubclass(inner, BaseModel)
-        found += [f"{name}.{leaf}" for leaf in keys(inner)] if section else [name]  # type: ignore[arg-type]
+        found += [f"{name}.{leaf}" for leaf in keys(inner)] if is_section(inner) else [name]
     return found
+
+
+def is_section(wanted: Any) -> TypeGuard[type[BaseModel]]:
+    """Return whether an annotation is a section of its own."""
+    return isinstance(wanted, type) and issubclass(wanted, BaseModel)
 
 
 def _check_space(config: Config, *, where: str) -> None:
     """Prove that each key of the search space exists and takes its values."""
     document = config.model_dump(mode="python", exclude={"search"})
     for key, given in config.search.space.items():
+        _check_key(key, config.search.space, where=where)
         for _, distribution in space.named(key, given):
             held = {other: _first(value) for other, value in distribution.when.items()}
             for other in held:
@@ -308,6 +334,22 @@ def _check_space(config: Config, *, where: str) -> None:
                 except ValidationError as error:
                     raise ConfigError(f"{where}: search.space: {explain(error, Config)}") from None
     space.draw(config.search.space, lambda name, one: one.at(0), partial(lookup, config))
+
+
+def _check_key(key: str, others: Iterable[str], *, where: str) -> None:
+    """Refuse a key in which no trial may differ from another."""
+    section, _, name = key.partition(".")
+    place = f"{where}: search.space: {key}"
+    if key in COMPARED:
+        raise ConfigError(f"{place}: trials are compared on it; it is the same for all of them")
+    if section in (*NOT_OF_A_RUN, "name", "storage") or (section == "train" and name in SPREAD):
+        raise ConfigError(f"{place}: it changes nothing that a trial learns; set it for all")
+    field = Config.model_fields.get(section)
+    if field is not None and not name and is_section(field.annotation):
+        raise ConfigError(f"{place}: is a section; name one of its keys")
+    within = next((other for other in others if other.startswith(f"{key}.")), "")
+    if within:
+        raise ConfigError(f"{place}: {within} is a part of it; search one of the two")
 
 
 def _first(wanted: Any) -> Any:

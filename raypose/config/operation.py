@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import Field, ValidationError, create_model, field_validator
 
+from raypose.config.complaints import explain
 from raypose.config.section import Count, Fraction, Positive, Section
-from raypose.config.space import Space
+from raypose.config.space import Distribution, Space
 
 __all__ = [
     "ClusterConfig",
@@ -107,11 +109,40 @@ class SearchConfig(_Sources):
     final_seeds: Annotated[int, Field(ge=2)] = 3
     """Seeds of each finalist."""
 
+    @field_validator("space", mode="before")
+    @classmethod
+    def _plain_space(cls, given: Any) -> Any:
+        """Read each distribution by itself, so that what is wrong is told of its key alone."""
+        if not isinstance(given, Mapping):
+            return given
+        return {key: _distributions(str(key), each) for key, each in given.items()}
+
     @property
     def sources(self) -> tuple[str, ...]:
         """`search.from`."""
         found: tuple[str, ...] = getattr(self, "from")
         return found
+
+
+def _distributions(key: str, given: Any) -> Any:
+    if isinstance(given, list | tuple) and given and all(_is_one(each) for each in given):
+        return tuple(_distribution(key, each) for each in given)
+    if _is_one(given):
+        return _distribution(key, given)
+    raise ValueError(f"{key}: wants a distribution, such as {{choice: [16, 32]}}")
+
+
+def _is_one(given: Any) -> bool:
+    return isinstance(given, Mapping | Distribution)
+
+
+def _distribution(key: str, given: Any) -> Distribution:
+    if isinstance(given, Distribution):
+        return given
+    try:
+        return Distribution.model_validate(dict(given))
+    except ValidationError as error:
+        raise ValueError(f"{key}: {explain(error, Distribution)}") from None
 
 
 class ServeConfig(Section):

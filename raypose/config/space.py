@@ -23,8 +23,11 @@ __all__ = [
     "named",
     "representative",
     "values",
+    "wanted_of",
 ]
 
+MAX_BRANCHES = 20_000
+"""Ways to settle the keys on which others depend, up to which points are counted."""
 INSIDE = (5**0.5 - 1) / 2
 """Share of the way between two bounds at which a number is whole for no bounds that are."""
 
@@ -55,11 +58,19 @@ class Distribution(Section):
             raise ValueError(f"the lower bound {bounds[0]} is not below the upper {bounds[1]}")
         if self.loguniform and self.loguniform[0] <= 0:
             raise ValueError("loguniform wants bounds above 0")
-        if self.choice is not None and not self.choice:
-            raise ValueError("choice wants at least one value")
+        if self.choice is not None:
+            self._check_choice(self.choice)
         if self.step is not None:
             self._check_step(self.step)
         return self
+
+    @staticmethod
+    def _check_choice(choice: tuple[Any, ...]) -> None:
+        if not choice:
+            raise ValueError("choice wants at least one value")
+        for number, value in enumerate(choice):
+            if any(_same(value, other) for other in choice[:number]):
+                raise ValueError(f"choice holds {value!r} twice")
 
     def _check_step(self, step: float) -> None:
         bounds = self.uniform or self.integers
@@ -92,9 +103,17 @@ class Distribution(Section):
         if number is None:
             assert self.uniform is not None
             return self.uniform[0] + share * (self.uniform[1] - self.uniform[0])
+        return self._on_grid(min(int(share * number), number - 1))
+
+    def grid(self, value: float) -> Any:
+        """Return the value of the grid that is nearest: 0.1 + 0.2 and 0.3 are one of them."""
         low = (self.uniform or self.integers or (0,))[0]
-        value = low + min(int(share * number), number - 1) * (self.step or 1)
-        return int(value) if self.integers else value
+        return self._on_grid(round((value - low) / (self.step or 1)))
+
+    def _on_grid(self, number: int) -> Any:
+        low = (self.uniform or self.integers or (0,))[0]
+        value = low + number * (self.step or 1)
+        return int(value) if self.integers else round(value, 12)
 
     def all(self) -> list[Any]:
         """Return every value, where they are not endlessly many."""
@@ -153,8 +172,9 @@ def representative(rng: random.Random) -> Choose:
 
 
 def combinations(space: Space, known: Callable[[str], Any]) -> int | None:
-    """Return how many different points there are; None for endlessly many."""
+    """Return how many different points there are; None for endlessly many, or too many to count."""
     asked = {key for one in _distributions(space) for key in one.when}
+    branches = 0
 
     def count(keys: list[str], values: dict[str, Any]) -> int | None:
         if not keys:
@@ -169,8 +189,17 @@ def combinations(space: Space, known: Callable[[str], Any]) -> int | None:
         if key not in asked:
             below = count(rest, {**values, key: None})
             return None if below is None else distribution.size * below
-        ways = [count(rest, {**values, key: value}) for value in distribution.all()]
-        return None if None in ways else sum(way for way in ways if way is not None)
+        nonlocal branches
+        branches += distribution.size
+        if branches > MAX_BRANCHES:
+            return None
+        total = 0
+        for value in distribution.all():
+            below = count(rest, {**values, key: value})
+            if below is None:
+                return None
+            total += below
+        return total
 
     return count(_ordered(space), {})
 
@@ -188,6 +217,20 @@ def named(
     if isinstance(distributions, Distribution):
         return [(key, distributions)]
     return [(f"{key}@{number}", each) for number, each in enumerate(distributions)]
+
+
+def wanted_of(wanted: Any) -> list[Any]:
+    """Return the values of which a condition wants one."""
+    return list(wanted) if isinstance(wanted, list | tuple) else [wanted]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two values mean one thing: 0.3 and 0.1 + 0.2 do, 1 and true do not."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-15)
+    return bool(one == other)
 
 
 def _distributions(space: Space) -> list[Distribution]:
@@ -217,7 +260,7 @@ def _active(
         if other in space and other not in values:
             return False
         value = values[other] if other in space else known(other)
-        return value in (wanted if isinstance(wanted, list | tuple) else [wanted])
+        return any(_same(value, one) for one in wanted_of(wanted))
 
     for name, distribution in named(key, space[key]):
         if all(holds(other, wanted) for other, wanted in distribution.when.items()):

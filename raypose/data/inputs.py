@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raypose import captions, storage
-from raypose.captions import taxonomy
+from raypose.captions import nodes, taxonomy
 from raypose.captions.taxonomy import Taxonomy
-from raypose.config import Config, ModelConfig, space
+from raypose.config import Config, ModelConfig, override, space
 from raypose.data.manifests import Manifest, read_manifest
 from raypose.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["Inputs", "check", "check_names", "load"]
+__all__ = ["GRAMMAR", "Inputs", "check", "check_names", "check_search", "load", "searched_keys"]
+
+GRAMMAR = "captions.grammar"
+"""The key in which a study settles what a caption grammar leaves open."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,42 @@ def check_names(config: Config) -> Taxonomy:
     if weights and not storage.exists(weights):
         raise ConfigError(f"model.image_weights: {weights}: not found; check the path")
     return classes
+
+
+def check_search(config: Config) -> list[str]:
+    """Refuse what cannot be searched; return the keys that trials differ in.
+
+    Raises:
+        CaptionError: where a preset to try is not there.
+        ConfigError: where there is nothing to search, or nothing to rank by.
+    """
+    keys = searched_keys(config)
+    if not keys:
+        raise ConfigError("search.space: empty; give at least one key, such as optim.learning_rate")
+    if not config.data.val:
+        raise ConfigError("data.val: not set; trials are ranked on a validation set")
+    return keys
+
+
+def searched_keys(config: Config) -> list[str]:
+    """Return the keys that trials differ in.
+
+    Raises:
+        CaptionError: where a preset to try is not there.
+        ConfigError: where a grammar to try leaves something to the study itself.
+    """
+    recipes = [override(config, {"search": {}})]
+    for key in ("captions.preset", GRAMMAR):
+        ways = space.values(config.search.space, key)
+        if ways:
+            recipes = [override(each, {key: way}) for each in recipes for way in ways]
+    open_ends = any(nodes.searched(captions.load(each.captions)) for each in recipes)
+    if open_ends and GRAMMAR in config.search.space:
+        raise ConfigError(
+            f"search.space.{GRAMMAR}: a grammar among several cannot hold search: choices; "
+            f"set {GRAMMAR} to one that does, or write sample: instead"
+        )
+    return [*config.search.space, *([GRAMMAR] if open_ends else [])]
 
 
 def _check_sinks(config: Config) -> None:

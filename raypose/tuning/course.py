@@ -16,8 +16,9 @@ from typing import Any
 from raypose import config
 from raypose.config import Config, canonical_json, space
 from raypose.console import plural, status
+from raypose.data import inputs
 from raypose.errors import RayposeError
-from raypose.tuning.points import Point, Points, default_params, searched_keys
+from raypose.tuning.points import Point, Points, default_params
 from raypose.tuning.records import METRIC, Records, State, Trial, best
 from raypose.tuning.rungs import Rungs
 
@@ -49,7 +50,7 @@ class Course:
     ) -> None:
         self.recipe, self.settings, self.records = recipe, recipe.search, records
         self.url = url
-        self.keys = searched_keys(recipe)
+        self.keys = inputs.searched_keys(recipe)
         self.began = time.monotonic() - before_s
         self.notes: list[str] = []
         self.over = ""

@@ -17,11 +17,13 @@ from raypose import config, metrics, storage
 from raypose.captions import taxonomy
 from raypose.config import Config, document_hash
 from raypose.console import plural, status
+from raypose.data import inputs
+from raypose.data.inputs import GRAMMAR
 from raypose.evaluation import verdict
 from raypose.inference import pool
 from raypose.training import runs
 from raypose.tuning.course import Course, point_of
-from raypose.tuning.points import GRAMMAR, Point, searched_keys
+from raypose.tuning.points import Point
 from raypose.tuning.records import Records, Trial
 
 __all__ = ["FINALS", "hold"]
@@ -108,7 +110,7 @@ def _entries(recipe: Config, ranked: Sequence[Trial]) -> list[Entry]:
         for trial in ranked[: recipe.search.finalists]
     ]
     entries = [*finalists, Entry(DEFAULT, None, {})]
-    if any(key.startswith("captions.") for key in searched_keys(recipe)):
+    if any(key.startswith("captions.") for key in inputs.searched_keys(recipe)):
         plain = {k: v for k, v in finalists[0].values.items() if not k.startswith("captions.")}
         entries.append(Entry(CAPTIONS, None, {**plain, GRAMMAR: CONTROL}))
     found: dict[str, Entry] = {}

@@ -7,6 +7,7 @@ from (seed, number of the trial) and from what was told before.
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Iterable, Mapping
@@ -27,13 +28,14 @@ from optuna.trial import TrialState
 from raypose import captions, config
 from raypose.captions import grammar, nodes, taxonomy
 from raypose.config import Config, Distribution, canonical_json, space
+from raypose.data import inputs
+from raypose.data.inputs import GRAMMAR
 from raypose.errors import ConfigError
 from raypose.tuning.journal import STATES, frozen
 from raypose.tuning.records import Trial
 
-__all__ = ["GRAMMAR", "Point", "Points", "default_params", "searched_keys"]
+__all__ = ["Point", "Points", "default_params"]
 
-GRAMMAR = "captions.grammar"
 TRIES, TRIES_BY_CHANCE = 20, 2000
 """Draws of a point that was not tried before: by the sampler, then by chance."""
 
@@ -108,6 +110,8 @@ class Points:
             if not _holds(distribution, value):
                 raise _Unknown(name)
             kind = _optuna(distribution)
+            if distribution.step is not None:
+                value = distribution.grid(value)
             asked[name], kinds[name] = _outside(distribution, value), distribution_to_json(kind)
             return value
 
@@ -193,30 +197,9 @@ class Points:
         return {**values, GRAMMAR: grammar.format_grammar(settled)}
 
 
-def searched_keys(recipe: Config) -> list[str]:
-    """Return the keys that trials differ in.
-
-    Raises:
-        CaptionError: where a preset to try is not there.
-        ConfigError: where a grammar to try leaves something to the study itself.
-    """
-    recipes = [config.override(recipe, {"search": {}})]
-    for key in ("captions.preset", GRAMMAR):
-        ways = space.values(recipe.search.space, key)
-        if ways:
-            recipes = [config.override(each, {key: way}) for each in recipes for way in ways]
-    open_ends = any(nodes.searched(captions.load(each.captions)) for each in recipes)
-    if open_ends and GRAMMAR in recipe.search.space:
-        raise ConfigError(
-            f"search.space.{GRAMMAR}: a grammar among several cannot hold search: choices; "
-            f"set {GRAMMAR} to one that does, or write sample: instead"
-        )
-    return [*recipe.search.space, *([GRAMMAR] if open_ends else [])]
-
-
 def _num_points(recipe: Config) -> int | None:
     """Return how many points there are; None for endlessly many, or more than can be told."""
-    if len(searched_keys(recipe)) > len(recipe.search.space):
+    if GRAMMAR in inputs.searched_keys(recipe) and GRAMMAR not in recipe.search.space:
         return None  # a grammar's branches too
     return space.combinations(recipe.search.space, partial(config.lookup, recipe))
 
@@ -254,7 +237,8 @@ def _suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
     if isinstance(kind, IntDistribution):
         return trial.suggest_int(name, kind.low, kind.high, step=kind.step)
     assert isinstance(kind, FloatDistribution)
-    return trial.suggest_float(name, kind.low, kind.high, log=kind.log, step=kind.step)
+    said = trial.suggest_float(name, kind.low, kind.high, log=kind.log, step=kind.step)
+    return said if kind.step is None else distribution.grid(said)
 
 
 def _category(value: Any) -> Any:
@@ -271,8 +255,11 @@ def _holds(distribution: Distribution, value: Any) -> bool:
     kind = _optuna(distribution)
     if distribution.choice is not None:
         return any(one == value and type(one) is type(value) for one in distribution.choice)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and bool(kind._contains(kind.to_internal_repr(value)))
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    near = distribution.step is not None and math.isclose(distribution.grid(value), value)
+    value = distribution.grid(value) if near else value
+    return bool(kind._contains(kind.to_internal_repr(value)))
 
 
 def _said(recipe: Config, name: str) -> Any:

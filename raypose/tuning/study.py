@@ -33,7 +33,6 @@ from raypose.training import checkpoint
 from raypose.tuning import finals, latency, records, trial, warming
 from raypose.tuning.course import Course
 from raypose.tuning.decoded import Decoded
-from raypose.tuning.points import searched_keys
 from raypose.tuning.records import (
     METRIC,
     OUTCOME,
@@ -90,11 +89,7 @@ def search(config: Config) -> SearchResult:
 
 def _check(config: Config) -> tuple[list[str], dict[str, float]]:
     """Refuse what cannot be searched; return the keys, and the resources of a trial."""
-    keys = searched_keys(config)
-    if not keys:
-        raise ConfigError("search.space: empty; give at least one key, such as optim.learning_rate")
-    if not config.data.val:
-        raise ConfigError("data.val: not set; trials are ranked on a validation set")
+    keys = inputs.check_search(config)
     documents.prove(config)
     inputs.load(config)
     concurrent = config.search.max_concurrent or 1

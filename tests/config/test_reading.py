@@ -60,7 +60,7 @@ def test_recipes_take_text_for_text(tmp_path: Path) -> None:
         "name: 2024\ndata: {train: /a #1, val: 'no', taxonomy: on}\n"
         "optim: {learning_rate: 3e-5, epochs: 7}\n"
         "model: {architectures: {off: {embed_dim: 16, vision_cfg: {timm_pool: avg, x: no}}}}\n"
-        "search: {space: {name: {choice: [no, 1]}, optim.epochs: {choice: [1, 2]}}}\n"
+        "search: {space: {captions.preset: {choice: [no, 1]}, optim.epochs: {choice: [1, 2]}}}\n"
     )
     with pytest.raises(ConfigError, match="not YAML"):
         config.load(str(path))  # a comment within braces: nothing is guessed
@@ -70,7 +70,7 @@ def test_recipes_take_text_for_text(tmp_path: Path) -> None:
     assert (recipe.data.train, recipe.data.val, recipe.data.taxonomy) == ("/a#1", "no", "on")
     assert recipe.optim.learning_rate == 3e-5
     assert recipe.model.architectures["off"]["vision_cfg"] == {"timm_pool": "avg", "x": False}
-    assert recipe.search.space["name"].choice == ("no", "1")
+    assert recipe.search.space["captions.preset"].choice == ("no", "1")
     assert recipe.search.space["optim.epochs"].choice == (1, 2)
 
 

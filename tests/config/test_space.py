@@ -124,7 +124,7 @@ def test_a_point_that_is_no_recipe_is_found_by_drawing() -> None:
     ):
         prove(recipe)
     given["optim.accumulate"] = {"choice": [1, 2], "when": {"loss.name": "class_ce"}}
-    assert prove(searching(given)) == 3
+    assert prove(searching(given)).num_points == 3
 
 
 def test_sub_spaces_are_shared(tmp_path: Path) -> None:
@@ -148,7 +148,10 @@ def test_sub_spaces_are_shared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(config.shipped("spaces")))
 def test_sub_spaces_that_ship_are_proven(name: str) -> None:
-    assert prove(searching({}, include=[name])) != 0
+    recipe = searching({}, include=[name])
+    idle = prove(recipe).idle
+    assert all(one.startswith("optim.l") for one in idle)  # lora's own
+    assert len(idle) < len(recipe.search.space)
 
 
 def test_other_searches_are_named_by_a_word_of_python() -> None:
@@ -158,3 +161,71 @@ def test_other_searches_are_named_by_a_word_of_python() -> None:
     assert config.parse_assignments(["search.from=a,b"]) == {"search.from": ["a", "b"]}
     assert config.override(recipe, {"search.from": ["b"]}).search.sources == ("b",)
     assert recipe.search_id == parse_config({}).search_id
+
+
+def test_numbers_that_mean_the_same_are_one() -> None:
+    """0.1 + 0.2 and 0.3: of a step, of a condition, and of what is counted."""
+    given = {
+        "augment.erase": {"uniform": [0, 0.3], "step": 0.1},
+        "seed": {"choice": [1, 2], "when": {"augment.erase": 0.3}},
+    }
+    recipe = searching(given)
+    assert prove(recipe) == (5, [])
+    points = [drawn(recipe, number) for number in range(60)]
+    assert {point["augment.erase"] for point in points} == {0.0, 0.1, 0.2, 0.3}
+    assert all(("seed" in point) == (point["augment.erase"] == 0.3) for point in points)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"data.val": {"choice": ["a", "b"]}}, r"data\.val: trials are compared on it"),
+        ({"data.taxonomy": {"choice": ["yoga82"]}}, "trials are compared on it"),
+        ({"name": {"choice": ["a", "b"]}}, "it changes nothing that a trial learns"),
+        ({"storage": {"choice": ["a", "b"]}}, "it changes nothing that a trial learns"),
+        ({"train.num_workers": {"choice": [1, 2]}}, "it changes nothing that a trial learns"),
+        ({"cluster.num_cpus": {"choice": [4, 8]}}, "it changes nothing that a trial learns"),
+        ({"search.num_trials": {"choice": [4, 8]}}, "it changes nothing that a trial learns"),
+        ({"optim": {"choice": [{"epochs": 3}]}}, "is a section; name one of its keys"),
+        ({"optim.epochs": {"choice": [3, 3.0]}}, "choice holds 3.0 twice"),
+        (
+            {"optim.epochs": {"choise": [3]}},
+            r'optim\.epochs: choise: unknown key; did you mean "cho',
+        ),
+        ({"optim.epochs": {"integer": [1, 2]}}, r'integer: unknown key; did you mean "integers"'),
+        (
+            {"optim.epochs": [3, 4]},
+            r"optim\.epochs: wants a distribution, such as {choice: \[16, 32",
+        ),
+        ({"optim.epochs": 3}, r"optim\.epochs: wants a distribution"),
+        ({"optim.epochs": []}, r"optim\.epochs: wants a distribution"),
+        ({"optim": {"epochs": {"choice": [3]}}}, "optim: epochs: unknown key"),
+        ({"optim.epochs": {"uniform": [1]}}, r"optim\.epochs: uniform\.1: too few values"),
+        ({"optim\nepochs": {"choice": [1]}}, r"unknown key"),
+    ],
+)
+def test_what_no_search_can_mean(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as found:
+        searching(given)
+    assert "[_" not in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_large_spaces_are_not_written_out() -> None:
+    given: dict[str, Any] = {
+        "seed": {"integers": [0, 2_000_000_000]},
+        "optim.epochs": {"choice": [1, 2], "when": {"seed": 3}},
+    }
+    assert prove(searching(given)).num_points is None
+    several = {f"optim.{key}": {"integers": [1, 40]} for key in ("epochs", "batch_size")}
+    several["optim.accumulate"] = {"integers": [1, 40]}
+    held = dict.fromkeys(several, 1)
+    given = {**several, "seed": {"choice": [1, 2], "when": held}}
+    assert prove(searching(given)).num_points is None
+
+
+def test_a_sub_space_is_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="/dev/zero: not a file"):
+        searching({}, include=["/dev/zero"])
+    with pytest.raises(ConfigError, match="not a file"):
+        searching({}, include=[str(tmp_path)])
