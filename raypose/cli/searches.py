@@ -9,7 +9,7 @@ from typing import Any
 
 from raypose.cli.places import check_out
 from raypose.cli.verbs import Call, Keys, Verb, Word
-from raypose.console import plural, status, waiting
+from raypose.console import one_line, plural, status, waiting
 from raypose.errors import UsageError
 
 __all__ = ["VERBS"]
@@ -60,7 +60,7 @@ def list_searches(call: Call) -> None:
             lines.append(f"{name}  {seen.state}  {seen.told}  {score}  {_hours(seen.hours)}")
     status(f"searches in {root}")
     document = {"storage": root, "searches": found}
-    call.show(document, "\n".join(lines) or f"no search in {root}")
+    call.show(document, "\n".join(map(one_line, lines)) or f"no search in {root}")
 
 
 def show_search(call: Call) -> None:
@@ -75,7 +75,7 @@ def show_search(call: Call) -> None:
     lines.append(f"{plural(seen.epochs, 'epoch', 'epochs')} in {_hours(seen.hours)} of trials")
     lines += [*seen.search.notes, *(seen.outcome.notes if seen.outcome else ())]
     lines += _table(seen)
-    call.show(seen.document(), "\n".join(lines))
+    call.show(seen.document(), "\n".join(map(one_line, lines)))
     if best is not None:
         call.next(f"raypose searches report {seen.search.id}{call.at(call.config())}")
 

@@ -35,7 +35,7 @@ def train_and_publish(config: Config, *, publish: bool) -> dict[str, Any]:
         return {"run": result.run_id, "said": said}
     before = _production(config)
     release = publishing.publish(config)
-    promoted, line = True, f"{release} is the first in production"
+    promoted, line = True, f"{release} is the first of its name"
     if before == str(release):
         line = f"{release} is in production already"
     elif before:

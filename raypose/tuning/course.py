@@ -24,6 +24,7 @@ from raypose.tuning.rungs import Rungs
 
 __all__ = ["Course", "formatted", "point_of"]
 
+EPOCHS = "optim.epochs"
 ALIKE = 3
 """Failures of one kind after which a choice is given up."""
 
@@ -68,10 +69,11 @@ class Course:
         ]
         self.given = given
         self.points = Points(recipe, () if given else records.trials.values())
+        longest = max(space.values(self.settings.space, EPOCHS) or [recipe.optim.epochs])
         self.rungs = Rungs(
-            grace=min(self.settings.grace_epochs, recipe.optim.epochs),
+            grace=min(self.settings.grace_epochs, longest),
             factor=self.settings.reduction_factor,
-            num_epochs=recipe.optim.epochs,
+            num_epochs=longest,
         )
         self.rungs.fill(records.trials.values())
         for trial in list(records.trials.values()):
@@ -109,6 +111,8 @@ class Course:
                 self.over = "every point has been tried"
                 return None
             self._since[number] = time.monotonic()
+            if point.parent == "default":
+                self._tell_stand_ins(point)
             return self.records.write(
                 Trial(
                     number=number,
@@ -135,9 +139,9 @@ class Course:
             if not scores or trial.state != "running":
                 return trial.state == "running"
             epoch = max(scores)
+            last = epoch >= trial.values.get(EPOCHS, self.recipe.optim.epochs)
             goes_on = self.rungs.goes_on(number, epoch, scores[epoch])
             scores = {**trial.scores, **scores}
-            last = epoch >= self.recipe.optim.epochs
             self.records.write(
                 trial,
                 scores=scores,
@@ -166,6 +170,12 @@ class Course:
             self.points.tell(trial)
             self._say(trial, why)
             self._give_up(trial)
+
+    def take_back(self) -> None:
+        """Have trials begin again that Tune has let go without a word."""
+        with self._lock:
+            self._resumed = [*self.running, *self._resumed]
+            self._since.clear()
 
     def lose(self, error: RayposeError) -> None:
         """End the search: what went wrong is not a trial's."""
@@ -210,12 +220,12 @@ class Course:
         if self.over:
             return True
         if limit is not None and self.seconds > 3600 * limit:
-            self.over = f"search.max_hours={limit:g} has passed"
+            self.over = f"search.max_hours={limit}"
         first = best(self.records.trials.values())[:1]
         if wanted is not None and first and (first[0].score or 0.0) >= wanted:
-            self.over = f"search.stop_at={wanted:g} was reached"
+            self.over = f"search.stop_at={wanted}"
         if self.over:
-            self._note(f"{self.over}: no trial begins any more")
+            self._note(f"{self.over} is reached: no trial begins any more")
         return bool(self.over)
 
     def _give_up(self, trial: Trial) -> None:
@@ -247,6 +257,17 @@ class Course:
         found = self.settings.space.get(key)
         return found is not None and all(one.choice for _, one in space.named(key, found))
 
+    def _tell_stand_ins(self, point: Point) -> None:
+        """Say in what the first trial is not the recipe itself, which the space does not hold."""
+        for key, value in point.values.items():
+            own = config.lookup(self.recipe, key) if key in self.settings.space else value
+            if own is None and key == "optim.learning_rate":
+                own = self.recipe.optim.peak_rate
+            if own != value:
+                self._note(
+                    f"the recipe's {key}={own} is not in the space: {value} stands in for it"
+                )
+
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
@@ -260,10 +281,12 @@ class Course:
             score = f"{METRIC} {trial.score:.3f}" if trial.score is not None else "no score"
             outcome = f"{outcome} after {plural(trial.epochs, 'epoch')}  {score}"
         first = best(self.records.trials.values())[:1]
-        lead = f"  best {first[0].score:.3f} (trial {first[0].number})" if first else ""
+        ranked = first and not self.given
+        lead = f"  best {first[0].score:.3f} (trial {first[0].number})" if ranked else ""
         reason = f"  ({why})" if why else ""
+        kind = "final" if self.given else "trial"
         status(
-            f"trial {trial.number} {outcome}{reason}  {formatted(trial.values)}  "
+            f"{kind} {trial.number} {outcome}{reason}  {formatted(trial.values)}  "
             f"{ended}/{self.settings.num_trials} done{lead}"
         )
 

@@ -24,7 +24,7 @@ from raypose.inference import pool
 from raypose.training import runs
 from raypose.tuning.course import Course, point_of
 from raypose.tuning.points import Point
-from raypose.tuning.records import Records, Trial
+from raypose.tuning.records import Entry, Finals, Paired, Records, Trial
 
 __all__ = ["FINALS", "hold"]
 
@@ -35,7 +35,7 @@ DEFAULT, CAPTIONS = "default", "control captions"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Tried:
     """What is trained with several seeds.
 
     Attributes:
@@ -51,7 +51,7 @@ class Entry:
 
 def hold(
     recipe: Config, ranked: Sequence[Trial], url: str, run: Callable[[Config, Course], None]
-) -> dict[str, Any]:
+) -> Finals:
     """Train the best of a search with several seeds and compare them.
 
     Args:
@@ -59,11 +59,6 @@ def hold(
         ranked: its trials that have a score, the best first.
         url: of the search.
         run: makes the trials of a course.
-
-    Returns:
-        What `Outcome.finals` holds: seeds; data; chose, whether these pictures chose the winner;
-        entries, with label, number, values, scores, mean and interval; paired, with label,
-        difference, interval and p; sentences.
     """
     entries = _entries(recipe, ranked)
     seeds = [recipe.seed + k for k in range(recipe.search.final_seeds)]
@@ -80,46 +75,63 @@ def hold(
         status(f"finals: {what}, {plural(len(seeds), 'seed')} each")
         run(plain, course)
     scores = _scores(course, entries, len(seeds))
-    known = [entry for entry in entries if entry.label in scores]
     data = recipe.data.test or recipe.data.val
-    hits, targets = _hits(plain, known, seeds, url, data)
-    compared = _compared(known, hits, targets)
-    return {
-        "seeds": seeds,
-        "data": data,
-        "chose": not recipe.data.test,
-        "entries": [
-            {
-                "label": entry.label,
-                "number": entry.number,
-                "values": dict(entry.values),
-                "scores": scores[entry.label],
-                **metrics.of_mean(scores[entry.label]),
-            }
-            for entry in known
+    hits, targets = _hits(plain, [e for e in entries if e.label in scores], seeds, url, data)
+    compared = _compared(entries, hits, targets)
+    return Finals(
+        seeds=seeds,
+        data=data,
+        chose=not recipe.data.test,
+        num_trials=recipe.search.num_trials,
+        entries=[
+            _entry(entry, scores[entry.label], hits[entry.label], targets)
+            for entry in entries
+            if entry.label in hits
         ],
-        "paired": compared,
-        "sentences": [_sentence(one, len(targets), len(seeds)) for one in compared],
-    }
+        paired=compared,
+        sentences=[_sentence(one, len(targets), len(seeds)) for one in compared],
+    )
 
 
-def _entries(recipe: Config, ranked: Sequence[Trial]) -> list[Entry]:
+def _entry(
+    tried: Tried,
+    val_scores: list[float],
+    hits: npt.NDArray[np.bool_],
+    targets: npt.NDArray[np.int64],
+) -> Entry:
+    share = 1.0 / np.bincount(targets)[targets]
+    scores = [float((row * share).sum() / share.sum()) for row in hits]
+    of = metrics.of_mean(scores)
+    low, high = of["interval"]
+    return Entry(
+        label=tried.label,
+        number=tried.number,
+        values=dict(tried.values),
+        val_scores=val_scores,
+        scores=scores,
+        mean=of["mean"],
+        sd=of["sd"],
+        interval=(max(0.0, low), min(1.0, high)),
+    )
+
+
+def _entries(recipe: Config, ranked: Sequence[Trial]) -> list[Tried]:
     """Return the finalists, the recipe as it was, and the best with plain captions: each once."""
     finalists = [
-        Entry(f"trial {trial.number}", trial.number, trial.values)
+        Tried(f"trial {trial.number}", trial.number, trial.values)
         for trial in ranked[: recipe.search.finalists]
     ]
-    entries = [*finalists, Entry(DEFAULT, None, {})]
+    entries = [*finalists, Tried(DEFAULT, None, {})]
     if any(key.startswith("captions.") for key in inputs.searched_keys(recipe)):
         plain = {k: v for k, v in finalists[0].values.items() if not k.startswith("captions.")}
-        entries.append(Entry(CAPTIONS, None, {**plain, GRAMMAR: CONTROL}))
-    found: dict[str, Entry] = {}
+        entries.append(Tried(CAPTIONS, None, {**plain, GRAMMAR: CONTROL}))
+    found: dict[str, Tried] = {}
     for entry in entries:  # of two that are one run, the first
         found.setdefault(point_of(recipe, {**entry.values, "seed": 0}, "").run_id, entry)
     return list(found.values())
 
 
-def _scores(course: Course, entries: Sequence[Entry], num_seeds: int) -> dict[str, list[float]]:
+def _scores(course: Course, entries: Sequence[Tried], num_seeds: int) -> dict[str, list[float]]:
     """Return label → score of each seed; what failed with one of them is left out."""
     found = {}
     for k, entry in enumerate(entries):
@@ -132,7 +144,7 @@ def _scores(course: Course, entries: Sequence[Entry], num_seeds: int) -> dict[st
 
 
 def _hits(
-    recipe: Config, entries: Sequence[Entry], seeds: Sequence[int], url: str, data: str
+    recipe: Config, entries: Sequence[Tried], seeds: Sequence[int], url: str, data: str
 ) -> tuple[dict[str, npt.NDArray[np.bool_]], npt.NDArray[np.int64]]:
     """Return label → hits (S, N) on a data set, and the classes of its pictures (N,)."""
     classes = taxonomy.load(recipe.data.taxonomy)
@@ -155,36 +167,32 @@ def _hits(
 
 
 def _compared(
-    entries: Sequence[Entry],
+    entries: Sequence[Tried],
     hits: Mapping[str, npt.NDArray[np.bool_]],
     targets: npt.NDArray[np.int64],
-) -> list[dict[str, Any]]:
+) -> list[Paired]:
     """Compare the first with the recipe as it was, and with plain captions."""
-    first = entries[0].label if entries else ""
-    return [
-        {
-            "label": f"{first} against {other}",
-            "ours": first,
-            "theirs": other,
-            **metrics.paired_runs(hits[first], hits[other], targets),
-        }
-        for other in (DEFAULT, CAPTIONS)
-        if first in hits and other in hits and first != other
-    ]
+    first = next((entry.label for entry in entries if entry.label in hits), "")
+    found = []
+    for other in (DEFAULT, CAPTIONS):
+        if first in hits and other in hits and first != other:
+            of = metrics.paired_runs(hits[first], hits[other], targets)
+            found.append(Paired(label=f"{first} against {other}", ours=first, theirs=other, **of))
+    return found
 
 
-def _sentence(compared: Mapping[str, Any], num_pictures: int, num_seeds: int) -> str:
+def _sentence(compared: Paired, num_pictures: int, num_seeds: int) -> str:
     """Return what may be concluded from one comparison."""
-    low, high = compared["interval"]
+    low, high = compared.interval
     figures = (
-        f"{compared['difference']:+.3f} ({low:+.3f} to {high:+.3f}), p {compared['p']:.3f}, "
+        f"{compared.difference:+.3f} ({low:+.3f} to {high:+.3f}), p {compared.p:.3f}, "
         f"on {plural(num_pictures, 'picture')}, {plural(num_seeds, 'seed')} each"
     )
-    ours, captions = compared["ours"], compared["theirs"] == CAPTIONS
+    ours, captions = compared.ours, compared.theirs == CAPTIONS
     if low <= 0 <= high:
         what = "captions make no difference" if captions else f"{ours} is no better than the recipe"
         return f"{what} that these pictures can show: {figures}"
-    better = "better" if compared["difference"] > 0 else "worse"
+    better = "better" if compared.difference > 0 else "worse"
     if captions:
         return f"captions matter: those of {ours} are {better} than {CONTROL!r}: {figures}"
     return f"{ours} is {better} than the recipe as it was: {figures}"

@@ -42,7 +42,7 @@ OWN = "recipe"
 SHOWN = 20
 """Of the best grammars, those that have intervals; the recipe's own and the controls have too."""
 KEYS = ("captions.preset", "captions.grammar")
-UNTRAINED = "its text tower was not trained: captions cannot be ranked before training"
+UNTRAINED = "not ranked before training, as its text tower was not trained"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from raypose.console import status, waiting
 from raypose.errors import RayposeError
 from raypose.releases.predictor import Predictor, write_release
 from raypose.synthesis.poses import POSES
-from raypose.training import runs
+from raypose.training import finish, runs
 from raypose.tuning.course import point_of
 from raypose.tuning.records import Trial, best
 
@@ -46,8 +46,8 @@ def measure(config: Config, trials: Iterable[Trial], url: str) -> None:
         try:
             with waiting(f"timing {name}"):
                 known[name] = {"ms": _median_ms(point_of(config, trial.values, url))}
-        except RayposeError as error:
-            status(f"latency of {name} is not known: {error}")
+        except Exception as error:  # no figure beside it is worth a search
+            status(f"latency of {name} is not known: {type(error).__name__}: {error}")
     storage.write_json(place, known)
 
 
@@ -61,7 +61,8 @@ def _median_ms(config: Config) -> float:
     picture = buffer.getvalue()
     with tempfile.TemporaryDirectory() as name:
         final = storage.download_folder(result.checkpoint, Path(name) / "final")
-        write_release(final, Path(name) / "release", config, result.metrics, {})
+        end = storage.read_json(str(final / finish.FINAL))
+        write_release(final, Path(name) / "release", config, result.metrics, {"final": end})
         predictor = Predictor.load(Path(name) / "release")
         spent = []
         for _ in range(WARM + ROUNDS):

@@ -24,7 +24,10 @@ __all__ = [
     "OUTCOME",
     "SEARCH",
     "WINNER",
+    "Entry",
+    "Finals",
     "Outcome",
+    "Paired",
     "Records",
     "Search",
     "SearchResult",
@@ -75,7 +78,7 @@ class Trial(Stored):
     """Rungs of early stopping that it has passed."""
     scores: dict[int, Finite] = {}
     """Epoch, from 1 → score."""
-    seconds: Annotated[float, Field(ge=0)] = 0.0
+    seconds: Annotated[float, Field(ge=0, le=1e11)] = 0.0
     """Spent on it, over all attempts."""
     began: Annotated[float, Field(ge=0, le=1e11)] = 0.0
     """Seconds since 1970."""
@@ -123,10 +126,53 @@ class Search(Stored):
     """Times that it was begun or gone on with."""
     began: Annotated[float, Field(ge=0, le=1e11)] = 0.0
     """Seconds since 1970."""
-    seconds: Annotated[float, Field(ge=0)] = 0.0
+    seconds: Annotated[float, Field(ge=0, le=1e11)] = 0.0
     """Spent on it, over all attempts."""
     notes: list[str] = []
     """What was said of it that explains its results: choices given up, limits reached."""
+
+
+class Entry(Stored):
+    """What was trained with several seeds at the end of a search."""
+
+    label: str
+    number: int | None = None
+    """Of its trial; None where it was none."""
+    values: dict[str, Any] = {}
+    val_scores: list[Finite] = []
+    """Of each seed, on the validation set: by their mean the winner is chosen."""
+    scores: list[Finite] = []
+    """Of each seed, on the pictures that `Finals.data` names."""
+    mean: Finite
+    sd: Finite = 0.0
+    interval: tuple[Finite, Finite]
+    """Of the mean, at 95 %."""
+
+
+class Paired(Stored):
+    """A comparison, picture by picture."""
+
+    label: str
+    ours: str = ""
+    theirs: str = ""
+    difference: Finite
+    interval: tuple[Finite, Finite]
+    p: Finite
+
+
+class Finals(Stored):
+    """The best of a search over several seeds, beside the recipe as it was and plain captions."""
+
+    seeds: list[int]
+    data: str
+    """The pictures on which they were compared."""
+    chose: bool = True
+    """Whether these pictures chose the winner."""
+    num_trials: int = 0
+    """That the search had made by then."""
+    entries: list[Entry] = []
+    paired: list[Paired] = []
+    sentences: list[str] = []
 
 
 class Outcome(Stored):
@@ -138,8 +184,9 @@ class Outcome(Stored):
     score: float
     num_trials: int
     """That were asked for."""
-    finals: dict[str, Any] = {}
-    """The best over several seeds beside the default and control captions: see `finals`."""
+    over: str = ""
+    """The limit that ended it before all its trials; empty for none."""
+    finals: Finals | None = None
     notes: list[str] = []
     """What may be concluded, sentence by sentence."""
 
@@ -235,10 +282,10 @@ class Records:
 
 
 def locate(root: str, search_id: str) -> str:
-    """Return where a search lies, given its id, or its name where there is one of that name.
+    """Return where a search lies, given its id, or its name: the newest of that name.
 
     Raises:
-        DataError: where there is none, or there are several.
+        DataError: where there is none.
     """
     known = names(root)
     if search_id in known:
@@ -247,11 +294,23 @@ def locate(root: str, search_id: str) -> str:
     if len(near) == 1:
         return storage.join(root, "searches", near[0])
     if near:
-        raise DataError(f"{search_id}: there are several in {root}: {', '.join(near)}; give one")
+        places = [storage.join(root, "searches", name) for name in near]
+        newest = max(places, key=_began)
+        listed = ", ".join(near)
+        status(f"{search_id}: of {listed} the newest, {newest.rpartition('/')[2]}")
+        return newest
     hint = did_you_mean(search_id, known)
     raise DataError(
         f"{search_id}: no such search in {root}{hint}; raypose searches list shows them"
     )
+
+
+def _began(url: str) -> float:
+    """Return when a search began; 0 where that cannot be read."""
+    try:
+        return read_search(url).began
+    except DataError:
+        return 0.0
 
 
 def names(root: str) -> list[str]:
@@ -315,8 +374,13 @@ def pace(config: Config) -> float | None:
 def finished(config: Config) -> SearchResult | None:
     """Return the result of a search that has made its trials, or None."""
     url = storage.join(config.storage, "searches", config.search_id)
-    outcome = read_outcome(url)
-    if outcome is None or outcome.num_trials < config.search.num_trials:
+    outcome, wanted = read_outcome(url), config.search
+    if outcome is None or outcome.num_trials < wanted.num_trials:
+        return None
+    still = (f"search.max_hours={wanted.max_hours}", f"search.stop_at={wanted.stop_at}")
+    if outcome.over and outcome.over not in still:
+        return None  # the limit that ended it is gone, or another
+    if wanted.finalists and outcome.finals is None and not outcome.over:
         return None
     return result_of(url, outcome, read_trials(url))
 
@@ -355,9 +419,12 @@ def _number(name: str) -> int | None:
 def _read(url: str) -> Trial | None:
     """Return a record; None where it was put into a block meanwhile."""
     try:
-        return read_stored(Trial, url, what="the record of a trial", mend=MEND)
+        found = read_stored(Trial, url, what="the record of a trial", mend=MEND)
     except NotFoundError:
         return None
+    if found.number != _number(url.rpartition("/")[2]):
+        raise DataError(f"{url}: is the record of trial {found.number}; {MEND}")
+    return found
 
 
 def _lines(content: bytes, url: str) -> Iterable[Trial]:

@@ -6,17 +6,17 @@ Where there are many trials plots show a part of them, and say so.
 
 from __future__ import annotations
 
+import html
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
 
 from raypose import metrics, storage
-from raypose.console import plural
+from raypose.console import one_line, plural
 from raypose.errors import DataError
 from raypose.pages import markup, plots
 from raypose.tuning import charts, importances, records
@@ -39,6 +39,11 @@ MAX_WAYS = 12
 MAX_GRAMMARS = 30
 MAX_VALUE = 60
 """Characters of a value in the table."""
+
+
+def escape(text: str) -> str:
+    """Return a text as it may stand in a page: records come from strangers."""
+    return html.escape(one_line(text))
 
 
 def search_page(seen: Overview) -> str:
@@ -279,28 +284,22 @@ def _latencies(seen: Overview, scored: Iterable[Trial]) -> str:
 
 def _finals(seen: Overview) -> str:
     """Return the best over several seeds, beside what they are held against."""
-    found = seen.outcome.finals if seen.outcome else {}
-    entries = found.get("entries", ())
-    if not entries:
+    found = seen.outcome.finals if seen.outcome else None
+    if found is None or not found.entries:
         return ""
-    rows = [
-        Row(each["label"], each["mean"], each.get("interval"), each.get("scores", ()))
-        for each in entries
-    ]
-    seeds = ", ".join(str(seed) for seed in found.get("seeds", ()))
-    chose = "These chose the winner." if found.get("chose") else "These chose nothing."
-    note = (
-        f"Seeds {seeds}, scored on {found.get('data', '')}: each, their mean, its 95 % interval. "
-    )
+    rows = [Row(each.label, each.mean, list(each.interval), each.scores) for each in found.entries]
+    seeds = ", ".join(str(seed) for seed in found.seeds)
+    chose = "These chose the winner." if found.chose else "These chose nothing."
+    note = f"Seeds {seeds}, scored on {found.data}: each, their mean, its 95 % interval. "
     lines = "".join(
-        f"<tr><td>{escape(each['label'])}<td>{each['mean']:.4f}<td>{_between(each)}"
-        for each in entries
+        f"<tr><td>{escape(each.label)}<td>{each.mean:.4f}<td>{_between(each.interval)}"
+        for each in found.entries
     )
     tables = f"<table class=words><tr><th>entry<th>mean<th>95 %{lines}</table>"
     pairs = "".join(
-        f"<tr><td>{escape(each['label'])}<td>{each['difference']:+.4f}<td>{_between(each)}"
-        f"<td>{each['p']:.3g}"
-        for each in found.get("paired", ())
+        f"<tr><td>{escape(each.label)}<td>{each.difference:+.4f}<td>{_between(each.interval)}"
+        f"<td>{each.p:.3g}"
+        for each in found.paired
     )
     if pairs:
         tables += f"<table class=words><tr><th>paired<th>difference<th>95 %<th>p{pairs}</table>"
@@ -309,9 +308,8 @@ def _finals(seen: Overview) -> str:
     return markup.section("Finals", body)
 
 
-def _between(each: Mapping[str, Any]) -> str:
-    around = each.get("interval")
-    return f"{around[0]:.4f} to {around[1]:.4f}" if around else "–"
+def _between(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def _table(seen: Overview) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -69,7 +70,7 @@ def search(config: Config) -> SearchResult:
     url = storage.join(config.storage, "searches", config.search_id)
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
-    with claims.hold(url, what=config.search_id):
+    with claims.hold(url, what=config.search_id) as still_ours:
         known = _begin(config, url)
         found = Records(url)
         course = Course(config, found, url=url, before_s=known.seconds)
@@ -77,14 +78,15 @@ def search(config: Config) -> SearchResult:
         if course.num_left and not course.over:
             status(f"searching {', '.join(keys)}: {plural(course.num_left, 'trial')} to go")
             _run(config, course, needs, url=url)
+        if course.lost:
+            raise course.lost
+        still_ours()
         course.close()
         found.compact()
         seconds = {"seconds": course.seconds, "notes": [*known.notes, *course.notes]}
         known = known.model_copy(update=seconds)
         storage.write_json(storage.join(url, SEARCH), known.model_dump(mode="json"))
-        if course.lost:
-            raise course.lost
-        return _conclude(config, course, needs, url=url)
+        return _conclude(config, course, needs, url=url, still_ours=still_ours)
 
 
 def _check(config: Config) -> tuple[list[str], dict[str, float]]:
@@ -126,7 +128,21 @@ def _begin(config: Config, url: str) -> Search:
 
 
 def _run(config: Config, course: Course, needs: dict[str, float], *, url: str) -> None:
-    """Have Tune make the trials."""
+    """Have Tune make the trials.
+
+    It lets one go without a word where an actor could not be used again: that one begins anew.
+    """
+    for _ in range(1 + config.search.max_failures):
+        _fit(config, course, needs, url=url)
+        if course.lost or not course.running:
+            return
+        course.take_back()
+    raise TrainError(
+        f"search {config.name}: trials did not come to their end; given again, it goes on"
+    )
+
+
+def _fit(config: Config, course: Course, needs: dict[str, float], *, url: str) -> None:
     together = config.train.num_workers > 1
     decoded = Decoded()  # ends with this
     work = tune.with_parameters(
@@ -298,7 +314,14 @@ class _Scheduler(_Unkept, FIFOScheduler):
 _ENDED, _NUMBER, _FAILED = trial.ENDED, trial.NUMBER, trial.FAILED
 
 
-def _conclude(config: Config, course: Course, needs: dict[str, float], *, url: str) -> SearchResult:
+def _conclude(
+    config: Config,
+    course: Course,
+    needs: dict[str, float],
+    *,
+    url: str,
+    still_ours: Callable[[], None],
+) -> SearchResult:
     """Write down the winner, and what may be concluded."""
     trials = course.records.trials
     for each in trials.values():
@@ -306,17 +329,9 @@ def _conclude(config: Config, course: Course, needs: dict[str, float], *, url: s
             checkpoint.forget(storage.join(url, "runs", each.run))
     ranked = records.best(trials.values())
     if not ranked:
-        raise TrainError(f"search {config.name}: every trial failed; most: {course.commonest()}")
+        raise _scoreless(config, course)
     latency.measure(config, ranked, url)
-    held: dict[str, Any] = {}
-    if config.search.finalists and not course.over.startswith("search.max_hours"):
-
-        def run(recipe: Config, finals: Course) -> None:
-            _run(recipe, finals, needs, url=url)
-            if finals.lost:
-                raise finals.lost
-
-        held = finals.hold(config, ranked, url, run)
+    held = _finals(config, course, ranked, needs, url=url)
     first = _first(ranked, held)
     winner = override(config, {**first.values, "search": {}})
     outcome = Outcome(
@@ -324,18 +339,52 @@ def _conclude(config: Config, course: Course, needs: dict[str, float], *, url: s
         values=first.values,
         score=first.score or 0.0,
         num_trials=config.search.num_trials,
+        over=course.over if course.over.startswith("search.") else "",
         finals=held,
-        notes=[*course.notes, *held.get("sentences", ())],
+        notes=[*course.notes, *(held.sentences if held else ())],
     )
     text = yaml.safe_dump(sparse(winner), sort_keys=False, allow_unicode=True)
     head = f"# winner of {len(trials)} trials, {METRIC} {first.score:.4f}\n"
+    still_ours()
     storage.write_bytes(storage.join(url, WINNER), (head + text).encode())
     storage.write_json(storage.join(url, OUTCOME), outcome.model_dump(mode="json"))
     return result_of(url, outcome, trials)
 
 
-def _first(ranked: Sequence[records.Trial], held: dict[str, Any]) -> records.Trial:
+def _scoreless(config: Config, course: Course) -> TrainError:
+    """Return why there is no winner."""
+    if not course.commonest():
+        return TrainError(
+            f"search {config.name}: {course.over} was reached before a trial had a score; raise it"
+        )
+    return TrainError(f"search {config.name}: every trial failed; most: {course.commonest()}")
+
+
+def _finals(
+    config: Config,
+    course: Course,
+    ranked: Sequence[records.Trial],
+    needs: dict[str, float],
+    *,
+    url: str,
+) -> records.Finals | None:
+    """Return the finals of a search, those of before where none are held now."""
+    before = records.read_outcome(url)
+    if not config.search.finalists or course.over.startswith("search.max_hours"):
+        return before.finals if before else None
+
+    def run(recipe: Config, finals_course: Course) -> None:
+        _run(recipe, finals_course, needs, url=url)
+        if finals_course.lost:
+            raise finals_course.lost
+
+    return finals.hold(config, ranked, url, run)
+
+
+def _first(ranked: Sequence[records.Trial], held: records.Finals | None) -> records.Trial:
     """Return the winner: the best on the mean of seeds where these were tried."""
-    known = [entry for entry in held.get("entries", ()) if entry["number"] is not None]
-    number = max(known, key=lambda entry: entry["mean"])["number"] if known else ranked[0].number
+    known = [entry for entry in held.entries if entry.number is not None] if held else []
+    number = ranked[0].number
+    if known and held and held.num_trials >= len(ranked):
+        number = int(max(known, key=lambda one: statistics.fmean(one.val_scores)).number or 0)
     return next(trial for trial in ranked if trial.number == number)

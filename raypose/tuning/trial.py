@@ -6,6 +6,7 @@ such as a process that died, is raised, and the trial goes on from its checkpoin
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ray import tune
@@ -47,6 +48,8 @@ def run(
         decoded: the pictures that trials share.
         kept: backbone → where its weights were kept.
     """
+    # a trial that is stopped may still write its checkpoint: the actor is kept that long
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "300"
     try:
         recipe = point_of(parse_config(document), given["values"], url, kept)
         place = runs.locate(recipe).url

@@ -66,7 +66,7 @@ def _rankings(config: Config) -> list[dict[str, Any]]:
                 ranking = grammars.rank(model, found, progress=update)
         except RayposeError as error:
             ranking = Ranking(str(name), note=str(error))
-        status(f"captions by {name}: {ranking.note or ranking.verdict}")
+        status(f"captions with {name}: {ranking.note or ranking.verdict}")
         rankings.append({**ranking.to_dict(), "backbone": name})
     return rankings
 

@@ -18,7 +18,7 @@ def test_only_what_is_better_is_promoted(recipe: Config, cluster: None) -> None:
 
     first = train_and_publish(poor, publish=True)
     assert first["promoted"]
-    assert "is the first in production" in first["said"][-1]
+    assert "is the first of its name" in first["said"][-1]
     second = train_and_publish(good, publish=True)
     assert second["promoted"], second["said"]
     assert "is better than" in second["said"][-1]

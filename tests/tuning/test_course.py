@@ -15,7 +15,7 @@ from raypose.captions import taxonomy
 from raypose.captions.grammar import parse
 from raypose.captions.nodes import searched
 from raypose.config import Config, parse_config
-from raypose.errors import ConflictError
+from raypose.errors import ConflictError, DataError
 from raypose.tuning import records
 from raypose.tuning.course import Course
 from raypose.tuning.points import Points, default_params
@@ -192,7 +192,7 @@ def test_limits_end_a_search_and_leave_nothing_running(tmp_path: Path) -> None:
     assert len(found) < 200
     assert max(trial.score or 0 for trial in found) >= 0.6
     assert {trial.state for trial in found} <= {"finished", "stopped"}
-    assert "search.stop_at=0.6 was reached" in course.notes[0]
+    assert "search.stop_at=0.6 is reached" in course.notes[0]
     late = searching(RATE, max_hours=1.0)
     over = Course(late, Records(str(tmp_path / "late")), before_s=3601)
     assert over.next() is None
@@ -289,3 +289,45 @@ def test_a_record_is_kept_while_storage_does_not_answer(
     assert storage.list_files(str(folder)) == ["000000.json", "000001.json"]
     assert console.plural(2, "epoch") == "2 epochs"
     assert console.plural(2, "branch") == "2 branches"
+
+
+def test_epochs_may_be_searched(tmp_path: Path) -> None:
+    """A trial that has had all its own epochs is finished, and rungs go on to the longest."""
+    given = {**RATE, "optim.epochs": {"choice": [2, 16]}}
+    search = {"space": given, "num_trials": 30, "sampler": "random", "grace_epochs": 2}
+    recipe = parse_config({"optim": {"epochs": 4}, "search": {**search, "reduction_factor": 2}})
+    course = Course(recipe, Records(str(tmp_path)))
+    assert course.rungs.epochs == [2, 4, 8]
+    while (trial := course.next()) is not None:
+        for epoch in range(1, trial.values["optim.epochs"] + 1):
+            metrics = {"epoch": epoch, METRIC: score_of(trial.values, epoch)}
+            if not course.report(trial.number, metrics):
+                break
+        else:
+            course.end(trial.number, "finished")
+    found = records.read_trials(str(tmp_path)).values()
+    short = {trial.state for trial in found if trial.values["optim.epochs"] == 2}
+    assert short == {"finished"}
+    assert any(trial.state == "stopped" for trial in found)
+    assert any("the recipe's optim.epochs=4 is not in the space" in note for note in course.notes)
+
+
+def test_trials_that_are_let_go_begin_again(tmp_path: Path) -> None:
+    course = Course(searching(RATE, num_trials=2), Records(str(tmp_path)))
+    first = course.next()
+    assert first is not None
+    course.report(first.number, {"epoch": 1, METRIC: 0.2})
+    course.take_back()
+    assert not course.running
+    again = course.next()
+    assert again is not None
+    assert (again.number, again.epochs) == (first.number, 1)
+
+
+def test_a_record_is_of_the_trial_that_its_name_says(tmp_path: Path) -> None:
+    found = Records(str(tmp_path))
+    found.write(Trial(number=0, values={}))
+    place = tmp_path / "trials/000001.json"
+    place.write_text((tmp_path / "trials/000000.json").read_text())
+    with pytest.raises(DataError, match=r"000001\.json: is the record of trial 0"):
+        records.read_trials(str(tmp_path))

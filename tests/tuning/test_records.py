@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from support import searches
 
-from raypose import storage
+from raypose import config, storage
+from raypose.cli.main import main
 from raypose.errors import ConflictError, DataError
 from raypose.testing import Faults, embedded_s3
 from raypose.tuning import records
@@ -167,6 +168,48 @@ def test_names_that_are_not_there_suggest_others(tmp_path: Path) -> None:
         records.locate(str(tmp_path), "posture-1a2b3c4d")
     other = Path(tmp_path, "searches", "postures-99999999")
     other.mkdir()
-    (other / "search.json").write_text(json.dumps({}))
-    with pytest.raises(DataError, match="there are several"):
-        records.locate(str(tmp_path), "postures")
+    (other / "search.json").write_text(json.dumps({}))  # a damaged one hides no other
+    first = records.locate(str(tmp_path), "postures")
+    assert first.endswith("postures-1a2b3c4d")
+    known = json.loads(Path(first, "search.json").read_text())
+    later = {**known, "id": "postures-99999999", "began": known.get("began", 0) + 60}
+    (other / "search.json").write_text(json.dumps(later))
+    assert records.locate(str(tmp_path), "postures").endswith("postures-99999999")
+
+
+def test_a_search_is_finished_only_as_far_as_it_was_asked(tmp_path: Path) -> None:
+    space = {"optim.learning_rate": {"loguniform": [1e-5, 1e-3]}}
+    asked = config.parse_config(
+        {"storage": str(tmp_path), "search": {"space": space, "num_trials": 2, "finalists": 0}}
+    )
+    url = f"{asked.storage}/searches/{asked.search_id}"
+    storage.write_bytes(f"{url}/{records.WINNER}", b"optim: {learning_rate: 1.0e-4}\n")
+
+    def ended(over: str = "", **changes: object) -> bool:
+        outcome = records.Outcome(number=0, values={}, score=0.5, num_trials=2, over=over)
+        storage.write_json(f"{url}/{records.OUTCOME}", outcome.model_dump(mode="json"))
+        made = config.override(asked, {f"search.{key}": value for key, value in changes.items()})
+        return records.finished(made) is not None
+
+    assert ended()
+    assert not ended(num_trials=3)
+    assert not ended(finalists=1)  # none were held
+    assert ended("search.stop_at=0.4", stop_at=0.4)
+    assert not ended("search.stop_at=0.4", stop_at=0.6)
+    assert not ended("search.stop_at=0.4")
+    assert ended("search.max_hours=1.0", max_hours=1.0, finalists=3)
+    assert not ended("search.max_hours=1.0", max_hours=2.0)
+
+
+def test_what_strangers_write_steers_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = searches.search(str(tmp_path), notes=["a\x1b[31m note\nof two lines"])
+    values = {"captions.grammar": "\x1b]0;title\x07 <name>"}
+    found = [searches.trial(0, values=values, state="failed", error="no\x1b[2J\nerror")]
+    searches.write(url, found)
+    assert main(["searches", "show", "postures", f"storage={tmp_path}"]) == 0
+    assert main(["searches", "report", "postures", f"storage={tmp_path}"]) == 0
+    told = capsys.readouterr().out + Path(url, "report.html").read_text()
+    assert not {letter for letter in told if ord(letter) < 32} - {"\n"}
+    assert "\x1b" not in told

@@ -155,21 +155,20 @@ def test_the_best_are_tried_with_several_seeds_and_beside_plain_captions(
     outcome = records.read_outcome(result.url)
     assert outcome is not None
     held = outcome.finals
-    assert held["seeds"] == [0, 1]
-    assert not held["chose"]
-    labels = [entry["label"] for entry in held["entries"]]
+    assert held is not None
+    assert (held.seeds, held.chose) == ([0, 1], False)
+    labels = [entry.label for entry in held.entries]
     assert labels[0] == f"trial {outcome.number}"
     assert labels[-1] == "control captions"
-    control = held["entries"][-1]["values"]
-    assert control["captions.grammar"] == "a photo of a <name>."
-    for entry in held["entries"]:
-        assert len(entry["scores"]) == 2
-        assert entry["mean"] == pytest.approx(sum(entry["scores"]) / 2)
-    first = held["entries"][0]
+    assert held.entries[-1].values["captions.grammar"] == "a photo of a <name>."
+    for entry in held.entries:
+        assert len(entry.scores) == len(entry.val_scores) == 2
+        assert entry.mean == pytest.approx(sum(entry.scores) / 2)
+        assert 0 <= entry.interval[0] <= entry.mean <= entry.interval[1] <= 1
+        assert entry.scores == pytest.approx(entry.val_scores)  # the same pictures here
     trial = result.trials[outcome.number]
-    if trial["state"] == "finished":
-        assert first["scores"][0] == pytest.approx(trial["score"])  # seed 0 was its own run
-    assert any(one["theirs"] == "control captions" for one in held["paired"])
+    assert held.entries[0].val_scores[0] == pytest.approx(trial["score"])  # seed 0 was its own
+    assert any(one.theirs == "control captions" for one in held.paired)
     assert any("caption" in note for note in result.notes)
     again = config.override(asked, {"search.num_trials": 4})
     assert len(tuning.search(again).trials) == 4
