@@ -6,9 +6,11 @@ such as a process that died, is raised, and the trial goes on from its checkpoin
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
+import torch
 from ray import tune
 
 from raypose import storage, training
@@ -50,6 +52,9 @@ def run(
     """
     # a trial that is stopped may still write its checkpoint: the actor is kept that long
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "300"
+    gc.collect()  # what a trial that was stopped held lies in circles of its last exception
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     try:
         recipe = point_of(parse_config(document), given["values"], url, kept)
         place = runs.locate(recipe).url
