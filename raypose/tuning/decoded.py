@@ -28,6 +28,10 @@ class Decoded:
         how = {"name": f"{PREFIX}{uuid.uuid4().hex}", "namespace": "raypose"}
         self.actor = ray.remote(num_cpus=0)(_Sets).options(**how).remote()
 
+    def close(self) -> None:
+        """End the actor, whoever still has a copy of this."""
+        ray.kill(self.actor)
+
     @staticmethod
     def count() -> int:
         """Return how many searches there are on the cluster: each has one of these."""

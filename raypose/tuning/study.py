@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import ray
@@ -70,14 +70,14 @@ def search(config: Config) -> SearchResult:
     url = storage.join(config.storage, "searches", config.search_id)
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
-    with claims.hold(url, what=config.search_id) as still_ours:
+    with claims.hold(url, what=config.search_id) as still_ours, closing(Decoded()) as decoded:
         known = _begin(config, url)
         found = Records(url)
         course = Course(config, found, url=url, before_s=known.seconds)
         warming.warm(config, course, url)
         if course.num_left and not course.over:
             status(f"searching {', '.join(keys)}: {plural(course.num_left, 'trial')} to go")
-            _run(config, course, needs, url=url)
+            _run(config, course, needs, decoded, url=url)
         if course.lost:
             raise course.lost
         still_ours()
@@ -86,7 +86,13 @@ def search(config: Config) -> SearchResult:
         seconds = {"seconds": course.seconds, "notes": [*known.notes, *course.notes]}
         known = known.model_copy(update=seconds)
         storage.write_json(storage.join(url, SEARCH), known.model_dump(mode="json"))
-        return _conclude(config, course, needs, url=url, still_ours=still_ours)
+
+        def run(recipe: Config, finals_course: Course) -> None:
+            _run(recipe, finals_course, needs, decoded, url=url)
+            if finals_course.lost:
+                raise finals_course.lost
+
+        return _conclude(config, course, run, url=url, still_ours=still_ours)
 
 
 def _check(config: Config) -> tuple[list[str], dict[str, float]]:
@@ -127,13 +133,15 @@ def _begin(config: Config, url: str) -> Search:
     return known
 
 
-def _run(config: Config, course: Course, needs: dict[str, float], *, url: str) -> None:
+def _run(
+    config: Config, course: Course, needs: dict[str, float], decoded: Decoded, *, url: str
+) -> None:
     """Have Tune make the trials.
 
     It lets one go without a word where an actor could not be used again: that one begins anew.
     """
     for _ in range(1 + config.search.max_failures):
-        _fit(config, course, needs, url=url)
+        _fit(config, course, needs, decoded, url=url)
         if course.lost or not course.running:
             return
         course.take_back()
@@ -142,9 +150,10 @@ def _run(config: Config, course: Course, needs: dict[str, float], *, url: str) -
     )
 
 
-def _fit(config: Config, course: Course, needs: dict[str, float], *, url: str) -> None:
+def _fit(
+    config: Config, course: Course, needs: dict[str, float], decoded: Decoded, *, url: str
+) -> None:
     together = config.train.num_workers > 1
-    decoded = Decoded()  # ends with this
     work = tune.with_parameters(
         trial.run, document=dump(config), url=url, decoded=decoded, kept=_kept(config)
     )
@@ -317,7 +326,7 @@ _ENDED, _NUMBER, _FAILED = trial.ENDED, trial.NUMBER, trial.FAILED
 def _conclude(
     config: Config,
     course: Course,
-    needs: dict[str, float],
+    run: Callable[[Config, Course], None],
     *,
     url: str,
     still_ours: Callable[[], None],
@@ -331,7 +340,7 @@ def _conclude(
     if not ranked:
         raise _scoreless(config, course)
     latency.measure(config, ranked, url)
-    held = _finals(config, course, ranked, needs, url=url)
+    held = _finals(config, course, ranked, run, url=url)
     first = _first(ranked, held)
     winner = override(config, {**first.values, "search": {}})
     outcome = Outcome(
@@ -364,7 +373,7 @@ def _finals(
     config: Config,
     course: Course,
     ranked: Sequence[records.Trial],
-    needs: dict[str, float],
+    run: Callable[[Config, Course], None],
     *,
     url: str,
 ) -> records.Finals | None:
@@ -372,11 +381,6 @@ def _finals(
     before = records.read_outcome(url)
     if not config.search.finalists or course.over.startswith("search.max_hours"):
         return before.finals if before else None
-
-    def run(recipe: Config, finals_course: Course) -> None:
-        _run(recipe, finals_course, needs, url=url)
-        if finals_course.lost:
-            raise finals_course.lost
 
     return finals.hold(config, ranked, url, run)
 

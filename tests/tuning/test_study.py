@@ -12,6 +12,7 @@ from raypose.clip import model
 from raypose.config import Config
 from raypose.errors import CaptionError, ConfigError, ResourceError, TrainError
 from raypose.tuning import records
+from raypose.tuning.decoded import Decoded
 
 GRAMMAR = "{search:a photo of a person in |}<name>[search:{search:, <sanskrit>|, a pose}]"
 SPACE = {
@@ -56,6 +57,7 @@ def test_a_search_writes_records_and_the_winner_and_goes_further(
         storage.list_folders(f"{result.url}/runs")
     )
     assert not [name for name in storage.list_folders(result.url) if name.startswith("tune-")]
+    assert Decoded.count() == 0  # else the next would count it as another search
     assert tuning.finished(asked) is not None
     tried = {t["values"]["model.backbone"] for t in result.trials if t["state"] == "finished"}
     times = storage.read_json(f"{result.url}/latency.json")
