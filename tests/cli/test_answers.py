@@ -94,7 +94,8 @@ def test_a_search_that_is_finished_answers_at_once(
     ask: Ask, recipe: Config, cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space = {"optim.learning_rate": {"choice": [1e-3, 2e-3]}}
-    made = config.override(recipe, {"search": {"space": space, "num_trials": 1}, "optim.epochs": 1})
+    search = {"space": space, "num_trials": 1, "finalists": 0}
+    made = config.override(recipe, {"search": search, "optim.epochs": 1})
     path = recipe_file(tmp_path, made)
     first = ask(f"search {path}")
     again = ask(f"search {path}")

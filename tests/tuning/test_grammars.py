@@ -186,7 +186,7 @@ def test_without_a_trained_text_tower_nothing_is_ranked() -> None:
     recipe = config.parse_config({"model": TINY_MODEL.model_dump()})
     found = tuning.rank(recipe, {"a": "<name>"})
     assert (found.rows, found.best, found.num_pictures) == ((), None, 0)
-    assert found.note.startswith("its text tower was not trained")
+    assert "its text tower was not trained" in found.note
     assert str(found) == found.to_dict()["note"] == found.note
 
 
