@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Update", "bar", "one_line", "plural", "status", "waiting"]
+__all__ = ["Update", "bar", "is_quiet", "one_line", "plural", "status", "waiting"]
 
 Update = Callable[[int, int], None]
 """Called with (done, in all) as work goes on."""
@@ -27,7 +27,7 @@ WORTH_TELLING_S = 2.0
 
 def status(message: str) -> None:
     """Print one line on stderr."""
-    if not _quiet():
+    if not is_quiet():
         print(one_line(message), file=sys.stderr, flush=True)
 
 
@@ -51,7 +51,7 @@ def plural(count: int, noun: str, more: str = "") -> str:
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Say within a second what is being waited for, and how long it has been."""
-    if _quiet():
+    if is_quiet():
         yield
         return
     began, over = time.monotonic(), threading.Event()
@@ -71,7 +71,7 @@ def waiting(what: str) -> Iterator[None]:
 @contextmanager
 def bar(label: str) -> Iterator[Callable[..., None]]:
     """Show a count: yields ``update(done, total, note="")``."""
-    if _quiet() or not sys.stderr.isatty():
+    if is_quiet() or not sys.stderr.isatty():
         yield _plain(label)
         return
     from rich.console import Console
@@ -99,7 +99,8 @@ def bar(label: str) -> Iterator[Callable[..., None]]:
         yield update
 
 
-def _quiet() -> bool:
+def is_quiet() -> bool:
+    """Tell whether RAYPOSE_QUIET silences all of it."""
     return os.environ.get("RAYPOSE_QUIET", "") not in ("", "0")
 
 

@@ -9,6 +9,7 @@ from .figures import per_class as per_class
 from .figures import top_k_hits as top_k_hits
 from .figures import tree_distances as tree_distances
 from .intervals import at_parents as at_parents
+from .intervals import balanced_hits as balanced_hits
 from .intervals import mcnemar as mcnemar
 from .intervals import of_difference as of_difference
 from .intervals import of_mean as of_mean

@@ -30,11 +30,13 @@ from raypose.metrics.figures import (
 
 __all__ = [
     "at_parents",
+    "balanced_hits",
     "mcnemar",
     "of_difference",
     "of_mean",
     "of_recalls",
     "paired",
+    "paired_runs",
     "summarize",
     "wilson",
 ]
@@ -137,6 +139,21 @@ def paired(
     }
 
 
+def balanced_hits(
+    hits: npt.NDArray[Any], targets: Counts, weights: npt.NDArray[Any] | None = None
+) -> float:
+    """Return the balanced accuracy of hits (N,), each in 0..1, on pictures that may be weighted.
+
+    Args:
+        hits: whether a picture is right, or how often.
+        targets: (N,), class numbers.
+        weights: (N,), of the pictures; by default 1.
+    """
+    share = 1.0 / np.bincount(targets)[targets]
+    share = share if weights is None else share * weights
+    return float((hits * share).sum() / share.sum())
+
+
 def paired_runs(
     ours: npt.NDArray[np.bool_],
     theirs: npt.NDArray[np.bool_],
@@ -156,18 +173,12 @@ def paired_runs(
         difference of the mean balanced accuracies; its 95 % interval, and p, that there is none,
         from bootstrap draws of pictures and of seeds.
     """
-    share = 1.0 / np.bincount(targets)[targets]
     rng = np.random.default_rng(seed)
-
-    def balanced(hits: npt.NDArray[Any], weights: npt.NDArray[Any]) -> float:
-        return float((hits * weights * share).sum() / (weights * share).sum())
-
-    ones = np.ones(len(targets))
-    found = balanced(ours.mean(0), ones) - balanced(theirs.mean(0), ones)
+    found = balanced_hits(ours.mean(0), targets) - balanced_hits(theirs.mean(0), targets)
     draws = []
     for weights in _draws(len(targets), seed=seed):
         a, b = (hits[rng.integers(len(hits), size=len(hits))].mean(0) for hits in (ours, theirs))
-        draws.append(balanced(a, weights) - balanced(b, weights))
+        draws.append(balanced_hits(a, targets, weights) - balanced_hits(b, targets, weights))
     below, above = np.mean(np.array(draws) <= 0), np.mean(np.array(draws) >= 0)
     p = min(1.0, 2 * float(min(below, above)))
     return {

@@ -18,7 +18,7 @@ from raypose.config import Config, canonical_json, space
 from raypose.console import plural, status
 from raypose.data import inputs
 from raypose.errors import RayposeError
-from raypose.tuning.points import Point, Points, default_params
+from raypose.tuning.points import Point, Points, default_params, own_value
 from raypose.tuning.records import METRIC, Records, State, Trial, best
 from raypose.tuning.rungs import Rungs
 
@@ -188,12 +188,10 @@ class Course:
         self._resumed = []
 
     def commonest(self) -> str:
-        """Return why most trials failed."""
+        """Return why most trials failed; empty where none did."""
         errors = [trial.error for trial in self.records.trials.values() if trial.error]
         kinds = Counter(map(_kind, errors)).most_common(1)
-        return next(
-            (error for error in errors if kinds and _kind(error) == kinds[0][0]), "none was made"
-        )
+        return next((error for error in errors if _kind(error) == kinds[0][0]), "")
 
     @property
     def seconds(self) -> float:
@@ -260,9 +258,7 @@ class Course:
     def _tell_stand_ins(self, point: Point) -> None:
         """Say in what the first trial is not the recipe itself, which the space does not hold."""
         for key, value in point.values.items():
-            own = config.lookup(self.recipe, key) if key in self.settings.space else value
-            if own is None and key == "optim.learning_rate":
-                own = self.recipe.optim.peak_rate
+            own = own_value(self.recipe, key) if key in self.settings.space else value
             if own != value:
                 self._note(
                     f"the recipe's {key}={own} is not in the space: {value} stands in for it"

@@ -99,8 +99,7 @@ def _entry(
     hits: npt.NDArray[np.bool_],
     targets: npt.NDArray[np.int64],
 ) -> Entry:
-    share = 1.0 / np.bincount(targets)[targets]
-    scores = [float((row * share).sum() / share.sum()) for row in hits]
+    scores = [metrics.balanced_hits(row, targets) for row in hits]
     of = metrics.of_mean(scores)
     low, high = of["interval"]
     return Entry(

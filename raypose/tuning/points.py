@@ -34,7 +34,7 @@ from raypose.errors import ConfigError
 from raypose.tuning.journal import STATES, frozen
 from raypose.tuning.records import Trial
 
-__all__ = ["Point", "Points", "default_params"]
+__all__ = ["Point", "Points", "default_params", "own_value"]
 
 TRIES, TRIES_BY_CHANCE = 20, 2000
 """Draws of a point that was not tried before: by the sampler, then by chance."""
@@ -270,14 +270,18 @@ def _said(recipe: Config, name: str) -> Any:
         return None
 
 
+def own_value(recipe: Config, key: str) -> Any:
+    """Return what a recipe trains with of a dotted key: of the rate, where unset, its method's."""
+    value = config.lookup(recipe, key)
+    return recipe.optim.peak_rate if value is None and key == "optim.learning_rate" else value
+
+
 def default_params(recipe: Config) -> dict[str, Any]:
     """Return the recipe's own values as parameters of its space, those that it holds."""
     found: dict[str, Any] = {}
 
     def choose(name: str, distribution: Distribution) -> Any:
-        value = _said(recipe, name)
-        if value is None and name.startswith("optim.learning_rate"):
-            value = recipe.optim.peak_rate  # the method's own
+        value = own_value(recipe, name.partition("@")[0])
         if _holds(distribution, value):
             found[name] = _outside(distribution, value)
             return value

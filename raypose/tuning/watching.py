@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from raypose.console import plural
+from raypose.console import is_quiet, plural
 from raypose.tuning.course import Course, formatted
 from raypose.tuning.records import Trial, best
 
@@ -27,7 +26,7 @@ PERIOD_S = 1.0
 @contextmanager
 def watching(course: Course) -> Iterator[None]:
     """Show a course on a terminal while the block runs."""
-    if not sys.stderr.isatty() or os.environ.get("RAYPOSE_QUIET", "") not in ("", "0"):
+    if is_quiet() or not sys.stderr.isatty():
         yield
         return
     from rich.console import Console

@@ -196,6 +196,7 @@ def test_limits_end_a_search_and_leave_nothing_running(tmp_path: Path) -> None:
     late = searching(RATE, max_hours=1.0)
     over = Course(late, Records(str(tmp_path / "late")), before_s=3601)
     assert over.next() is None
+    assert over.commonest() == ""  # none failed: the limit is what is told
     torn = Course(late, Records(str(tmp_path / "torn")))
     assert torn.next() is not None
     after = Course(late, Records(str(tmp_path / "torn")), before_s=3601)
