@@ -6,6 +6,7 @@ that cannot be placed would wait without end. It dies with the process that star
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -45,6 +46,8 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s are waited out several times a run
 }
+LAST_S = 3.0
+"""What is interrupted has this long to end."""
 VERBOSE = "RAYPOSE_VERBOSE"
 """In the environment, so that workers know too."""
 LOCAL_SETTINGS = {
@@ -144,7 +147,9 @@ def interruptible(work: Callable[[], T]) -> T:
     """Run what would take Ctrl-C for itself, in a thread of its own, so that Ctrl-C stays ours.
 
     In the main thread Ray Train and Tune put in handlers that end the process as if all were well,
-    and Train leaves its own behind.
+    and Train leaves its own behind. The work ends before the interrupt goes on, as Ray ends a
+    process in whose threads it is used after its shutdown; what waits in Ray is left behind
+    after `LAST_S`: the shutdown itself wakes it, and the interrupt is all that it then meets.
     """
     outcome: Future[T] = Future()
 
@@ -154,8 +159,21 @@ def interruptible(work: Callable[[], T]) -> T:
         except BaseException as error:  # raised again where it is waited for
             outcome.set_exception(error)
 
-    threading.Thread(target=fill, daemon=True).start()
-    return outcome.result()
+    thread = threading.Thread(target=fill, daemon=True)
+    try:
+        thread.start()
+        return outcome.result()
+    except (KeyboardInterrupt, SystemExit):
+        _interrupt(thread)
+        if thread.ident:
+            thread.join(LAST_S)
+        raise
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    """Raise KeyboardInterrupt in a thread, as soon as it comes to Python again."""
+    ident = ctypes.c_ulong(thread.ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(KeyboardInterrupt))
 
 
 def spread(num_tasks: int) -> Callable[..., Iterator[Any]]:
