@@ -13,7 +13,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Update", "bar", "is_quiet", "one_line", "plural", "status", "waiting"]
+__all__ = [
+    "JOB",
+    "RESULT",
+    "Update",
+    "answer",
+    "bar",
+    "is_quiet",
+    "one_line",
+    "plural",
+    "status",
+    "waiting",
+]
+
+JOB = "RAYPOSE_JOB"
+"""In the environment of what runs as a job of ours: its id."""
+RESULT = "\x1e"
+"""Begins each line of a result there, as a job's log is one stream."""
 
 Update = Callable[[int, int], None]
 """Called with (done, in all) as work goes on."""
@@ -29,6 +45,13 @@ def status(message: str) -> None:
     """Print one line on stderr."""
     if not is_quiet():
         print(one_line(message), file=sys.stderr, flush=True)
+
+
+def answer(text: str) -> None:
+    """Print a result on stdout."""
+    if JOB in os.environ:
+        text = "\n".join(f"{RESULT}{line}" for line in text.splitlines())
+    print(text, flush=True)
 
 
 def one_line(text: str) -> str:

@@ -58,7 +58,7 @@ def synthesize(call: Call) -> None:
     counts = {label: count for label, count in counts.items() if count}
     if keys.form == "shards":
         listing = sources.drawings(counts, size=keys.size, seed=keys.seed)
-        with tasks(keys.num_workers, verbose=call.verbose) as run, bar("drawing") as update:
+        with tasks(call) as run, bar("drawing") as update:
             how = Packing(check=False)
             packing.pack(listing, dest, how, overwrite=keys.overwrite, progress=update, run=run)
     else:

@@ -143,6 +143,7 @@ VERBS = (
         ("raypose evaluate postures shards/val", "raypose evaluate ./release shards/val"),
         EvaluateKeys,
         SECTIONS,
+        as_job=True,
     ),
     Verb(
         "compare",
@@ -152,6 +153,7 @@ VERBS = (
         ("raypose compare postures:v2 postures:v1 shards/val",),
         ToleranceKeys,
         SECTIONS,
+        as_job=True,
     ),
     Verb(
         "report",

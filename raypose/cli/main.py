@@ -27,6 +27,8 @@ from raypose.cli import (
     demo,
     drawing,
     evaluation,
+    jobs,
+    nodes,
     prediction,
     releases,
     runs,
@@ -36,7 +38,7 @@ from raypose.cli import (
     training,
     usage,
 )
-from raypose.cli.verbs import Verb, arrange
+from raypose.cli.verbs import Call, Verb, arrange
 from raypose.console import one_line
 from raypose.errors import RayposeError, UsageError, did_you_mean
 
@@ -47,10 +49,11 @@ PANELS = {
     "pictures and classes": (*shards.VERBS, *drawing.VERBS, *captions.VERBS),
     "training": (*training.VERBS, *runs.VERBS, *searches.VERBS),
     "releases": (*releases.VERBS, *evaluation.VERBS, *prediction.VERBS, *serving.VERBS),
+    "clusters": (*jobs.VERBS, *nodes.VERBS),
 }
 """What verbs are about → the verbs, in the order of the help."""
 VERBS = {verb.name: verb for verbs in PANELS.values() for verb in verbs}
-BARE = {"releases": "list", "runs": "list", "searches": "list"}
+BARE = {"jobs": "list", "releases": "list", "runs": "list", "searches": "list"}
 """Group → the verb that is meant where none is named."""
 GO_ON = (("train",), ("search",), ("shards", "build"), ("shards", "split"), ("synthesize",))
 """Verbs that go on where they were cut off, when they are given again."""
@@ -59,6 +62,7 @@ SPELLED = {"--dry-run": "dry_run=true"}
 """What is known from other tools → how it is written here."""
 MISSING = {
     **dict.fromkeys(("matplotlib", "open_clip", "optuna", "ray", "safetensors", "torch"), "train"),
+    **dict.fromkeys(("aiohttp", "requests"), "cluster"),
     "peft": "lora",
     "fastapi": "serve",
     "moto": "demo",
@@ -241,9 +245,18 @@ def _function(verb: Verb) -> Callable[..., Callable[[], None]]:
         quiet: Annotated[bool, typer.Option("--quiet")] = False,
         verbose: Annotated[bool, typer.Option("--verbose")] = False,
     ) -> Callable[[], None]:
-        return partial(verb.run, arrange(verb, words or (), json=json, verbose=verbose))
+        return partial(_carry_out, verb, arrange(verb, words or (), json=json, verbose=verbose))
 
     return command
+
+
+def _carry_out(verb: Verb, call: Call) -> None:
+    """Do what was asked, here or on the cluster that is named."""
+    code = jobs.handed_over(verb, call)
+    if code is None:
+        verb.run(call)
+    elif code:
+        sys.exit(code)
 
 
 def _terminate(signum: int, frame: Any) -> None:

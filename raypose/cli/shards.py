@@ -80,19 +80,21 @@ class PageKeys(TwinKeys):
 
 
 @contextmanager
-def tasks(num_workers: int, *, verbose: bool) -> Iterator[Any]:
+def tasks(call: Call) -> Iterator[Any]:
     """Yield what runs tasks: Ray where a cluster is named or workers are asked for, else here."""
     from raypose.data import packing
 
-    if not num_workers and not os.environ.get("RAY_ADDRESS"):
+    cluster, num_workers = call.config().cluster, call.keys.num_workers
+    if not num_workers and not cluster.address and not os.environ.get("RAY_ADDRESS"):
         yield packing.serial
         return
     with waiting("loading Ray"):
         import ray
 
-        from raypose import config, runtime
+        from raypose import runtime
 
-    with runtime.connect(config.ClusterConfig(num_cpus=max(2, num_workers)), verbose=verbose):
+    cluster = cluster.model_copy(update={"num_cpus": max(2, num_workers)})
+    with runtime.connect(cluster, verbose=call.verbose):
         yield runtime.spread(num_workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
 
 
@@ -111,7 +113,7 @@ def shards_build(call: Call) -> None:
             storage.absolute(source), kind=keys.kind, pictures=pictures, classes=classes
         )
     how = Packing(**{name: getattr(keys, name) for name in Packing.model_fields})
-    with tasks(keys.num_workers, verbose=call.verbose) as run, bar("packing") as update:
+    with tasks(call) as run, bar("packing") as update:
         manifest = packing.pack(
             listing,
             storage.absolute(dest),
@@ -167,7 +169,7 @@ def _inspected(call: Call, urls: Sequence[str]) -> Any:
     keys = call.keys
     for url in urls:
         manifests.read_manifest(url)  # before anything starts
-    with tasks(keys.num_workers, verbose=call.verbose) as run, bar("looking") as update:
+    with tasks(call) as run, bar("looking") as update:
         rows = inspection.inspect(urls, progress=update, run=run)
     features = None
     if keys.model:
@@ -238,7 +240,7 @@ def shards_split(call: Call) -> None:
     rows, groups = _inspected(call, [source])
     split = splits.assign(rows, groups, shares=shares, seed=keys.seed)
     how = Packing(rows_per_shard=keys.rows_per_shard, seed=keys.seed)
-    with tasks(keys.num_workers, verbose=call.verbose) as run, bar("splitting") as update:
+    with tasks(call) as run, bar("splitting") as update:
         written = splits.write(
             source, dest, split, how, overwrite=keys.overwrite, progress=update, run=run
         )
@@ -283,6 +285,8 @@ VERBS = (
             "raypose shards build yoga_train.txt s3://my-bucket/train pictures=downloads",
         ),
         BuildKeys,
+        sections=("cluster",),
+        as_job=True,
     ),
     Verb(
         "shards split",
@@ -291,6 +295,8 @@ VERBS = (
         shards_split,
         ("raypose shards split shards/all shards val=0.1 test=0.1",),
         SplitKeys,
+        sections=("cluster",),
+        as_job=True,
     ),
     Verb(
         "shards dedupe",
@@ -299,6 +305,8 @@ VERBS = (
         shards_dedupe,
         ("raypose shards dedupe shards/train shards/val",),
         TwinKeys,
+        sections=("cluster",),
+        as_job=True,
     ),
     Verb(
         "shards show",
@@ -314,5 +322,7 @@ VERBS = (
         "compare shards with their manifest",
         shards_verify,
         ("raypose shards verify shards/train",),
+        sections=("cluster",),
+        as_job=True,
     ),
 )

@@ -375,6 +375,7 @@ VERBS = (
         ),
         TrainKeys,
         (ANY,),
+        as_job=True,
     ),
     Verb(
         "search",
@@ -387,6 +388,7 @@ VERBS = (
         ),
         SearchKeys,
         (ANY,),
+        as_job=True,
     ),
     Verb(
         "few-shot",
@@ -396,5 +398,6 @@ VERBS = (
         ("raypose few-shot postures-recipe.yaml per_class=5,10,20 methods=probe,lora,full",),
         FewShotKeys,
         (ANY,),
+        as_job=True,
     ),
 )

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from raypose.config.section import Section
 from raypose.config.settings import Config
-from raypose.console import status
+from raypose.console import JOB, answer, status
 from raypose.errors import UsageError, did_you_mean
 
 __all__ = [
@@ -91,9 +91,9 @@ class Call:
         if self.json:
             from raypose import storage
 
-            print(json.dumps(storage.finite(document), ensure_ascii=False), flush=True)
+            answer(json.dumps(storage.finite(document), ensure_ascii=False))
         elif isinstance(shown, str):
-            print(shown, flush=True)
+            answer(shown)
         else:
             from rich.console import Console
 
@@ -107,7 +107,9 @@ class Call:
         return "" if same else f" storage={shlex.quote(config.storage)}"
 
     def next(self, *commands: str) -> None:
-        """Say what comes next."""
+        """Say what comes next; not within a job, where files have other names."""
+        if JOB in os.environ:
+            return
         for number, command in enumerate(commands):
             status(f"{'next:' if number == 0 else '     '} {command}")
 
@@ -138,6 +140,7 @@ class Verb:
         examples: lines to copy.
         keys: its own.
         sections: of a recipe that it takes too, or `ANY`.
+        as_job: whether a cluster can carry it out.
     """
 
     name: str
@@ -147,6 +150,7 @@ class Verb:
     examples: tuple[str, ...]
     keys: type[Keys] = Keys
     sections: tuple[str, ...] = ()
+    as_job: bool = False
 
     @property
     def usage(self) -> str:

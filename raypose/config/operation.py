@@ -173,9 +173,18 @@ class ServeConfig(Section):
 
 
 class ClusterConfig(Section):
-    """Which Ray."""
+    """Which Ray, and how a command comes to it. Within a job only `max_wait_s` counts."""
 
     address: str | None = None
     """Address of a running cluster; by default RAY_ADDRESS, else one is started here."""
+    jobs: str | None = None
+    """Job server of a cluster, such as http://head:8265, that carries the command out; by default
+    RAYPOSE_JOBS."""
+    env: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], ...] = ()
+    """Names of environment variables that go along with a job, with their values here."""
+    shared: tuple[str, ...] = ()
+    """Folders that all nodes of a cluster have under the same path, which a job may name."""
+    driver_labels: Mapping[str, str] = Field(default_factory=dict)
+    """Labels of nodes that may hold a job's driver; by default it runs on the head."""
     num_cpus: Annotated[int, Field(ge=2)] = 8
     """Logical CPUs of a cluster started here: slots for processes, not cores."""

@@ -1,5 +1,7 @@
+from .connection import beside_driver as beside_driver
 from .connection import connect as connect
 from .connection import data_level as data_level
+from .connection import in_job as in_job
 from .connection import interruptible as interruptible
 from .connection import is_local as is_local
 from .connection import require as require

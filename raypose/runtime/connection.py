@@ -20,14 +20,17 @@ from typing import Any, TypeVar
 import ray
 from ray._private import auto_init_hook, ray_constants
 from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypose.config import ClusterConfig
 from raypose.console import status, waiting
 from raypose.errors import RayposeError, ResourceError
 
 __all__ = [
+    "beside_driver",
     "connect",
     "data_level",
+    "in_job",
     "interruptible",
     "is_local",
     "require",
@@ -67,8 +70,12 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
         yield
         return
     address = _address(config)
-    for key, value in (SETTINGS | (LOCAL_SETTINGS if address == "local" else {})).items():
+    on_loopback = address.startswith(("local", "127."))
+    for key, value in (SETTINGS | (LOCAL_SETTINGS if on_loopback else {})).items():
         os.environ.setdefault(key, value)
+    if on_loopback:
+        # read from the environment when ray is imported, which has happened by now
+        ray_constants.ENABLE_RAY_CLUSTER = False
     on_term = signal.getsignal(signal.SIGTERM)
     level = logging.INFO if verbose else logging.ERROR
     for name in ("ray.train", "ray.tune", "ray.serve"):
@@ -80,8 +87,6 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     try:
         with waiting(what), _whole() as interrupted:
             if address == "local":
-                # read from the environment when ray is imported, which has happened by now
-                ray_constants.ENABLE_RAY_CLUSTER = False
                 ray.init(
                     address="local",
                     num_cpus=config.num_cpus,
@@ -111,7 +116,15 @@ def is_local(config: ClusterConfig) -> bool:
 
 
 def _address(config: ClusterConfig) -> str:
+    """Return where Ray is; a job's is the cluster that runs it, whatever its recipe says."""
+    if in_job():
+        return os.environ.get("RAY_ADDRESS") or "auto"
     return config.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def in_job() -> bool:
+    """Tell whether this process is the driver of a Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 @contextmanager
@@ -209,6 +222,15 @@ def unwrapped() -> Iterator[None]:
             raise
         # Ray Data has written beneath it how its own retries are set
         raise type(cause)(str(cause).splitlines()[0]) from None
+
+
+def beside_driver() -> dict[str, Any]:
+    """Return options that keep an actor on the node of this process, with whose end it ends too.
+
+    Nodes come and go; what all workers need should go with none of them but the driver's.
+    """
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
 def wants_gpu(asked: bool | None, *, count: int) -> bool:

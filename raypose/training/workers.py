@@ -203,7 +203,8 @@ def _explained(error: Exception, run_id: str) -> RayposeError:
 @contextmanager
 def _shown(what: str, num_epochs: int) -> Iterator[Queue]:
     """Yield a queue whose events are shown while the block runs; `what` until the first comes."""
-    events = Queue(actor_options={"num_cpus": 0})  # it waits, and has no slot to take from workers
+    # it waits, and has no slot to take from workers
+    events = Queue(actor_options={"num_cpus": 0, **runtime.beside_driver()})
     over = threading.Event()
 
     def arriving() -> Iterator[dict[str, Any]]:

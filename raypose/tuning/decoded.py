@@ -25,7 +25,8 @@ class Decoded:
     """Hands out readers; it travels to trials, and its actor ends with the last copy of it."""
 
     def __init__(self) -> None:
-        how = {"name": f"{PREFIX}{uuid.uuid4().hex}", "namespace": "raypose"}
+        how: dict[str, Any] = {"name": f"{PREFIX}{uuid.uuid4().hex}", "namespace": "raypose"}
+        how |= runtime.beside_driver()
         self.actor = ray.remote(num_cpus=0)(_Sets).options(**how).remote()
 
     def close(self) -> None:

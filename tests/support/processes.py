@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 
-def descendants(name: str) -> list[int]:
-    """Process ids below this one whose title starts with a name; only ours, never another's."""
+def descendants(name: str, *, of: int = 0) -> list[int]:
+    """Process ids below one, by default this, whose title starts with a name; never another's."""
+    above = of or os.getpid()
     parent, title = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -22,7 +23,7 @@ def descendants(name: str) -> list[int]:
     def ours(pid: int) -> bool:
         while pid in parent:
             pid = parent[pid]
-            if pid == os.getpid():
+            if pid == above:
                 return True
         return False
 

@@ -1,0 +1,27 @@
+r"""See how far few pictures go as a Ray job.
+
+    ray job submit --working-dir jobs -- python few_shot.py \
+        recipes/yoga66.yaml storage=s3://my-bucket per_class=5,20
+
+It takes the words and keys of `raypose few-shot`, answers as that does and ends with its exit code.
+Within a job Ray is the cluster that runs it, whatever the recipe says of `cluster`; what is local
+to the machine that submits is not there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from raypose.cli.main import main as raypose
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Score the supports that are missing; return the exit code."""
+    return raypose(["few-shot", *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

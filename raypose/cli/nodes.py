@@ -1,0 +1,101 @@
+"""A cluster on this machine: `cluster up`, `cluster show`, `cluster down`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from raypose.cli.verbs import Call, Keys, Verb
+from raypose.config.section import Count
+from raypose.console import plural, status, waiting
+
+__all__ = ["VERBS"]
+
+
+class FolderKeys(Keys):
+    """Which cluster."""
+
+    folder: str = ""
+    """Where its token and its log lie; by default ~/.local/state/raypose/cluster."""
+
+
+class UpKeys(FolderKeys):
+    """How large it is."""
+
+    nodes: Count = 1
+    """Nodes, with the head; where it is up already, those that are missing join."""
+    num_cpus: Annotated[int, Field(ge=2)] = 4
+    """Logical CPUs of a node: slots for processes, not cores."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Of nodes beside the head: custom resources."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Of nodes beside the head."""
+
+
+def _nodes(call: Call) -> Any:
+    from raypose.runtime.nodes import Nodes, default_folder
+
+    folder = call.keys.folder
+    return Nodes(Path(folder).absolute() if folder else default_folder())
+
+
+def up(call: Call) -> None:
+    """Start it, and say by which variables other commands come to it."""
+    nodes, keys = _nodes(call), call.keys
+    with waiting(f"starting {plural(keys.nodes, 'node')}"):
+        found = nodes.up(
+            keys.nodes, num_cpus=keys.num_cpus, labels=keys.labels, resources=keys.resources
+        )
+    variables = nodes.environment()
+    text = "\n".join(f"export {key}={shlex.quote(value)}" for key, value in variables.items())
+    call.show({**found, "environment": variables}, text)
+    status(f"{plural(len(found['nodes']), 'node')} at {found['address']}, jobs at {found['jobs']}")
+    call.next('eval "$(raypose cluster up)"', "raypose jobs list", "raypose cluster down")
+
+
+def show(call: Call) -> None:
+    """Say whether it is up, and where."""
+    found = _nodes(call).show()
+    count = plural(len(found["nodes"]), "node")
+    call.show(found, f"{count} at {found['address']}, jobs at {found['jobs']}")
+
+
+def down(call: Call) -> None:
+    """End what `up` started, and nothing else."""
+    nodes = _nodes(call)
+    there = nodes.is_up
+    if there:
+        with waiting("ending it"):
+            nodes.down()
+    call.show({"was_up": there}, "it is down" if there else f"no cluster is up in {nodes.folder}")
+
+
+VERBS = (
+    Verb(
+        "cluster up",
+        (),
+        "start a cluster of several nodes on this machine, to try things out",
+        up,
+        ("raypose cluster up nodes=3", 'eval "$(raypose cluster up nodes=3)"'),
+        UpKeys,
+    ),
+    Verb(
+        "cluster show",
+        (),
+        "say whether the cluster on this machine is up, and where",
+        show,
+        ("raypose cluster show",),
+        FolderKeys,
+    ),
+    Verb(
+        "cluster down",
+        (),
+        "end the cluster that cluster up started",
+        down,
+        ("raypose cluster down",),
+        FolderKeys,
+    ),
+)
