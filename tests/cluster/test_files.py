@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.version import Version
+from support import kustomize
 from support.clusters import (
     CLUSTER,
     FILES,
     FOLDERS,
+    KUBERAY,
     ROOT,
     aws,
     built,
     clusters,
-    one,
     pinned,
     pods,
+    walk,
 )
 from support.commands import parse, shown
 
@@ -63,7 +65,14 @@ def commands() -> list[str]:
         for page in ("cluster-aws.md", "cluster-kubernetes.md")
         for line in shown((ROOT / "docs" / page).read_text())
     ]
-    found += [one("RayJob", folder)["spec"]["entrypoint"] for folder in FOLDERS]
+    documents = [each for path in KUBERAY.rglob("*.yaml") for each in kustomize.documents(path)]
+    mappings = [each for each in walk(documents) if isinstance(each, dict)]
+    found += [
+        text
+        for each in mappings
+        for text in each.values()
+        if isinstance(text, str) and text.startswith("raypose ")
+    ]
     return sorted(set(found))
 
 
