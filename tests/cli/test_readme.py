@@ -1,23 +1,17 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
+from support.commands import parse, shown
 
 from raypose import config
 from raypose.cli import main as cli
-from raypose.cli.verbs import ANY, arrange
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line.split("  #")[0].strip()
-    for block in re.findall(r"```(?:sh|console)\n(.*?)```", README, flags=re.DOTALL)
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith("raypose ")
-]
+COMMANDS = shown(README)
 
 
 def test_it_is_short_and_shows_every_command() -> None:
@@ -30,17 +24,7 @@ def test_it_is_short_and_shows_every_command() -> None:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_parse(line: str) -> None:
-    _, *words = shlex.split(line.split(" > ")[0])
-    name = " ".join(words[:2]) if " ".join(words[:2]) in cli.VERBS else words[0]
-    verb = cli.VERBS[name]
-    rest = [word for word in words[len(name.split()) :] if word not in cli.FLAGS]
-    call = arrange(verb, rest)
-    if ANY in verb.sections:
-        recipe = ROOT / call.words[0]
-        if recipe.is_file():
-            config.load(str(recipe), call.overrides)
-        else:
-            config.override(config.Config(), call.overrides)
+    parse(line)
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))

@@ -1,14 +1,20 @@
-"""The installed command, run as a user runs it."""
+"""The installed command, run as a user runs it; and commands that pages show."""
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import yaml
 
 from raypose import config
+from raypose.cli import main as cli
+from raypose.cli.verbs import ANY, arrange
 from raypose.config import Config
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(raypose: str, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -21,3 +27,28 @@ def recipe_file(folder: Path, made: Config) -> str:
     path = folder / "r.yaml"
     path.write_text(yaml.safe_dump(config.sparse(made)))
     return str(path)
+
+
+def shown(text: str) -> list[str]:
+    """Return the raypose commands in the shell blocks of a page."""
+    return [
+        line.split("  #")[0].strip()
+        for block in re.findall(r"```(?:sh|console)\n(.*?)```", text, flags=re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("raypose ")
+    ]
+
+
+def parse(line: str) -> None:
+    """Give a command to raypose's own parser, its recipe included where that is at hand."""
+    _, *words = shlex.split(line.split(" > ")[0])
+    name = " ".join(words[:2]) if " ".join(words[:2]) in cli.VERBS else words[0]
+    verb = cli.VERBS[name]
+    rest = [word for word in words[len(name.split()) :] if word not in cli.FLAGS]
+    call = arrange(verb, rest)
+    if ANY in verb.sections:
+        recipe = call.words[0]
+        if (ROOT / recipe).is_file() or (ROOT / f"jobs/recipes/{recipe}.yaml").is_file():
+            config.load(str(ROOT / recipe) if "/" in recipe else recipe, call.overrides)
+        else:
+            config.override(Config(), call.overrides)
