@@ -4,8 +4,9 @@ from .connection import data_level as data_level
 from .connection import in_job as in_job
 from .connection import interruptible as interruptible
 from .connection import is_local as is_local
-from .connection import require as require
 from .connection import spread as spread
-from .connection import store_bytes as store_bytes
 from .connection import unwrapped as unwrapped
-from .connection import wants_gpu as wants_gpu
+from .resources import require as require
+from .resources import store_bytes as store_bytes
+from .resources import wait_for as wait_for
+from .resources import wants_gpu as wants_gpu

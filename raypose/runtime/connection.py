@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import islice
@@ -33,11 +33,8 @@ __all__ = [
     "in_job",
     "interruptible",
     "is_local",
-    "require",
     "spread",
-    "store_bytes",
     "unwrapped",
-    "wants_gpu",
 ]
 
 T = TypeVar("T")
@@ -231,33 +228,3 @@ def beside_driver() -> dict[str, Any]:
     """
     node = ray.get_runtime_context().get_node_id()
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
-
-
-def wants_gpu(asked: bool | None, *, count: int) -> bool:
-    """Return what was asked, or else whether the cluster has as many GPUs."""
-    return bool(ray.cluster_resources().get("GPU", 0) >= count) if asked is None else asked
-
-
-def store_bytes() -> int:
-    """Return what the object stores of the cluster hold together; 0 where no cluster is known."""
-    return int(ray.cluster_resources().get("object_store_memory", 0)) if ray.is_initialized() else 0
-
-
-def require(wanted: Mapping[str, float], *, what: str, mend: str) -> None:
-    """Check that the cluster could ever give what is asked, before anything waits for it.
-
-    Args:
-        wanted: Ray resource → amount.
-        what: who asks, for the message.
-        mend: what the user can do.
-
-    Raises:
-        ResourceError: naming the resource, the need and what there is.
-    """
-    there = ray.cluster_resources()
-    for resource, amount in wanted.items():
-        if amount > there.get(resource, 0.0):
-            raise ResourceError(
-                f"{what} needs {amount:g} {resource}s at once where the cluster has "
-                f"{there.get(resource, 0.0):g}; {mend}"
-            )

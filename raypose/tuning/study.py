@@ -101,7 +101,7 @@ def _check(config: Config) -> tuple[list[str], dict[str, float]]:
     documents.prove(config)
     inputs.load(config)
     concurrent = config.search.max_concurrent or 1
-    count = config.train.num_workers
+    count = config.train.least_workers
     needs = {"CPU": config.train.cpus_per_worker * count}
     if runtime.wants_gpu(config.train.use_gpu, count=math.ceil(config.search.gpus_per_trial)):
         needs["GPU"] = config.search.gpus_per_trial if count == 1 else float(count)
@@ -112,6 +112,10 @@ def _check(config: Config) -> tuple[list[str], dict[str, float]]:
         what=f"search.max_concurrent={concurrent}",
         mend="lower it, or raise cluster.num_cpus where Ray is started here",
     )
+    if not runtime.is_local(config.cluster):
+        each = {key: amount / count for key, amount in needs.items()}
+        bundles, patience = [each] * (concurrent * count), config.cluster.max_wait_s
+        runtime.wait_for([*bundles, {"CPU": 1.0}], what=config.search_id, max_wait_s=patience)
     return keys, needs
 
 
@@ -153,7 +157,7 @@ def _run(
 def _fit(
     config: Config, course: Course, needs: dict[str, float], decoded: Decoded, *, url: str
 ) -> None:
-    together = config.train.num_workers > 1
+    together = config.train.num_workers != 1
     work = tune.with_parameters(
         trial.run, document=dump(config), url=url, decoded=decoded, kept=_kept(config)
     )
