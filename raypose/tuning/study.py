@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
@@ -55,6 +55,9 @@ SETTINGS = {
     "TUNE_WARN_THRESHOLD_S": "60",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
+
+
+DIED = "its process died"
 
 
 def search(config: Config) -> SearchResult:
@@ -163,13 +166,14 @@ def _fit(
     )
     # Train asks for its workers itself
     held = {"cpu": 0.01} if together else {key.lower(): amount for key, amount in needs.items()}
+    reasons: dict[str, str] = {}
     # what Tune keeps of itself is read by nobody: it stays here, and goes
     with tempfile.TemporaryDirectory() as folder, watching(course):
         tuner = tune.Tuner(
             tune.with_resources(work, held),
             tune_config=tune.TuneConfig(
-                search_alg=_Searcher(course, _room(config, needs)),
-                scheduler=_Scheduler(course, url),
+                search_alg=_Searcher(course, _room(config, needs), reasons),
+                scheduler=_Scheduler(course, url, reasons),
                 num_samples=-1,
                 reuse_actors=not together,
                 trial_name_creator=_name,
@@ -238,11 +242,18 @@ class _Unkept:
 
 
 class _Searcher(_Unkept, Searcher):
-    """Hands Tune the trials of a course."""
+    """Hands Tune the trials of a course, and is told of those that have failed for good.
 
-    def __init__(self, course: Course, room: Callable[[], int]) -> None:
-        super().__init__()  # it is told nothing: see `_Scheduler`
-        self.course, self.room = course, room
+    Args:
+        course: what decides.
+        room: tells how many trials may run now.
+        reasons: Tune's name of a trial → why it failed last.
+    """
+
+    def __init__(self, course: Course, room: Callable[[], int], reasons: Mapping[str, str]) -> None:
+        super().__init__()  # it is told of no score: see `_Scheduler`
+        self.course, self.room, self.reasons = course, room, reasons
+        self.numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial; None where there is no room for one now."""
@@ -255,12 +266,17 @@ class _Searcher(_Unkept, Searcher):
             begun = None
         if begun is None:
             return str(Searcher.FINISHED)
+        self.numbers[trial_id] = begun.number
         return {trial.NUMBER: begun.number, "values": begun.values}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: the scheduler is told."""
+        """Note that a trial has failed as often as it may; the scheduler is told of all others."""
+        if error and trial_id in self.numbers:
+            why = self.reasons.get(trial_id) or DIED
+            with suppress(RayposeError):
+                self.course.end(self.numbers[trial_id], "failed", error=why)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: records are written as they come."""
@@ -272,9 +288,9 @@ class _Searcher(_Unkept, Searcher):
 class _Scheduler(_Unkept, FIFOScheduler):
     """Tells a course what trials reach, and Tune what it decides."""
 
-    def __init__(self, course: Course, url: str) -> None:
+    def __init__(self, course: Course, url: str, reasons: dict[str, str]) -> None:
         super().__init__()
-        self.course, self.url = course, url
+        self.course, self.url, self.reasons = course, url, reasons
         self.ended: list[str] = []
 
     def on_trial_result(
@@ -306,11 +322,10 @@ class _Scheduler(_Unkept, FIFOScheduler):
             self._end(trial.config[_NUMBER], "finished")
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Note why a trial failed, as often as it may."""
+        """Keep why a trial failed; it is tried again, unless the searcher hears of it too."""
         error = trial.get_error()
-        line = str(error).strip().splitlines()[-1].strip()[:300] if error else ""
-        with suppress(RayposeError):
-            self._end(trial.config[_NUMBER], "failed", error=line or "its process died")
+        lines = str(error).strip().splitlines() if error else []
+        self.reasons[trial.trial_id] = lines[-1].strip()[:300] if lines else DIED
 
     def _end(self, number: int, state: records.State, *, error: str = "") -> None:
         self.course.end(number, state, error=error)
