@@ -127,10 +127,7 @@ def train_epoch(
         due = every and trainer.step % every == 0
         if saver and (due or (trainer.leaving and not saved)):
             state.save(trainer, progress, None, {}, saver=saver)
-            saved = trainer.leaving
-            if saved:
-                saver.wait()
-                _note(context, f"a node is about to go: checkpoint at step {trainer.step}")
+            saved = trainer.leaving and _written(trainer, saver)
     if progress.seen == 0:
         raise DataError(f"{config.data.train}: holds no good picture")
     spent = time.monotonic() - began
@@ -281,6 +278,13 @@ def _tell_rounding(trainer: Trainer) -> None:
     if taken != asked:
         text = f"{taken} pictures a step: optim.batch_size={asked} on {context.world_size} workers"
         _note(context, text)
+
+
+def _written(trainer: Trainer, saver: Saver) -> bool:
+    """Wait for the checkpoint that is made because a node goes; return True."""
+    saver.wait()
+    _note(trainer.context, f"a node is about to go: checkpoint at step {trainer.step}")
+    return True
 
 
 def _note(context: WorkerContext, text: str) -> None:

@@ -115,6 +115,7 @@ TRAINER = {"trainer": 1.0}
 """What nodes have that come and go here: a group that asks for it lives on them alone."""
 
 
+@pytest.mark.soak
 def test_nodes_that_come_are_used_and_those_that_go_cost_nothing(
     raypose: str, recipe: Config, nodes: Nodes, environment: dict[str, str]
 ) -> None:
@@ -138,6 +139,8 @@ def test_nodes_that_come_are_used_and_those_that_go_cost_nothing(
     until(lambda: storage.is_file(url) and tracking.read(url))
     nodes.add(num_cpus=3, resources=TRAINER)
     until(lambda: len(_workers(nodes)) == 2)
+    seen = len(tracking.read(url))
+    until(lambda: len(tracking.read(url)) > seen + 3)  # both train by now
     nodes.remove(first)
     until(lambda: len(_workers(nodes)) == 1)
     told = {verb: process.communicate(timeout=PATIENCE_S)[0] for verb, process in begun.items()}
