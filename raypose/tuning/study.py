@@ -1,4 +1,4 @@
-"""A search over a cluster: `ray.tune` carries out its course, and is here and in `trial` alone.
+"""A search over a cluster: `ray.tune` carries out its course, here, in `callbacks` and in `trial`.
 
 Each trial trains in its own Tune actor, which goes on to the next, so that one starts in a part of
 a second; with several workers a trial, in a Train group. What is drawn, goes on or is given up is
@@ -12,16 +12,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import ray
 import yaml
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
 
 from raypose import config as documents
 from raypose import runtime, storage
@@ -29,9 +27,10 @@ from raypose.clip import hub
 from raypose.config import Config, dump, override, space, sparse
 from raypose.console import plural, status
 from raypose.data import claims, inputs
-from raypose.errors import ConfigError, NotFoundError, RayposeError, TrainError
+from raypose.errors import ConfigError, NotFoundError, TrainError
 from raypose.training import checkpoint
 from raypose.tuning import finals, latency, records, trial, warming
+from raypose.tuning.callbacks import CourseScheduler, CourseSearcher
 from raypose.tuning.course import Course
 from raypose.tuning.decoded import Decoded
 from raypose.tuning.records import (
@@ -55,9 +54,6 @@ SETTINGS = {
     "TUNE_WARN_THRESHOLD_S": "60",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
-
-
-DIED = "its process died"
 
 
 def search(config: Config) -> SearchResult:
@@ -172,8 +168,8 @@ def _fit(
         tuner = tune.Tuner(
             tune.with_resources(work, held),
             tune_config=tune.TuneConfig(
-                search_alg=_Searcher(course, _room(config, needs), reasons),
-                scheduler=_Scheduler(course, url, reasons),
+                search_alg=CourseSearcher(course, _room(config, needs), reasons),
+                scheduler=CourseScheduler(course, url, reasons),
                 num_samples=-1,
                 reuse_actors=not together,
                 trial_name_creator=_name,
@@ -231,117 +227,6 @@ def _room(config: Config, needs: dict[str, float]) -> Callable[[], int]:
     return room
 
 
-class _Unkept:
-    """Is no part of what Tune stores and copies of itself: nothing is read from there."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self
-
-
-class _Searcher(_Unkept, Searcher):
-    """Hands Tune the trials of a course, and is told of those that have failed for good.
-
-    Args:
-        course: what decides.
-        room: tells how many trials may run now.
-        reasons: Tune's name of a trial → why it failed last.
-    """
-
-    def __init__(self, course: Course, room: Callable[[], int], reasons: Mapping[str, str]) -> None:
-        super().__init__()  # it is told of no score: see `_Scheduler`
-        self.course, self.room, self.reasons = course, room, reasons
-        self.numbers: dict[str, int] = {}
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next trial; None where there is no room for one now."""
-        if len(self.course.running) >= self.room():
-            return None
-        try:
-            begun = self.course.next()
-        except RayposeError as error:
-            self.course.lose(error)
-            begun = None
-        if begun is None:
-            return str(Searcher.FINISHED)
-        self.numbers[trial_id] = begun.number
-        return {trial.NUMBER: begun.number, "values": begun.values}
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Note that a trial has failed as often as it may; the scheduler is told of all others."""
-        if error and trial_id in self.numbers:
-            why = self.reasons.get(trial_id) or DIED
-            with suppress(RayposeError):
-                self.course.end(self.numbers[trial_id], "failed", error=why)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: records are written as they come."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
-
-
-class _Scheduler(_Unkept, FIFOScheduler):
-    """Tells a course what trials reach, and Tune what it decides."""
-
-    def __init__(self, course: Course, url: str, reasons: dict[str, str]) -> None:
-        super().__init__()
-        self.course, self.url, self.reasons = course, url, reasons
-        self.ended: list[str] = []
-
-    def on_trial_result(
-        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
-    ) -> str:
-        """Return whether a trial goes on."""
-        try:
-            return self._decide(trial.config[_NUMBER], result)
-        except RayposeError as error:
-            self.course.lose(error)
-            return str(TrialScheduler.STOP)
-
-    def _decide(self, number: int, result: dict[str, Any]) -> str:
-        if _FAILED in result:
-            self._end(number, "failed", error=result[_FAILED])
-            return str(TrialScheduler.STOP)
-        goes_on = self.course.report(number, result)
-        if result.get(_ENDED) and goes_on:
-            self._end(number, "finished")
-        elif not goes_on:
-            self._tidy(number)
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
-
-    def on_trial_complete(
-        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
-    ) -> None:
-        """Note that a trial has ended: most have said so before."""
-        with suppress(RayposeError):
-            self._end(trial.config[_NUMBER], "finished")
-
-    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Keep why a trial failed; it is tried again, unless the searcher hears of it too."""
-        error = trial.get_error()
-        lines = str(error).strip().splitlines() if error else []
-        self.reasons[trial.trial_id] = lines[-1].strip()[:300] if lines else DIED
-
-    def _end(self, number: int, state: records.State, *, error: str = "") -> None:
-        self.course.end(number, state, error=error)
-        self._tidy(number)
-
-    def _tidy(self, number: int) -> None:
-        """Drop what trials that ended a while ago held to go on training: most of their size."""
-        for place in self.ended:
-            checkpoint.forget(place)
-        run = self.course.records.trials[number].run
-        self.ended = [storage.join(self.url, "runs", run)]
-
-
-_ENDED, _NUMBER, _FAILED = trial.ENDED, trial.NUMBER, trial.FAILED
-
-
 def _conclude(
     config: Config,
     course: Course,
@@ -352,9 +237,9 @@ def _conclude(
 ) -> SearchResult:
     """Write down the winner, and what may be concluded."""
     trials = course.records.trials
-    for each in trials.values():
-        if each.state != "running":
-            checkpoint.forget(storage.join(url, "runs", each.run))
+    ended = [storage.join(url, "runs", t.run) for t in trials.values() if t.state != "running"]
+    with ThreadPoolExecutor(16) as pool:  # thousands of requests to S3
+        list(pool.map(checkpoint.forget, ended))
     ranked = records.best(trials.values())
     if not ranked:
         raise _scoreless(config, course)
