@@ -1,3 +1,4 @@
+from .connection import SETTINGS as SETTINGS
 from .connection import beside_driver as beside_driver
 from .connection import connect as connect
 from .connection import data_level as data_level

@@ -27,6 +27,7 @@ from raypose.console import status, waiting
 from raypose.errors import RayposeError, ResourceError
 
 __all__ = [
+    "SETTINGS",
     "beside_driver",
     "connect",
     "data_level",

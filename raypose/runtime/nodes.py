@@ -17,12 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
+
+from ray._private.utils import get_ray_address_file, read_ray_address, write_ray_address
 
 from raypose.errors import ResourceError, TrainError, UsageError
 
@@ -186,17 +188,20 @@ class _Keeper:
     def add(
         self, num_cpus: int, labels: dict[str, str], resources: dict[str, float], **more: Any
     ) -> int:
-        node = self.cluster.add_node(
-            node_ip_address="127.0.0.1",
-            num_cpus=num_cpus,
-            object_store_memory=STORE_BYTES,
-            labels=labels,
-            resources=resources,
-            dashboard_agent_listen_port=0,
-            temp_dir=f"{self.place}/{self.count}",
-            **more,
-        )
-        self.nodes[self.count] = node
+        folder = f"{self.place}/{self.count}"
+        with _unmentioned():
+            self.nodes[self.count] = self.cluster.add_node(
+                node_ip_address="127.0.0.1",
+                num_cpus=num_cpus,
+                object_store_memory=STORE_BYTES,
+                labels=labels,
+                resources=resources,
+                dashboard_agent_listen_port=0,
+                temp_dir=folder,
+                **more,
+            )
+        # drivers of jobs look here first, and else for any Ray that there is on the machine
+        write_ray_address(self.cluster.gcs_address, folder)
         self.count += 1
         return self.count - 1
 
@@ -239,6 +244,19 @@ class _Keeper:
             return False
         connection.send_bytes(json.dumps(self.answer(asked)).encode())
         return True
+
+
+@contextmanager
+def _unmentioned() -> Iterator[None]:
+    """Leave the address of the machine's Ray, which all who name none attach to, as it was."""
+    before = read_ray_address()
+    try:
+        yield
+    finally:
+        if before:
+            write_ray_address(before)
+        else:
+            Path(get_ray_address_file(None)).unlink(missing_ok=True)
 
 
 def _free(first: int) -> int:

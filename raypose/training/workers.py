@@ -109,8 +109,9 @@ def run_group(
     _require(config, needs, readers["train"].num_rows, run_id)
     fs, path = storage.filesystem(url)
     what = f"starting {plural(least, 'worker')}{' or more' * settings.is_elastic} for {run_id}"
-    if settings.is_elastic:
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = ELASTIC_START_S
+    patient, usual = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", runtime.SETTINGS
+    if settings.is_elastic and os.environ.get(patient) == usual[patient]:  # nobody has set it
+        os.environ[patient] = ELASTIC_START_S
     with _shown(what, config.optim.epochs) as events:
         trainer = TorchTrainer(
             _work,

@@ -23,7 +23,7 @@ from raypose.training import tracking
 from raypose.tuning import records
 
 pytestmark = pytest.mark.ray
-PATIENCE_S = 300.0
+PATIENCE_S = 400.0
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,15 @@ def client(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Client:
     return Client(nodes.show()["jobs"])
 
 
-def until(what: Callable[[], Any]) -> Any:
+def until(what: Callable[[], Any], *processes: subprocess.Popen[str]) -> Any:
     deadline = time.monotonic() + PATIENCE_S
     while not (found := what()):
-        assert time.monotonic() < deadline
+        late = time.monotonic() > deadline
+        for process in processes:
+            if late:
+                process.kill()
+            assert process.poll() is None, process.communicate()[0]
+        assert not late
         time.sleep(0.2)
     return found
 
@@ -128,21 +133,23 @@ def test_nodes_that_come_are_used_and_those_that_go_cost_nothing(
     settings = {"space": space, "num_trials": 6, "reduction_factor": 0, "finalists": 0}
     searched = config.override(recipe, {"name": "wide", "search": settings, "optim.epochs": 4})
     begun = {}
+    environment |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "150"}  # on so small a machine
     for verb, one in (("train", asked), ("search", searched)):
         place = f"{recipe.storage}/{one.name}.yaml"
         storage.write_bytes(place, yaml.safe_dump(config.sparse(one)).encode())
         begun[verb] = subprocess.Popen(
-            [raypose, verb, place], env=environment, stdout=subprocess.PIPE,
+            [raypose, verb, place, "cluster.env=RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"],
+            env=environment, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
     url = f"{training.locate(asked).url}/metrics.jsonl"
-    until(lambda: storage.is_file(url) and tracking.read(url))
+    until(lambda: storage.is_file(url) and tracking.read(url), begun["train"])
     nodes.add(num_cpus=3, resources=TRAINER)
-    until(lambda: len(_workers(nodes)) == 2)
+    until(lambda: len(_workers(nodes)) == 2, begun["train"])
     seen = len(tracking.read(url))
-    until(lambda: len(tracking.read(url)) > seen + 3)  # both train by now
+    until(lambda: len(tracking.read(url)) > seen + 3, begun["train"])  # both train by now
     nodes.remove(first)
-    until(lambda: len(_workers(nodes)) == 1)
+    until(lambda: len(_workers(nodes)) == 1, begun["train"])
     told = {verb: process.communicate(timeout=PATIENCE_S)[0] for verb, process in begun.items()}
     assert begun["search"].returncode == 0, told["search"]
     assert begun["train"].returncode == 0, told["train"]
