@@ -1,3 +1,4 @@
+from .connection import Standing as Standing
 from .connection import beside_driver as beside_driver
 from .connection import connect as connect
 from .connection import data_level as data_level
@@ -6,6 +7,8 @@ from .connection import interruptible as interruptible
 from .connection import is_local as is_local
 from .connection import require as require
 from .connection import spread as spread
+from .connection import standing as standing
 from .connection import store_bytes as store_bytes
 from .connection import unwrapped as unwrapped
 from .connection import wants_gpu as wants_gpu
+from .meters import Meters as Meters

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -23,10 +24,11 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypose.config import ClusterConfig
-from raypose.console import status, waiting
+from raypose.console import in_context, inherited, status, waiting
 from raypose.errors import RayposeError, ResourceError
 
 __all__ = [
+    "Standing",
     "beside_driver",
     "connect",
     "data_level",
@@ -35,6 +37,7 @@ __all__ = [
     "is_local",
     "require",
     "spread",
+    "standing",
     "store_bytes",
     "unwrapped",
     "wants_gpu",
@@ -57,6 +60,21 @@ LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # stays on the loopback
     "RAY_worker_maximum_startup_concurrency": "16",
 }
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a cluster has.
+
+    Attributes:
+        num_nodes: that are alive.
+        total: Ray resource → amount, of all nodes.
+        free: the same of what nobody holds.
+    """
+
+    num_nodes: int
+    total: Mapping[str, float]
+    free: Mapping[str, float]
 
 
 @contextmanager
@@ -95,7 +113,12 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
                     logging_level=level,
                 )
             else:
-                ray.init(address=address, log_to_driver=verbose, logging_level=level)
+                ray.init(
+                    address=address,
+                    log_to_driver=verbose,
+                    logging_level=level,
+                    runtime_env=_passed_on(),
+                )
     except ConnectionError as error:
         reason = " ".join(str(error).split())[:120]
         raise ResourceError(f"{address}: no Ray cluster answers ({reason})") from None
@@ -120,6 +143,11 @@ def _address(config: ClusterConfig) -> str:
     if in_job():
         return os.environ.get("RAY_ADDRESS") or "auto"
     return config.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _passed_on() -> dict[str, Any] | None:
+    """Return what workers of a cluster elsewhere would not inherit; those of a job have it."""
+    return {"env_vars": inherited()} if inherited() and not in_job() else None
 
 
 def in_job() -> bool:
@@ -172,7 +200,7 @@ def interruptible(work: Callable[[], T]) -> T:
         except BaseException as error:  # raised again where it is waited for
             outcome.set_exception(error)
 
-    thread = threading.Thread(target=fill, daemon=True)
+    thread = threading.Thread(target=in_context(fill), daemon=True)
     try:
         thread.start()
         return outcome.result()
@@ -231,6 +259,13 @@ def beside_driver() -> dict[str, Any]:
     """
     node = ray.get_runtime_context().get_node_id()
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def standing() -> Standing:
+    """Return what the cluster that is connected to has."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    alive = sum(bool(node["Alive"]) for node in ray.nodes())
+    return Standing(alive, total, {name: free.get(name, 0.0) for name in total})
 
 
 def wants_gpu(asked: bool | None, *, count: int) -> bool:
