@@ -1,25 +1,42 @@
 """What a person sees while work goes on: lines and bars on stderr; results go to stdout elsewhere.
 
 On a terminal a count is a bar, and what is waited for a line with its seconds; otherwise both are
-plain lines now and then, fit for a log. RAYPOSE_QUIET=1 in the environment silences them all.
+plain lines now and then, fit for a log. RAYPOSE_QUIET=1 in the environment silences them all, and
+RAYPOSE_LOG=json makes each line a JSON object, in the processes that are started too.
 """
 
 from __future__ import annotations
 
+import contextvars
+import json
 import os
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Literal
 
 __all__ = [
+    "FORMATS",
     "JOB",
+    "LOG",
     "RESULT",
+    "Level",
     "Update",
+    "about",
     "answer",
     "bar",
+    "complain",
+    "in_context",
+    "inherited",
+    "is_drawn",
+    "is_json",
     "is_quiet",
+    "known",
     "one_line",
     "plural",
     "status",
@@ -30,7 +47,18 @@ JOB = "RAYPOSE_JOB"
 """In the environment of what runs as a job of ours: its id."""
 RESULT = "\x1e"
 """Begins each line of a result there, as a job's log is one stream."""
+LOG = "RAYPOSE_LOG"
+"""In the environment: one of `FORMATS`."""
+FORMATS = ("plain", "json")
+"""Of a line on stderr."""
 
+Level = Literal["info", "warning", "error"]
+"""How much a line matters."""
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+"""A name and a password before a host: no log should hold them."""
+_ABOUT: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar(
+    "about", default=MappingProxyType({})
+)
 Update = Callable[[int, int], None]
 """Called with (done, in all) as work goes on."""
 
@@ -41,10 +69,67 @@ WORTH_TELLING_S = 2.0
 """A wait that was longer than this ends with a line that says how long it was."""
 
 
-def status(message: str) -> None:
+def status(message: str, *, level: Level = "info") -> None:
     """Print one line on stderr."""
     if not is_quiet():
-        print(one_line(message), file=sys.stderr, flush=True)
+        _print(level, message)
+
+
+def complain(message: str) -> None:
+    """Print on stderr why a command failed, however quiet it is to be."""
+    _print("error", message)
+
+
+@contextmanager
+def about(**what: str | int) -> Iterator[None]:
+    """Have lines of JSON say what they are about, while the block runs.
+
+    Args:
+        what: ``run``, ``search``, ``trial`` or ``rank``, beside what is known already.
+    """
+    before = _ABOUT.set({**_ABOUT.get(), **what})
+    try:
+        yield
+    finally:
+        _ABOUT.reset(before)
+
+
+def known() -> Mapping[str, Any]:
+    """Return what lines are about here: see `about`."""
+    return _ABOUT.get()
+
+
+def in_context(work: Callable[[], None]) -> Callable[[], None]:
+    """Return what does the same in a thread, with lines about what they are about here."""
+    context = contextvars.copy_context()
+    return lambda: context.run(work)
+
+
+def inherited() -> dict[str, str]:
+    """Return the environment by which processes elsewhere print lines of the same form."""
+    return {LOG: os.environ[LOG]} if is_json() else {}
+
+
+def is_json() -> bool:
+    """Tell whether lines are JSON objects."""
+    return os.environ.get(LOG) == "json"
+
+
+def is_drawn() -> bool:
+    """Tell whether a person watches a terminal, on which bars and tables may be drawn."""
+    return not is_quiet() and not is_json() and sys.stderr.isatty()
+
+
+def _print(level: Level, message: str) -> None:
+    """Print one line: a JSON object holds when, how much it matters, what, and what about."""
+    line = one_line(message)
+    if is_json():
+        job = {"job": os.environ[JOB]} if os.environ.get(JOB) else {}
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        said = _CREDENTIALS.sub("", line)
+        document = {"at": at, "level": level, "message": said, **job, **_ABOUT.get()}
+        line = json.dumps(document, ensure_ascii=False)
+    print(line, file=sys.stderr, flush=True)
 
 
 def answer(text: str) -> None:
@@ -78,8 +163,9 @@ def waiting(what: str) -> Iterator[None]:
         yield
         return
     began, over = time.monotonic(), threading.Event()
-    show = _spinning if sys.stderr.isatty() else _reminding
-    thread = threading.Thread(target=show, args=(what, began, over), daemon=True)
+    show = _spinning if is_drawn() else _reminding
+    target = in_context(lambda: show(what, began, over))
+    thread = threading.Thread(target=target, daemon=True)
     thread.start()
     try:
         yield
@@ -94,7 +180,7 @@ def waiting(what: str) -> Iterator[None]:
 @contextmanager
 def bar(label: str) -> Iterator[Callable[..., None]]:
     """Show a count: yields ``update(done, total, note="")``."""
-    if is_quiet() or not sys.stderr.isatty():
+    if not is_drawn():
         yield _plain(label)
         return
     from rich.console import Console

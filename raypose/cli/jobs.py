@@ -21,7 +21,7 @@ from raypose.cli.verbs import ANY, Call, Keys, Verb, Word
 from raypose.console import JOB, RESULT, status, waiting
 from raypose.errors import UsageError
 
-__all__ = ["VERBS", "handed_over"]
+__all__ = ["ENV", "VERBS", "connected", "document", "handed_over", "line"]
 
 SECTIONS = ("cluster",)
 ID = Word("JOB", "id of a job, as jobs list shows it")
@@ -29,6 +29,7 @@ MAX_BYTES = 8 << 20
 """Of all files that go along: recipes and tables of classes are far smaller."""
 SMALL = (".yaml", ".yml", ".json", ".csv", ".txt")
 ENV = "RAYPOSE_JOBS"
+"""In the environment: the job server, where `cluster.jobs` names none."""
 HERE = ("jobs", "address", "num_cpus", "env", "shared", "driver_labels")
 """Keys of `cluster` that are of this side."""
 IN_A_JOB = (JOB, "RAY_JOB_CONFIG_JSON_ENV_VAR")
@@ -51,14 +52,15 @@ def handed_over(verb: Verb, call: Call) -> int | None:
     if not address:
         return None
     parcel = _parcel(verb, call, config)
-    client = _client(address)
+    client = connected(address)
     with waiting(f"handing {verb.name} over to {address}"):
         job_id, new = client.submit(parcel)
     status(f"{job_id} {'was handed over' if new else 'is being carried out already'}")
     return _followed(client, job_id)
 
 
-def _client(address: str) -> Any:
+def connected(address: str) -> Any:
+    """Return the client of a job server."""
     with waiting("loading Ray"):
         from raypose.runtime.jobs import Client
 
@@ -241,16 +243,16 @@ def _server(call: Call) -> Any:
     address = call.config().cluster.jobs or os.environ.get(ENV)
     if not address:
         raise UsageError(f"cluster.jobs: names no job server, nor does {ENV}; http://host:8265")
-    return _client(address)
+    return connected(address)
 
 
 def list_jobs(call: Call) -> None:
     """List jobs, the newest first."""
     client = _server(call)
     found = client.jobs()
-    lines = [_line(job) for job in found]
+    lines = [line(job) for job in found]
     call.show(
-        {"jobs": [_document(job) for job in found]},
+        {"jobs": [document(job) for job in found]},
         "\n".join(lines) or f"no job at {client.address}",
     )
 
@@ -258,10 +260,10 @@ def list_jobs(call: Call) -> None:
 def show_job(call: Call) -> None:
     """Show what a job is, how far it is, and what it makes."""
     job = _server(call).find(call.words[0])
-    lines = [_line(job), job.metadata.get("command") or job.entrypoint]
+    lines = [line(job), job.metadata.get("command") or job.entrypoint]
     if job.message:
         lines.append(job.message)
-    call.show(_document(job), "\n".join(lines))
+    call.show(document(job), "\n".join(lines))
     run, at = job.metadata.get("run"), job.metadata.get("storage")
     if run:
         group = "searches" if job.metadata.get("verb") == "search" else "runs"
@@ -284,7 +286,7 @@ def stop_job(call: Call) -> None:
     """End a job; what it makes goes on from there when the command is given again."""
     with waiting("stopping"):
         job = _server(call).stop(call.words[0])
-    call.show(_document(job), _line(job))
+    call.show(document(job), line(job))
 
 
 def wait_for(call: Call) -> None:
@@ -292,19 +294,21 @@ def wait_for(call: Call) -> None:
     client = _server(call)
     with waiting(f"waiting for {call.words[0]}"):
         job = client.wait(call.words[0])
-    call.show(_document(job), _line(job))
+    call.show(document(job), line(job))
     if job.outcome:
         sys.exit(job.outcome)
 
 
-def _line(job: Any) -> str:
+def line(job: Any) -> str:
+    """Return a job in a line."""
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.began)) if job.began else "waits"
     known = job.metadata
     what = " ".join(known[key] for key in ("verb", "run") if key in known) or job.entrypoint
     return f"{job.id}  {job.state}  {began}  {job.seconds:.0f} s  {known.get('user', '')}  {what}"
 
 
-def _document(job: Any) -> dict[str, Any]:
+def document(job: Any) -> dict[str, Any]:
+    """Return a job for a machine."""
     return {
         **asdict(job),
         "metadata": dict(job.metadata),

@@ -35,11 +35,12 @@ from raypose.cli import (
     searches,
     serving,
     shards,
+    status,
     training,
     usage,
 )
 from raypose.cli.verbs import Call, Verb, arrange
-from raypose.console import one_line
+from raypose.console import FORMATS, LOG, complain, is_json
 from raypose.errors import RayposeError, UsageError, did_you_mean
 
 __all__ = ["PANELS", "VERBS", "main"]
@@ -49,7 +50,7 @@ PANELS = {
     "pictures and classes": (*shards.VERBS, *drawing.VERBS, *captions.VERBS),
     "training": (*training.VERBS, *runs.VERBS, *searches.VERBS),
     "releases": (*releases.VERBS, *evaluation.VERBS, *prediction.VERBS, *serving.VERBS),
-    "clusters": (*jobs.VERBS, *nodes.VERBS),
+    "clusters": (*status.VERBS, *jobs.VERBS, *nodes.VERBS),
 }
 """What verbs are about → the verbs, in the order of the help."""
 VERBS = {verb.name: verb for verbs in PANELS.values() for verb in verbs}
@@ -58,6 +59,8 @@ BARE = {"jobs": "list", "releases": "list", "runs": "list", "searches": "list"}
 GO_ON = (("train",), ("search",), ("shards", "build"), ("shards", "split"), ("synthesize",))
 """Verbs that go on where they were cut off, when they are given again."""
 FLAGS = ("--json", "--quiet", "--verbose")
+LOG_FORMAT = "--log-format"
+"""Takes a word: how lines on stderr are written, here and in what is started."""
 SPELLED = {"--dry-run": "dry_run=true"}
 """What is known from other tools → how it is written here."""
 MISSING = {
@@ -73,7 +76,16 @@ MISSING = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, form = _without_format(sys.argv[1:] if argv is None else argv)
+    if form not in FORMATS:
+        where = LOG if form == os.environ.get(LOG) else LOG_FORMAT
+        return _failed(f"UsageError: {where}: {form!r}: wants {' or '.join(FORMATS)}", 2)
+    with _environment(LOG, form):
+        return _guarded(arguments, alone=argv is None)
+
+
+def _guarded(arguments: list[str], *, alone: bool) -> int:
+    """Run one command; what goes wrong is a line and an exit code."""
     verbose = "--verbose" in arguments
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
@@ -96,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(_ended("terminated", arguments), 143)
     except KeyboardInterrupt:
         _failed(_ended("interrupted", arguments), 130)
-        if argv is None:  # a thread within Ray, left behind, may crash an interpreter that ends
+        if alone:  # a thread within Ray, left behind, may crash an interpreter that ends
             os._exit(130)
         return 130
     except BrokenPipeError:  # the reader of our output has all it wants
@@ -106,7 +118,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         where = f"{error.filename}: " if error.filename else ""
         return _failed(f"OSError: {where}{(error.strerror or str(error)).lower()}", 1)
+    except Exception as error:  # a mistake of ours: its traceback would be no line of JSON
+        if verbose or not is_json():
+            raise
+        line = " ".join(str(error).split())[:200]
+        return _failed(f"{type(error).__name__}: {line}; --verbose shows everything", 1)
     return 0
+
+
+def _without_format(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """Return arguments without `LOG_FORMAT`, and the form of lines, else the environment's."""
+    left, rest = list(arguments), []
+    form = os.environ.get(LOG) or FORMATS[0]
+    while left:
+        word, equals, value = left.pop(0).partition("=")
+        if word != LOG_FORMAT:
+            rest.append(f"{word}{equals}{value}")
+        else:
+            form = value if equals else left.pop(0) if left else ""
+    return rest, form
 
 
 def _run(arguments: Sequence[str]) -> None:
@@ -129,7 +159,7 @@ def _run(arguments: Sequence[str]) -> None:
     if not words and "_RAYPOSE_COMPLETE" not in os.environ:
         print(usage.root_help(PANELS))
         raise UsageError("no command given")
-    with _quiet("--quiet" in flags):
+    with _environment("RAYPOSE_QUIET", "1" if "--quiet" in flags else None):
         # Typer parses; what it would make of an interrupt or a closed pipe is not ours
         work = command.main(args=[*words, *flags], prog_name="raypose", standalone_mode=False)
         if callable(work):
@@ -147,16 +177,18 @@ def _help_document(words: Sequence[str]) -> list[dict[str, Any]] | None:
 
 
 @contextmanager
-def _quiet(asked: bool) -> Iterator[None]:
-    """Silence progress, in the processes that are started too."""
-    before = os.environ.get("RAYPOSE_QUIET")
-    if asked:
-        os.environ["RAYPOSE_QUIET"] = "1"
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """Set a variable, in the processes that are started too; None leaves it as it is."""
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
     try:
         yield
     finally:
-        if asked and before is None:
-            del os.environ["RAYPOSE_QUIET"]
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
 
 class _Root(TyperGroup):
@@ -271,11 +303,12 @@ def _terminate(signum: int, frame: Any) -> None:
 
 def _ended(how: str, arguments: Sequence[str]) -> str:
     """Say how to go on, where the same command goes on."""
+    arguments, _ = _without_format(arguments)
     words = [word for word in arguments if word not in FLAGS]
     name = next((name for name in GO_ON if words[: len(name)] == list(name)), None)
     return f"{how}; to go on: raypose {shlex.join(arguments)}" if name else how
 
 
 def _failed(message: str, code: int) -> int:
-    print(one_line(message), file=sys.stderr, flush=True)
+    complain(message)
     return code

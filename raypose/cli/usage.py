@@ -17,6 +17,7 @@ FLAGS = (
     ("--json", "", "print the result for a machine: stdout holds JSON and nothing else"),
     ("--quiet", "", "print no progress and no advice"),
     ("--verbose", "", "show everything, tracebacks too"),
+    ("--log-format=json", "", "print progress and errors as JSON, an object a line"),
 )
 
 

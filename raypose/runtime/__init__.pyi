@@ -7,7 +7,10 @@ from .connection import interruptible as interruptible
 from .connection import is_local as is_local
 from .connection import spread as spread
 from .connection import unwrapped as unwrapped
+from .meters import Meters as Meters
+from .resources import Standing as Standing
 from .resources import require as require
+from .resources import standing as standing
 from .resources import store_bytes as store_bytes
 from .resources import wait_for as wait_for
 from .resources import wants_gpu as wants_gpu

@@ -23,7 +23,7 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypose.config import ClusterConfig
-from raypose.console import status, waiting
+from raypose.console import in_context, inherited, status, waiting
 from raypose.errors import RayposeError, ResourceError
 
 __all__ = [
@@ -93,7 +93,12 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
                     logging_level=level,
                 )
             else:
-                ray.init(address=address, log_to_driver=verbose, logging_level=level)
+                ray.init(
+                    address=address,
+                    log_to_driver=verbose,
+                    logging_level=level,
+                    runtime_env=_passed_on(),
+                )
     except ConnectionError as error:
         reason = " ".join(str(error).split())[:120]
         raise ResourceError(f"{address}: no Ray cluster answers ({reason})") from None
@@ -118,6 +123,11 @@ def _address(config: ClusterConfig) -> str:
     if in_job():
         return os.environ.get("RAY_ADDRESS") or "auto"
     return config.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _passed_on() -> dict[str, Any] | None:
+    """Return what workers of a cluster elsewhere would not inherit; those of a job have it."""
+    return {"env_vars": inherited()} if inherited() and not in_job() else None
 
 
 def in_job() -> bool:
@@ -170,7 +180,7 @@ def interruptible(work: Callable[[], T]) -> T:
         except BaseException as error:  # raised again where it is waited for
             outcome.set_exception(error)
 
-    thread = threading.Thread(target=fill, daemon=True)
+    thread = threading.Thread(target=in_context(fill), daemon=True)
     try:
         thread.start()
         return outcome.result()

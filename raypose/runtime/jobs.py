@@ -24,7 +24,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from raypose.config import document_hash
-from raypose.console import JOB, status
+from raypose.console import JOB, inherited, status
 from raypose.errors import NotFoundError, ResourceError, StorageError, UsageError, did_you_mean
 
 __all__ = ["Client", "Job", "Parcel", "token"]
@@ -188,7 +188,10 @@ class Client:
                 self._client.submit_job(
                     entrypoint=shlex.join(parcel.command),
                     submission_id=job_id,
-                    runtime_env={"working_dir": folder, "env_vars": {**parcel.env, JOB: job_id}},
+                    runtime_env={
+                        "working_dir": folder,
+                        "env_vars": {**inherited(), **parcel.env, JOB: job_id},
+                    },
                     metadata=dict(parcel.metadata),
                     entrypoint_label_selector=dict(parcel.labels) or None,
                 )
@@ -214,7 +217,7 @@ class Client:
             except (aiohttp.ClientError, OSError, RuntimeError, ResourceError, StorageError):
                 if not gone:
                     gone = time.monotonic()
-                    status(f"{self.address} does not answer; trying again")
+                    status(f"{self.address} does not answer; trying again", level="warning")
                 if time.monotonic() - gone > PATIENCE_S:
                     raise ResourceError(
                         f"{self.address}: no answer for {PATIENCE_S:.0f} s; the job may go on: "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import ray
 from ray._private import state
@@ -17,11 +18,41 @@ from ray.util import placement_group, placement_group_table, remove_placement_gr
 from raypose.console import status
 from raypose.errors import ResourceError
 
-__all__ = ["require", "store_bytes", "wait_for", "wants_gpu", "within_reach"]
+__all__ = [
+    "Standing",
+    "require",
+    "standing",
+    "store_bytes",
+    "wait_for",
+    "wants_gpu",
+    "within_reach",
+]
 
 TELL_S = 15.0
 """Between lines that say what is missing."""
 KINDS = ("CPU", "GPU")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a cluster has.
+
+    Attributes:
+        num_nodes: that are alive.
+        total: Ray resource → amount, of all nodes.
+        free: the same of what nobody holds.
+    """
+
+    num_nodes: int
+    total: Mapping[str, float]
+    free: Mapping[str, float]
+
+
+def standing() -> Standing:
+    """Return what the cluster that is connected to has."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    alive = sum(bool(node["Alive"]) for node in ray.nodes())
+    return Standing(alive, total, {name: free.get(name, 0.0) for name in total})
 
 
 def within_reach() -> dict[str, float]:

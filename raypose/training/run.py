@@ -14,7 +14,7 @@ from raypose import captions, data, storage
 from raypose.clip import hub, model
 from raypose.clip.augment import copy_size
 from raypose.config import Config, dump
-from raypose.console import status, waiting
+from raypose.console import about, status, waiting
 from raypose.data import inputs
 from raypose.training import checkpoint, finish, provenance, runs, sinks, workers
 from raypose.training.context import LocalContext, Report
@@ -44,31 +44,43 @@ def train(
     Raises:
         RayposeError: for what the user can mend; the run stays as it was.
     """
-    run_id, url = runs.locate(config)
-    done = runs.finished(config)
-    if done:
-        status(f"{run_id} is finished already: nothing to train; see {url}")
-        return done
-    hub.fetch(config.model)
-    with waiting("reading pictures"):
-        readers, counts = _readers(config, load)
-    _note_origin(config, run_id, url)
-    storage.write_json(storage.join(url, "config.json"), dump(config))
-    last = checkpoint.latest(url)
+    run = runs.locate(config)
+    with about(run=run.id):
+        done = runs.finished(config)
+        if done:
+            status(f"{run.id} is finished already: nothing to train; see {run.url}")
+            return done
+        hub.fetch(config.model)
+        with waiting("reading pictures"):
+            readers, counts = _readers(config, load)
+        _begin(config, run)
+        if in_process:
+            context = LocalContext(config, readers, report)
+            workers.run_worker(config, context, readers, counts, url=run.url)
+        else:
+            workers.run_group(config, readers, counts, url=run.url, callbacks=callbacks)
+        return _conclude(config, run)
+
+
+def _begin(config: Config, run: runs.Run) -> None:
+    """Write down what a run is, and say where it goes on."""
+    _note_origin(config, run.id, run.url)
+    storage.write_json(storage.join(run.url, "config.json"), dump(config))
+    last = checkpoint.latest(run.url)
     if last:
         within = f", step {last.epoch_step} of the next" if last.epoch_step else ""
         done_of = f"{last.epoch} of {config.optim.epochs}"
-        status(f"resuming {run_id} after epoch {done_of}{within}")
-    if in_process:
-        workers.run_worker(config, LocalContext(config, readers, report), readers, counts, url=url)
-    else:
-        workers.run_group(config, readers, counts, url=url, callbacks=callbacks)
-    final = finish.url_of(url)
+        status(f"resuming {run.id} after epoch {done_of}{within}")
+
+
+def _conclude(config: Config, run: runs.Run) -> runs.TrainResult:
+    """Write down the result of a run."""
+    final = finish.url_of(run.url)
     outcome = storage.read_json(storage.join(final, finish.FINAL))
-    result = runs.TrainResult(run_id, url, final, outcome["metrics"])
-    sinks.finished(config, url, result.metrics)
-    storage.write_json(storage.join(url, runs.RESULT), asdict(result))
-    checkpoint.forget(url)
+    result = runs.TrainResult(run.id, run.url, final, outcome["metrics"])
+    sinks.finished(config, run.url, result.metrics)
+    storage.write_json(storage.join(run.url, runs.RESULT), asdict(result))
+    checkpoint.forget(run.url)
     return result
 
 

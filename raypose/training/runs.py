@@ -25,6 +25,7 @@ __all__ = [
     "overview",
     "remove",
     "show",
+    "unfinished",
 ]
 
 RESULT = "result.json"
@@ -122,6 +123,24 @@ def overview(root: str) -> list[dict[str, Any]]:
         _described(Run(name, storage.join(folder, name)), releases)
         for name in storage.list_folders(folder)
     ]
+
+
+def unfinished(root: str) -> list[dict[str, Any]]:
+    """Return the runs of a storage root that have no result yet, the last to be written first.
+
+    Returns:
+        For each run, url, epochs done, and when it was last written to, in seconds since 1970.
+    """
+    folder = storage.join(root, "runs")
+    found = []
+    for name in storage.list_folders(folder):
+        run = Run(name, storage.join(folder, name))
+        if storage.exists(storage.join(run.url, RESULT)):
+            continue
+        written = max((stat.mtime_ns for _, stat in storage.walk(run.url)), default=0) / 1e9
+        epochs = _described(run, {})["epochs"]
+        found.append({"run": name, "url": run.url, "epochs": epochs, "written": written})
+    return sorted(found, key=lambda row: -row["written"])
 
 
 def show(root: str, run_id: str) -> dict[str, Any]:

@@ -237,7 +237,8 @@ def _told(name: str, sinks: dict[str, _Sink] | None = None) -> Iterator[None]:
         if sinks:
             sinks.pop(name)
         line = " ".join(str(error).split())[:160]
-        status(f"tracking.sinks: {name}: {line}; metrics.jsonl has all figures")
+        told = f"tracking.sinks: {name}: {line}; metrics.jsonl has all figures"
+        status(told, level="warning")
 
 
 MAKERS: Mapping[str, Callable[[Config, str, int], _Sink]] = {

@@ -25,7 +25,7 @@ from ray.util.queue import Empty, Queue
 
 from raypose import data, errors, runtime, storage
 from raypose.config import Config, dump, parse_config
-from raypose.console import bar, plural, status, waiting
+from raypose.console import about, bar, in_context, known, plural, status, waiting
 from raypose.data.order import Part
 from raypose.errors import DataError, RayposeError, TrainError
 from raypose.training import finish, loop
@@ -112,7 +112,9 @@ def run_group(
     patient, usual = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", runtime.SETTINGS
     if settings.is_elastic and os.environ.get(patient) == usual[patient]:  # nobody has set it
         os.environ[patient] = ELASTIC_START_S
-    with _shown(what, config.optim.epochs) as events:
+    # trials come and go: their series bear the name of them all
+    meters = runtime.Meters(run=config.name if "trial" in known() else run_id)
+    with _shown(what, config.optim.epochs, meters) as events:
         trainer = TorchTrainer(
             _work,
             train_loop_config={
@@ -187,7 +189,8 @@ def _work(arguments: dict[str, Any]) -> dict[str, str] | None:
     context = RayTrainContext(config, readers, arguments["events"])
     try:
         counts, url = arguments["counts"], arguments["run_url"]
-        run_worker(config, context, readers, counts, url=url)
+        with about(run=url.rpartition("/")[2], rank=context.rank):
+            run_worker(config, context, readers, counts, url=url)
     except RayposeError as error:
         if not _all_failed(context):
             raise
@@ -233,8 +236,11 @@ def _explained(error: Exception, run_id: str) -> RayposeError:
 
 
 @contextmanager
-def _shown(what: str, num_epochs: int) -> Iterator[Queue]:
-    """Yield a queue whose events are shown while the block runs; `what` until the first comes."""
+def _shown(what: str, num_epochs: int, meters: runtime.Meters) -> Iterator[Queue]:
+    """Yield a queue whose events are shown, and told to meters, while the block runs.
+
+    Until the first comes, `what` is.
+    """
     # it waits, and has no slot to take from workers
     events = Queue(actor_options={"num_cpus": 0, **runtime.beside_driver()})
     over = threading.Event()
@@ -254,9 +260,10 @@ def _shown(what: str, num_epochs: int) -> Iterator[Queue]:
             first = next(source, None)
         with bar("training") as update:
             for event in itertools.chain([first] if first else [], source):
+                _measure(event, num_epochs, meters)
                 _show(event, num_epochs, update)
 
-    thread = threading.Thread(target=drain, daemon=True)
+    thread = threading.Thread(target=in_context(drain), daemon=True)
     thread.start()
     try:
         yield events
@@ -266,6 +273,13 @@ def _shown(what: str, num_epochs: int) -> Iterator[Queue]:
         over.set()
         thread.join(timeout=5)
         events.shutdown()
+
+
+def _measure(event: dict[str, Any], num_epochs: int, meters: runtime.Meters) -> None:
+    if event["kind"] == "step":
+        meters.step(event)
+    elif event["kind"] == "epoch":
+        meters.epoch(event, num_epochs=num_epochs)
 
 
 def _show(event: dict[str, Any], num_epochs: int, update: Callable[..., None]) -> None:

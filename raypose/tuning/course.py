@@ -15,7 +15,7 @@ from typing import Any
 
 from raypose import config
 from raypose.config import Config, canonical_json, space
-from raypose.console import plural, status
+from raypose.console import about, plural, status
 from raypose.data import inputs
 from raypose.errors import RayposeError
 from raypose.tuning.points import Point, Points, default_params, own_value
@@ -281,10 +281,11 @@ class Course:
         lead = f"  best {first[0].score:.3f} (trial {first[0].number})" if ranked else ""
         reason = f"  ({why})" if why else ""
         kind = "final" if self.given else "trial"
-        status(
-            f"{kind} {trial.number} {outcome}{reason}  {formatted(trial.values)}  "
-            f"{ended}/{self.settings.num_trials} done{lead}"
-        )
+        with about(trial=trial.number, run=trial.run):
+            status(
+                f"{kind} {trial.number} {outcome}{reason}  {formatted(trial.values)}  "
+                f"{ended}/{self.settings.num_trials} done{lead}"
+            )
 
 
 def point_of(

@@ -16,7 +16,7 @@ from raypose.errors import NotFoundError
 from raypose.tuning import records
 from raypose.tuning.records import Outcome, Search, State, Trial
 
-__all__ = ["ABSENT", "Overview", "differences", "look", "table_order"]
+__all__ = ["ABSENT", "Overview", "differences", "going", "look", "table_order"]
 
 ABSENT = "not set"
 """What a recipe says of a key that it does not hold."""
@@ -112,6 +112,12 @@ def look(url: str) -> Overview:
         "running" if held else "finished" if outcome else "interrupted"
     )
     return Overview(url, search, records.read_trials(url), outcome, state)
+
+
+def going(root: str) -> list[Overview]:
+    """Return the searches of a storage root that somebody holds; of others one file is read."""
+    places = [storage.join(root, "searches", name) for name in records.names(root)]
+    return [look(place) for place in places if _is_held(place)]
 
 
 def table_order(trials: Mapping[int, Trial]) -> list[Trial]:

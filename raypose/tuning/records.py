@@ -261,7 +261,8 @@ class Records:
                 f"{place}: was taken over by another search of the same recipe; this one ends"
             ) from None
         except StorageError as error:
-            status(f"{error}; the record is kept, and written with the next")
+            told = f"{error}; the record is kept, and written with the next"
+            status(told, level="warning")
             self._late.add(trial.number)
 
     def compact(self) -> None:

@@ -25,7 +25,7 @@ from raypose import config as documents
 from raypose import runtime, storage
 from raypose.clip import hub
 from raypose.config import Config, dump, override, space, sparse
-from raypose.console import plural, status
+from raypose.console import about, plural, status
 from raypose.data import claims, inputs
 from raypose.errors import ConfigError, NotFoundError, TrainError
 from raypose.training import checkpoint
@@ -69,7 +69,11 @@ def search(config: Config) -> SearchResult:
     url = storage.join(config.storage, "searches", config.search_id)
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
-    with claims.hold(url, what=config.search_id) as still_ours, closing(Decoded()) as decoded:
+    with (
+        about(search=config.search_id),
+        claims.hold(url, what=config.search_id) as still_ours,
+        closing(Decoded()) as decoded,
+    ):
         known = _begin(config, url)
         found = Records(url)
         course = Course(config, found, url=url, before_s=known.seconds)

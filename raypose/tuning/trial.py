@@ -15,6 +15,7 @@ from ray import tune
 
 from raypose import storage, training
 from raypose.config import parse_config
+from raypose.console import about
 from raypose.errors import RayposeError, ResourceError, StorageError
 from raypose.training import runs, tracking, workers
 from raypose.tuning.course import point_of
@@ -55,8 +56,19 @@ def run(
     gc.collect()  # what a trial that was stopped held lies in circles of its last exception
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    with about(search=url.rpartition("/")[2], trial=given[NUMBER]):
+        _train(given["values"], document, url, decoded, kept)
+
+
+def _train(
+    values: dict[str, Any],
+    document: dict[str, Any],
+    url: str,
+    decoded: Decoded,
+    kept: dict[str, str],
+) -> None:
     try:
-        recipe = point_of(parse_config(document), given["values"], url, kept)
+        recipe = point_of(parse_config(document), values, url, kept)
         place = runs.locate(recipe).url
         before = _scores(place)
         if before:

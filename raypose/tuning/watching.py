@@ -1,52 +1,88 @@
-"""A search as it goes: a live table on a terminal; elsewhere the lines of its `course` do."""
+"""A search as it goes: a live table on a terminal, where elsewhere its `course` prints; meters."""
 
 from __future__ import annotations
 
-import sys
+import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, get_args
 
-from raypose.console import is_quiet, plural
+from raypose.console import is_drawn, plural
+from raypose.runtime import Meters
 from raypose.tuning.course import Course, formatted
-from raypose.tuning.records import Trial, best
+from raypose.tuning.records import State, Trial, best
 
 if TYPE_CHECKING:
+    from rich.live import Live
     from rich.table import Table
 
-__all__ = ["table", "watching"]
+__all__ = ["measure", "table", "watching"]
 
 ROWS = 12
 """Trials that are shown at most: those that run, then the best."""
 PERIOD_S = 1.0
+METERS_EVERY = 5
+"""Periods: Ray hands on what it is told every ten seconds."""
 
 
 @contextmanager
 def watching(course: Course) -> Iterator[None]:
-    """Show a course on a terminal while the block runs."""
-    if is_quiet() or not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.live import Live
+    """Show a course on a terminal, and tell meters how it goes, while the block runs."""
+    meters, over = Meters(search=_name(course)), threading.Event()
+    with _live(course) if is_drawn() else nullcontext() as live:
 
-    over = threading.Event()
-    with Live(table(course), console=Console(stderr=True), refresh_per_second=2) as live:
-
-        def refresh() -> None:
-            while not over.wait(PERIOD_S):
+        def refresh(turn: int) -> None:
+            if turn % METERS_EVERY == 0:
+                measure(course, meters)
+            if live is not None:
                 live.update(table(course))
 
-        thread = threading.Thread(target=refresh, daemon=True)
+        def repeat() -> None:
+            turns = itertools.count()
+            while not over.wait(PERIOD_S):
+                refresh(next(turns))
+
+        thread = threading.Thread(target=repeat, daemon=True)
         thread.start()
         try:
             yield
         finally:
             over.set()
             thread.join()
-            live.update(table(course))
+            refresh(0)
+
+
+def _live(course: Course) -> Live:
+    from rich.console import Console
+    from rich.live import Live
+
+    return Live(table(course), console=Console(stderr=True), refresh_per_second=2)
+
+
+def measure(course: Course, meters: Meters) -> None:
+    """Tell meters of a course: its trials by state, the workers that are busy, the best score."""
+    trials = list(course.records.trials.values())
+    counts = Counter(trial.state for trial in trials)
+    counts["running"] = len(course.running)  # others a killed driver has left
+    for state in get_args(State):
+        meters.tell("raypose_search_trials", counts[state], state=state)
+    busy = counts["running"] * course.recipe.train.least_workers
+    meters.tell("raypose_search_busy_workers", busy)
+    meters.tell("raypose_search_asked", course.settings.num_trials)
+    meters.tell("raypose_search_epochs", sum(trial.epochs for trial in trials))
+    meters.tell("raypose_search_spent_s", sum(trial.seconds for trial in trials))
+    scores = [trial.score for trial in trials if trial.score is not None]
+    if scores:
+        meters.tell("raypose_search_best_score", max(scores))
+
+
+def _name(course: Course) -> str:
+    """Return the id of a search, as a series bears it; its finals are another's."""
+    name = course.url.rpartition("/")[2]
+    return f"{name}/finals" if course.given else name
 
 
 def table(course: Course) -> Table:

@@ -1,0 +1,113 @@
+"""What Prometheus finds at a node of a real Ray, and that nothing is told without one."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from raypose import config, training, tuning
+from raypose.config import Config
+from raypose.runtime import meters
+from raypose.runtime.meters import METERS, Meters, exported
+from raypose.training import tracking
+
+Series = dict[str, list[tuple[dict[str, str], float]]]
+
+
+def scrape() -> Series:
+    """Return name → labels and value of each series at the node of this process."""
+    (node,) = [each for each in ray.nodes() if each["Alive"]]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    found: Series = {}
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        for line in answer.read().decode().splitlines():
+            match = re.fullmatch(r"(ray_\w+)\{(.*)\} (\S+)", line)
+            if match:
+                labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2]))
+                found.setdefault(match[1], []).append((labels, float(match[3])))
+    return found
+
+
+def awaited(good: Callable[[Series], bool]) -> Series:
+    """Return the first scrape that is as wanted; Ray hands values on now and then."""
+    deadline = time.monotonic() + 240
+    while True:
+        try:
+            found = scrape()
+        except OSError:
+            found = {}
+        if good(found) or time.monotonic() > deadline:
+            return found
+        time.sleep(1)
+
+
+def of(found: Series, name: str, **labels: str) -> list[float]:
+    return [value for borne, value in found.get(name, ()) if labels.items() <= borne.items()]
+
+
+def test_names_and_tags_are_of_the_house() -> None:
+    for name, meter in METERS.items():
+        assert re.fullmatch(r"raypose_(train|search)_[a-z_]+[a-z]", name)
+        assert meter.tags[0] == name.split("_")[1].replace("train", "run")
+        assert not name.endswith("_total")  # Ray puts that behind what is counted
+    assert set(meters._EPOCH.values()) < set(METERS)
+
+
+def test_nothing_is_told_without_ray(monkeypatch: Any) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    made = Meters(run="r")
+    made.step({"step": 1, "num_steps": 2, "loss": 1.0, "images_per_s": 3.0})
+    made.epoch({"epoch": 1, "train_loss": 1.0}, num_epochs=2)
+    assert not made._made
+
+
+def test_a_run_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
+    result = training.train(recipe)
+    run = {"run": result.run_id}
+    last = tracking.read(f"{result.url}/metrics.jsonl")[-1]
+    found = awaited(lambda seen: of(seen, "ray_raypose_train_epoch", **run) == [2.0])
+    told = {name: of(found, f"ray_raypose_train_{name}", **run)
+            for name in ("epoch", "progress", "loss", "images_per_s", "data_wait", "val_score",
+                         "bad_images", "learning_rate", "gradient_norm")}  # fmt: skip
+    assert (told["epoch"], told["progress"], told["bad_images"]) == ([2.0], [1.0], [0.0])
+    for name, key in (("loss", "train_loss"), ("val_score", "val_balanced_accuracy"),
+                      ("images_per_s", "images_per_s"), ("data_wait", "data_wait")):  # fmt: skip
+        (value,) = told[name]
+        assert math.isclose(value, last[key], rel_tol=1e-6), name
+    assert told["gradient_norm"] > [0.0]
+    (images,) = of(found, "ray_raypose_train_images_total", **run)
+    assert round(images) == 2 * 96
+    assert of(found, "ray_raypose_train_checkpoint_s_count", **run) == [2.0]
+    assert of(found, "ray_raypose_train_epoch_s_count", **run) == [2.0]
+    for name in METERS:
+        if name.startswith("raypose_train"):
+            assert any(of(found, each, **run) for each in exported(name)), name
+
+
+def test_a_search_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
+    settings = {
+        "space": {"optim.learning_rate": {"choice": [1e-3, 1e-4]}}, "num_trials": 2,
+        "max_concurrent": 1, "finalists": 0, "grammars": 0, "reduction_factor": 0,
+    }  # fmt: skip
+    made = config.override(recipe, {"search": settings, "optim.epochs": 1})
+    result = tuning.search(made)
+    search = {"search": made.search_id}
+    state = {"state": "finished", **search}
+    found = awaited(lambda seen: of(seen, "ray_raypose_search_trials", **state) == [2.0])
+    assert of(found, "ray_raypose_search_trials", **state) == [2.0]
+    for other in ("running", "stopped", "failed"):
+        assert of(found, "ray_raypose_search_trials", state=other, **search) == [0.0]
+    assert of(found, "ray_raypose_search_asked", **search) == [2.0]
+    assert of(found, "ray_raypose_search_epochs", **search) == [2.0]
+    assert of(found, "ray_raypose_search_busy_workers", **search) == [0.0]
+    assert of(found, "ray_raypose_search_spent_s", **search) > [0.0]
+    (best,) = of(found, "ray_raypose_search_best_score", **search)
+    assert math.isclose(best, result.score, rel_tol=1e-6)
+    # a trial in an actor of its own tells nothing: of those there may be ten thousand
+    assert not [run for run, _ in found.get("ray_raypose_train_epoch", ()) if "trial" in run["run"]]
