@@ -53,7 +53,8 @@ def up(call: Call) -> None:
     text = "\n".join(f"export {key}={shlex.quote(value)}" for key, value in variables.items())
     call.show({**found, "environment": variables}, text)
     status(f"{plural(len(found['nodes']), 'node')} at {found['address']}, jobs at {found['jobs']}")
-    call.next('eval "$(raypose cluster up)"', "raypose jobs list", "raypose cluster down")
+    at = f" folder={shlex.quote(keys.folder)}" if keys.folder else ""
+    call.next(f'eval "$(raypose cluster up{at})"', "raypose jobs list", f"raypose cluster down{at}")
 
 
 def show(call: Call) -> None:

@@ -90,7 +90,12 @@ class Nodes:
         words = [sys.executable, "-m", "raypose.runtime.nodes", str(self.folder), str(num_cpus)]
         with open(self.folder / LOG, "wb") as log:
             keeper = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=_environment(token),
             )
         deadline = time.monotonic() + START_S
         while not self.is_up:
@@ -246,6 +251,15 @@ class _Keeper:
         return True
 
 
+def _environment(token: Path) -> dict[str, str]:
+    """Return the variables of a keeper, which Ray reads as it is imported, and its jobs inherit."""
+    named = ("RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAYPOSE_JOBS")
+    here = {key: value for key, value in os.environ.items() if key not in named}
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{here.get('PATH', '')}"  # this raypose
+    ours = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    return {**here, **ours, **LOCAL_SETTINGS}
+
+
 @contextmanager
 def _unmentioned() -> Iterator[None]:
     """Leave the address of the machine's Ray, which all who name none attach to, as it was."""
@@ -271,12 +285,6 @@ def _free(first: int) -> int:
 
 def _keep(folder: Path, num_cpus: int) -> None:
     """Hold a cluster until it is asked, or told by SIGTERM, to end it."""
-    here = os.path.dirname(sys.executable)
-    os.environ["PATH"] = f"{here}{os.pathsep}{os.environ.get('PATH', '')}"  # of jobs: this raypose
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / TOKEN)}
-    os.environ |= LOCAL_SETTINGS
-    for name in ("RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAYPOSE_JOBS"):
-        os.environ.pop(name, None)
     keeper = _Keeper(folder, num_cpus)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # after Ray has put in its own
     try:

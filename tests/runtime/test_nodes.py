@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,12 @@ PATIENCE_S = 400.0
 def nodes(s3: str, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """Three nodes, started after S3, so that their workers inherit the variables."""
     made = Nodes(tmp_path_factory.mktemp("nodes"))
-    made.up(1, num_cpus=2)
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
+    command = str(Path(sys.executable).parent / "raypose")
+    up = [command, "cluster", "up", "num_cpus=2", f"folder={made.folder}"]
+    done = subprocess.run(up, env=bare, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"export RAYPOSE_JOBS={made.show()['jobs']}" in done.stdout
     yield made
     made.down()
 
