@@ -2,15 +2,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick soak lint clean
+.PHONY: demo test quick ray soak lint clean
 
 # the whole chain on embedded defaults
 demo: $(VENV)/installed
 	$(BIN)/raypose demo
 
-# everything, campaigns with a round or two; what needs a Ray cluster runs whatever became of the rest
+# everything, campaigns with a round or two; what needs a Ray cluster mostly waits, so the rest runs
+# beside it
 test: $(VENV)/installed
-	@$(MAKE) quick; quick=$$?; $(BIN)/pytest -m ray && exit $$quick
+	@$(MAKE) --jobs 2 --keep-going --output-sync=target quick ray
+
+# what needs a Ray cluster
+ray: $(VENV)/installed
+	$(BIN)/pytest -m ray
 
 # what needs no Ray cluster, in both cores
 quick: $(VENV)/installed

@@ -239,12 +239,14 @@ def busy(recipe: Config, rung_s: float) -> dict[str, float]:
     steps = max(1, round(rung_s / max(one, 1e-3) / 2))  # two share the cores
     with tempfile.TemporaryDirectory() as name:
         larger = drawn(Path(name), per_class=max(24, min(2000, steps * 32 // NUM_CLASSES)))
-        asked = searching(larger, "busy", num_trials=6, max_concurrent=2, grace_epochs=1)
+        asked = searching(larger, "busy", num_trials=12, max_concurrent=2, grace_epochs=1)
         asked = config.override(asked, {"optim.epochs": 2, "search.reduction_factor": 2})
         result = tuning.search(asked)
         trials = records.read_trials(result.url).values()
         spans = [(trial.began, trial.began + trial.seconds) for trial in trials]
-        wall = max(end for _, end in spans) - min(start for start, _ in spans)
+        first, last = min(start for start, _ in spans), max(end for _, end in spans)
+        lone = last - sorted(end for _, end in spans)[-2]
+        wall = last - first
         lines = [
             line
             for trial in trials
@@ -253,8 +255,11 @@ def busy(recipe: Config, rung_s: float) -> dict[str, float]:
     work = sum(line["train_s"] + line.get("val_s", 0.0) for line in lines)
     rung = statistics.median(line["train_s"] for line in lines)
     share = work / (2 * wall)
-    print(f"busy        {share:.1%} of the time of two workers, rungs of {rung:.0f} s")
-    return {"busy": share, "rung_s": rung}
+    without = work / (2 * wall - lone)
+    print(f"busy        {share:.1%} of {wall:.0f} s of two workers, rungs of {rung:.0f} s")
+    print(f"            {lone:.0f} s of it one works alone at the end: no trial is left to begin")
+    print(f"            {without:.1%} of the time in which there is work for both")
+    return {"busy": share, "busy_while_there_is_work": without, "rung_s": rung}
 
 
 METRICS = "metrics.jsonl"

@@ -45,6 +45,10 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
             item.add_marker("ray")
         if "campaign_round" in item.fixturenames:
             item.add_marker("campaign")
+        if item.get_closest_marker("soak"):
+            item.add_marker("campaign")
+            skipped = pytest.mark.skipif(ROUNDS < 2, reason="takes minutes: see make soak")
+            item.add_marker(skipped)
 
 
 @pytest.fixture(scope="session")

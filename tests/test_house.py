@@ -63,7 +63,7 @@ def test_public_names_are_listed(path: Path) -> None:
 HOMES = {
     "ray.data": {"raypose/data/reader.py"},
     "ray.train": {"raypose/training/workers.py"},
-    "ray.tune": {"raypose/tuning/study.py", "raypose/tuning/trial.py"},
+    "ray.tune": {f"raypose/tuning/{name}.py" for name in ("callbacks", "study", "trial")},
     "ray.serve": {"raypose/serving/app.py", "raypose/serving/endpoint.py"},
 }
 """Library of Ray → the files that may import it."""

@@ -79,7 +79,7 @@ VERBS = (
         (),
         "start a cluster of several nodes on this machine, to try things out",
         up,
-        ("raypose cluster up nodes=3", 'eval "$(raypose cluster up nodes=3)"'),
+        ("raypose cluster up nodes=3",),
         UpKeys,
     ),
     Verb(

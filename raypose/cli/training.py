@@ -246,7 +246,7 @@ def _estimate(call: Call, config: Any) -> None:
     lines = [
         f"{config.run_id}: {millions}",
         f"{found.num_steps} steps of {config.optim.batch_size} pictures, "
-        f"{found.steps_per_epoch} an epoch, on {plural(config.train.num_workers, 'worker')}",
+        f"{found.steps_per_epoch} an epoch, on {plural(config.train.least_workers, 'worker')}",
         f"a step {found.step_s:.2f} s, an epoch {_span(found.epoch_s)}, all "
         f"{_span(found.run_s)} on {found.device}; reading, validation and checkpoints come on top",
         f"memory of a worker {found.memory_bytes / 1e9:.1f} GB",

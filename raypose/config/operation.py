@@ -23,10 +23,15 @@ __all__ = [
 class TrainConfig(Section):
     """How a run is spread out and what it survives."""
 
-    num_workers: Count = 1
-    """Processes that train together: gloo between CPUs, nccl between GPUs."""
+    num_workers: Count | tuple[Count, Count] = 1
+    """Processes that train together: gloo between CPUs, nccl between GPUs. Two numbers, such as
+    [2, 8], are the least and the most: the group grows when nodes join, and shrinks when they
+    leave."""
     cpus_per_worker: Positive = 1.0
     """Logical CPUs that each worker holds."""
+    resources: Mapping[str, Positive] = Field(default_factory=dict)
+    """Custom resources that each worker holds, which keep it on the nodes that have them, such as
+    {trainer: 1}; accelerator_type:A100 is one that Ray gives to nodes by itself."""
     use_gpu: bool | None = None
     """One GPU a worker; by default where the cluster has as many."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -34,6 +39,8 @@ class TrainConfig(Section):
     elsewhere."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a killed worker is replaced."""
+    max_preemption_failures: Annotated[int, Field(ge=-1)] = -1
+    """How often nodes that are taken back may interrupt a run beside that; -1 is without end."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 0
     """Steps between checkpoints that a run can go on from; 0 for the end of each epoch. Where set,
     those at the ends of epochs hold the weights alone, a quarter as much."""
@@ -52,6 +59,23 @@ class TrainConfig(Section):
     """Compute activations again in the backward pass instead of keeping them: less memory."""
     compile: bool = False
     """Compile the towers with torch.compile: slower to start, then faster."""
+
+    @field_validator("num_workers")
+    @classmethod
+    def _least_first(cls, given: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(given, tuple) and given[0] > given[1]:
+            raise ValueError(f"the least comes first: [{given[1]}, {given[0]}]")
+        return given
+
+    @property
+    def least_workers(self) -> int:
+        """Without which a run does not go on."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether workers may come and go."""
+        return not isinstance(self.num_workers, int)
 
 
 class TrackingConfig(Section):
@@ -186,5 +210,8 @@ class ClusterConfig(Section):
     """Folders that all nodes of a cluster have under the same path, which a job may name."""
     driver_labels: Mapping[str, str] = Field(default_factory=dict)
     """Labels of nodes that may hold a job's driver; by default it runs on the head."""
+    max_wait_s: Positive = 1800.0
+    """How long training and search wait for resources that are not free, or nodes that have yet to
+    come."""
     num_cpus: Annotated[int, Field(ge=2)] = 8
     """Logical CPUs of a cluster started here: slots for processes, not cores."""

@@ -96,7 +96,9 @@ def parse_value(text: str, wanted: Any, *, where: str) -> Any:
     brackets = text.strip()[:1]
     if brackets in ("[", "{"):
         return typed(parse_yaml(text, where=where), wanted)
-    if _container(wanted, Sequence) is not None and text.strip().lower() not in NOTHING:
+    alone = "," not in text and int in _alternatives(wanted)  # a number or two of them
+    listed = _container(wanted, Sequence) is not None and not alone
+    if listed and text.strip().lower() not in NOTHING:
         return typed([Plain(part.strip()) for part in text.split(",")], wanted)
     return typed(Plain(text), wanted)
 

@@ -57,6 +57,10 @@ class SupportContext:
     def progress(self, event: dict[str, Any]) -> None:
         """Keep silent: whoever holds this tells."""
 
+    def leaving(self) -> bool:
+        """Never: it is short."""
+        return False
+
     def report(self, values: dict[str, Any]) -> None:
         """Keep silent."""
 

@@ -11,10 +11,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -28,19 +27,14 @@ from raypose.console import in_context, inherited, status, waiting
 from raypose.errors import RayposeError, ResourceError
 
 __all__ = [
-    "Standing",
     "beside_driver",
     "connect",
     "data_level",
     "in_job",
     "interruptible",
     "is_local",
-    "require",
     "spread",
-    "standing",
-    "store_bytes",
     "unwrapped",
-    "wants_gpu",
 ]
 
 T = TypeVar("T")
@@ -60,21 +54,6 @@ LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # stays on the loopback
     "RAY_worker_maximum_startup_concurrency": "16",
 }
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What a cluster has.
-
-    Attributes:
-        num_nodes: that are alive.
-        total: Ray resource → amount, of all nodes.
-        free: the same of what nobody holds.
-    """
-
-    num_nodes: int
-    total: Mapping[str, float]
-    free: Mapping[str, float]
 
 
 @contextmanager
@@ -259,40 +238,3 @@ def beside_driver() -> dict[str, Any]:
     """
     node = ray.get_runtime_context().get_node_id()
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
-
-
-def standing() -> Standing:
-    """Return what the cluster that is connected to has."""
-    total, free = ray.cluster_resources(), ray.available_resources()
-    alive = sum(bool(node["Alive"]) for node in ray.nodes())
-    return Standing(alive, total, {name: free.get(name, 0.0) for name in total})
-
-
-def wants_gpu(asked: bool | None, *, count: int) -> bool:
-    """Return what was asked, or else whether the cluster has as many GPUs."""
-    return bool(ray.cluster_resources().get("GPU", 0) >= count) if asked is None else asked
-
-
-def store_bytes() -> int:
-    """Return what the object stores of the cluster hold together; 0 where no cluster is known."""
-    return int(ray.cluster_resources().get("object_store_memory", 0)) if ray.is_initialized() else 0
-
-
-def require(wanted: Mapping[str, float], *, what: str, mend: str) -> None:
-    """Check that the cluster could ever give what is asked, before anything waits for it.
-
-    Args:
-        wanted: Ray resource → amount.
-        what: who asks, for the message.
-        mend: what the user can do.
-
-    Raises:
-        ResourceError: naming the resource, the need and what there is.
-    """
-    there = ray.cluster_resources()
-    for resource, amount in wanted.items():
-        if amount > there.get(resource, 0.0):
-            raise ResourceError(
-                f"{what} needs {amount:g} {resource}s at once where the cluster has "
-                f"{there.get(resource, 0.0):g}; {mend}"
-            )

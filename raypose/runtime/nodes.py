@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -177,6 +179,8 @@ class _Keeper:
         self.cluster = Cluster()
         self.nodes: dict[int, Any] = {}
         self.count = 0
+        # Unix sockets have short names; nodes that share a folder pull files from under each other
+        self.place = tempfile.mkdtemp(prefix="raypose-")
         self.add(num_cpus, {}, {}, include_dashboard=True, dashboard_port=_free(FIRST_PORT))
 
     def add(
@@ -189,6 +193,7 @@ class _Keeper:
             labels=labels,
             resources=resources,
             dashboard_agent_listen_port=0,
+            temp_dir=f"{self.place}/{self.count}",
             **more,
         )
         self.nodes[self.count] = node
@@ -261,6 +266,7 @@ def _keep(folder: Path, num_cpus: int) -> None:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         keeper.cluster.shutdown()
+        shutil.rmtree(keeper.place, ignore_errors=True)
         (folder / SOCKET).unlink(missing_ok=True)
         (folder / ENDED).touch()
 

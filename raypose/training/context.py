@@ -39,6 +39,9 @@ class WorkerContext(Protocol):
         ``note``, with a text.
         """
 
+    def leaving(self) -> bool:
+        """Whether this place is known to go soon, so that a checkpoint is due now."""
+
     def report(self, values: dict[str, Any]) -> None:
         """Hand over the metrics of an epoch; called on every rank."""
 
@@ -64,6 +67,10 @@ class LocalContext:
 
     def progress(self, event: dict[str, Any]) -> None:
         """Keep silent: whoever holds this process reports."""
+
+    def leaving(self) -> bool:
+        """Never: nobody tells."""
+        return False
 
 
 def gather(context: WorkerContext, item: T) -> list[T]:

@@ -66,7 +66,7 @@ def estimate(config: Config, num_rows: int) -> Estimate:
         TrainError: where a step does not fit into memory.
     """
     hub.fetch(config.model)
-    workers = config.train.num_workers
+    workers = config.train.least_workers
     share = max(1, config.optim.batch_size // workers)
     alone = {"optim.batch_size": max(share, 2), "train.num_workers": 1, "train.sharding": "ddp"}
     context = LocalContext(config, {}, lambda values: None)

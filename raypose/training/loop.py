@@ -106,6 +106,7 @@ def train_epoch(
     prefetcher = Prefetcher(source, context.device)
     began, before, shown = time.monotonic(), progress.seen, 0.0
     norms: list[float] = []
+    saved = False
     while True:
         outcome = trainer.train_step(
             prefetcher.take(), epoch=progress.epoch, meanwhile=prefetcher.fetch
@@ -123,8 +124,10 @@ def train_epoch(
             more = {"num_steps": trainer.num_steps, "loss": value, "images_per_s": rate}
             context.progress({**event, **more})
         every = config.train.checkpoint_steps
-        if every and saver and trainer.step % every == 0:
+        due = every and trainer.step % every == 0
+        if saver and (due or (trainer.leaving and not saved)):
             state.save(trainer, progress, None, {}, saver=saver)
+            saved = trainer.leaving and _written(trainer, saver)
     if progress.seen == 0:
         raise DataError(f"{config.data.train}: holds no good picture")
     spent = time.monotonic() - began
@@ -272,8 +275,20 @@ def _tell_rounding(trainer: Trainer) -> None:
     """Say where a step has fewer pictures than was asked for, since workers take equal shares."""
     context, asked = trainer.context, trainer.config.optim.batch_size
     taken = trainer.local_batch_size * context.world_size
-    if taken != asked and context.rank == 0:
+    if taken != asked:
         text = f"{taken} pictures a step: optim.batch_size={asked} on {context.world_size} workers"
+        _note(context, text)
+
+
+def _written(trainer: Trainer, saver: Saver) -> bool:
+    """Wait for the checkpoint that is made because a node goes; return True."""
+    saver.wait()
+    _note(trainer.context, f"a node is about to go: checkpoint at step {trainer.step}")
+    return True
+
+
+def _note(context: WorkerContext, text: str) -> None:
+    if context.rank == 0:
         context.progress({"kind": "note", "text": text})
 
 

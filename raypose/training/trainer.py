@@ -49,6 +49,7 @@ class Trainer(Scorer):
         adjustment: (C,), added to logits in training.
         initial_scale: logarithm of the logit scale at the start.
         step: optimiser steps done.
+        leaving: whether a rank's node is known to go soon.
         gradient_norm: of the last step, before it was clipped.
         loss_scale: where towers compute in fp16.
     """
@@ -62,6 +63,7 @@ class Trainer(Scorer):
     initial_scale: float = field(kw_only=True)
     step: int = 0
     gradient_norm: float = 0.0
+    leaving: bool = False
     loss_scale: LossScale | None = None
 
     def __post_init__(self) -> None:
@@ -121,7 +123,9 @@ class Trainer(Scorer):
         """
         self.bad.update(batch.bad if batch else {})
         good = batch.good() if batch else None
-        ranks, total, num_bad = self._sum(float(batch is not None), len(good or ()), len(self.bad))
+        counts = (float(batch is not None), len(good or ()), len(self.bad), self.context.leaving())
+        ranks, total, num_bad, leaving = self._sum(*counts)
+        self.leaving = leaving > 0
         if not ranks:
             return None
         self._check_bad(int(num_bad))

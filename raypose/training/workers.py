@@ -6,6 +6,7 @@ What the user can mend comes back as a worker's result, so that it is not tried 
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
@@ -33,6 +35,14 @@ __all__ = ["RayTrainContext", "run_group", "run_worker"]
 
 FAILING_TOGETHER = timedelta(seconds=5)
 """How long a worker that has failed waits for the others to fail too."""
+
+
+ELASTIC_START_S = "60"
+"""After the loss of a node Ray counts it once more, and waits so long for the workers on it."""
+
+
+RESIZE_S = 15.0
+"""How often a group that may grow looks for room."""
 
 
 SLOW_DATA = 0.03
@@ -69,6 +79,13 @@ class RayTrainContext:
         """Send an event to the driver."""
         self.events.put(event)
 
+    def leaving(self) -> bool:
+        """Whether a node of the group is about to be taken back, as far as this worker knows.
+
+        Ray's own question is a barrier, too dear for each step: the step's sum is one already.
+        """
+        return get_train_context().preemption_context.preemption_info is not None
+
     def report(self, values: dict[str, Any]) -> None:
         """Report to Ray Train, and once to the driver."""
         if self.rank == 0:
@@ -85,12 +102,15 @@ def run_group(
     callbacks: Sequence[Any] = (),
 ) -> None:
     """Train on a group of Ray Train workers; a killed one is replaced."""
-    num_workers, settings = config.train.num_workers, config.train
-    use_gpu = runtime.wants_gpu(settings.use_gpu, count=num_workers)
-    _require(config, readers["train"].num_rows, use_gpu=use_gpu)
-    fs, path = storage.filesystem(url)
+    settings, least = config.train, config.train.least_workers
+    use_gpu = runtime.wants_gpu(settings.use_gpu, count=least)
     run_id = url.rpartition("/")[2]
-    what = f"starting {plural(num_workers, 'worker')} for {run_id}"
+    needs = {"CPU": settings.cpus_per_worker, "GPU": float(use_gpu), **settings.resources}
+    _require(config, needs, readers["train"].num_rows, run_id)
+    fs, path = storage.filesystem(url)
+    what = f"starting {plural(least, 'worker')}{' or more' * settings.is_elastic} for {run_id}"
+    if settings.is_elastic:
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = ELASTIC_START_S
     # trials come and go: their series bear the name of them all
     meters = runtime.Meters(run=config.name if "trial" in known() else run_id)
     with _shown(what, config.optim.epochs, meters) as events:
@@ -105,10 +125,10 @@ def run_group(
             },
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=num_workers,
+                num_workers=settings.num_workers,
                 use_gpu=use_gpu,
-                resources_per_worker={"CPU": settings.cpus_per_worker}
-                | ({"GPU": 1} if use_gpu else {}),
+                resources_per_worker={key: amount for key, amount in needs.items() if amount},
+                elastic_resize_monitor_interval_s=RESIZE_S,
             ),
             run_config=ray.train.RunConfig(
                 # a name of its own each time: what Ray left of an interrupted run is not read
@@ -117,7 +137,9 @@ def run_group(
                 storage_filesystem=fs,
                 callbacks=list(callbacks),
                 failure_config=ray.train.FailureConfig(
-                    max_failures=settings.max_failures, controller_failure_limit=2
+                    max_failures=settings.max_failures,
+                    max_preemption_failures=settings.max_preemption_failures,
+                    controller_failure_limit=2,
                 ),
             ),
         )
@@ -129,22 +151,31 @@ def run_group(
         raise getattr(errors, failure["error"])(failure["message"])
 
 
-def _require(config: Config, num_rows: int, *, use_gpu: bool) -> None:
-    """Refuse a group that the cluster or the pictures cannot feed."""
-    num_workers = config.train.num_workers
-    wanted = {"CPU": num_workers * config.train.cpus_per_worker + 1}  # one decodes
-    if use_gpu:
-        wanted["GPU"] = num_workers
+def _require(config: Config, needs: dict[str, float], num_rows: int, run_id: str) -> None:
+    """Refuse a group that the cluster or the pictures cannot feed; wait for one that they can.
+
+    Args:
+        config: of the run.
+        needs: of each worker: Ray resource → amount.
+        num_rows: pictures to train on.
+        run_id: who waits.
+    """
+    least, one_decodes = config.train.least_workers, {"CPU": 1.0}
+    wanted = {key: least * amount for key, amount in needs.items()}
+    wanted["CPU"] += one_decodes["CPU"]
     runtime.require(
         wanted,
-        what=f"train.num_workers={num_workers}",
+        what=f"train.num_workers={least}",
         mend="lower it, or raise cluster.num_cpus where Ray is started here",
     )
-    if num_rows < num_workers:
+    if num_rows < least:
         raise DataError(
-            f"{config.data.train}: {num_rows} pictures cannot feed {num_workers} workers; "
+            f"{config.data.train}: {num_rows} pictures cannot feed {least} workers; "
             "lower train.num_workers"
         )
+    if not runtime.is_local(config.cluster):
+        bundles, patience = [needs] * least + [one_decodes], config.cluster.max_wait_s
+        runtime.wait_for(bundles, what=run_id, max_wait_s=patience)
 
 
 def _work(arguments: dict[str, Any]) -> dict[str, str] | None:

@@ -1,4 +1,4 @@
-"""A search over a cluster: `ray.tune` carries out its course, and is here and in `trial` alone.
+"""A search over a cluster: `ray.tune` carries out its course, here, in `callbacks` and in `trial`.
 
 Each trial trains in its own Tune actor, which goes on to the next, so that one starts in a part of
 a second; with several workers a trial, in a Train group. What is drawn, goes on or is given up is
@@ -13,15 +13,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import ray
 import yaml
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
 
 from raypose import config as documents
 from raypose import runtime, storage
@@ -29,9 +27,10 @@ from raypose.clip import hub
 from raypose.config import Config, dump, override, space, sparse
 from raypose.console import about, plural, status
 from raypose.data import claims, inputs
-from raypose.errors import ConfigError, NotFoundError, RayposeError, TrainError
+from raypose.errors import ConfigError, NotFoundError, TrainError
 from raypose.training import checkpoint
 from raypose.tuning import finals, latency, records, trial, warming
+from raypose.tuning.callbacks import CourseScheduler, CourseSearcher
 from raypose.tuning.course import Course
 from raypose.tuning.decoded import Decoded
 from raypose.tuning.records import (
@@ -105,7 +104,7 @@ def _check(config: Config) -> tuple[list[str], dict[str, float]]:
     documents.prove(config)
     inputs.load(config)
     concurrent = config.search.max_concurrent or 1
-    count = config.train.num_workers
+    count = config.train.least_workers
     needs = {"CPU": config.train.cpus_per_worker * count}
     if runtime.wants_gpu(config.train.use_gpu, count=math.ceil(config.search.gpus_per_trial)):
         needs["GPU"] = config.search.gpus_per_trial if count == 1 else float(count)
@@ -116,6 +115,10 @@ def _check(config: Config) -> tuple[list[str], dict[str, float]]:
         what=f"search.max_concurrent={concurrent}",
         mend="lower it, or raise cluster.num_cpus where Ray is started here",
     )
+    if not runtime.is_local(config.cluster):
+        each = {key: amount / count for key, amount in needs.items()}
+        bundles, patience = [each] * (concurrent * count), config.cluster.max_wait_s
+        runtime.wait_for([*bundles, {"CPU": 1.0}], what=config.search_id, max_wait_s=patience)
     return keys, needs
 
 
@@ -157,19 +160,20 @@ def _run(
 def _fit(
     config: Config, course: Course, needs: dict[str, float], decoded: Decoded, *, url: str
 ) -> None:
-    together = config.train.num_workers > 1
+    together = config.train.num_workers != 1
     work = tune.with_parameters(
         trial.run, document=dump(config), url=url, decoded=decoded, kept=_kept(config)
     )
     # Train asks for its workers itself
     held = {"cpu": 0.01} if together else {key.lower(): amount for key, amount in needs.items()}
+    reasons: dict[str, str] = {}
     # what Tune keeps of itself is read by nobody: it stays here, and goes
     with tempfile.TemporaryDirectory() as folder, watching(course):
         tuner = tune.Tuner(
             tune.with_resources(work, held),
             tune_config=tune.TuneConfig(
-                search_alg=_Searcher(course, _room(config, needs)),
-                scheduler=_Scheduler(course, url),
+                search_alg=CourseSearcher(course, _room(config, needs), reasons),
+                scheduler=CourseScheduler(course, url, reasons),
                 num_samples=-1,
                 reuse_actors=not together,
                 trial_name_creator=_name,
@@ -227,106 +231,6 @@ def _room(config: Config, needs: dict[str, float]) -> Callable[[], int]:
     return room
 
 
-class _Unkept:
-    """Is no part of what Tune stores and copies of itself: nothing is read from there."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self
-
-
-class _Searcher(_Unkept, Searcher):
-    """Hands Tune the trials of a course."""
-
-    def __init__(self, course: Course, room: Callable[[], int]) -> None:
-        super().__init__()  # it is told nothing: see `_Scheduler`
-        self.course, self.room = course, room
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next trial; None where there is no room for one now."""
-        if len(self.course.running) >= self.room():
-            return None
-        try:
-            begun = self.course.next()
-        except RayposeError as error:
-            self.course.lose(error)
-            begun = None
-        if begun is None:
-            return str(Searcher.FINISHED)
-        return {trial.NUMBER: begun.number, "values": begun.values}
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Nothing: the scheduler is told."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: records are written as they come."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
-
-
-class _Scheduler(_Unkept, FIFOScheduler):
-    """Tells a course what trials reach, and Tune what it decides."""
-
-    def __init__(self, course: Course, url: str) -> None:
-        super().__init__()
-        self.course, self.url = course, url
-        self.ended: list[str] = []
-
-    def on_trial_result(
-        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
-    ) -> str:
-        """Return whether a trial goes on."""
-        try:
-            return self._decide(trial.config[_NUMBER], result)
-        except RayposeError as error:
-            self.course.lose(error)
-            return str(TrialScheduler.STOP)
-
-    def _decide(self, number: int, result: dict[str, Any]) -> str:
-        if _FAILED in result:
-            self._end(number, "failed", error=result[_FAILED])
-            return str(TrialScheduler.STOP)
-        goes_on = self.course.report(number, result)
-        if result.get(_ENDED) and goes_on:
-            self._end(number, "finished")
-        elif not goes_on:
-            self._tidy(number)
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
-
-    def on_trial_complete(
-        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
-    ) -> None:
-        """Note that a trial has ended: most have said so before."""
-        with suppress(RayposeError):
-            self._end(trial.config[_NUMBER], "finished")
-
-    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Note why a trial failed, as often as it may."""
-        error = trial.get_error()
-        line = str(error).strip().splitlines()[-1].strip()[:300] if error else ""
-        with suppress(RayposeError):
-            self._end(trial.config[_NUMBER], "failed", error=line or "its process died")
-
-    def _end(self, number: int, state: records.State, *, error: str = "") -> None:
-        self.course.end(number, state, error=error)
-        self._tidy(number)
-
-    def _tidy(self, number: int) -> None:
-        """Drop what trials that ended a while ago held to go on training: most of their size."""
-        for place in self.ended:
-            checkpoint.forget(place)
-        run = self.course.records.trials[number].run
-        self.ended = [storage.join(self.url, "runs", run)]
-
-
-_ENDED, _NUMBER, _FAILED = trial.ENDED, trial.NUMBER, trial.FAILED
-
-
 def _conclude(
     config: Config,
     course: Course,
@@ -337,9 +241,9 @@ def _conclude(
 ) -> SearchResult:
     """Write down the winner, and what may be concluded."""
     trials = course.records.trials
-    for each in trials.values():
-        if each.state != "running":
-            checkpoint.forget(storage.join(url, "runs", each.run))
+    ended = [storage.join(url, "runs", t.run) for t in trials.values() if t.state != "running"]
+    with ThreadPoolExecutor(16) as pool:  # thousands of requests to S3
+        list(pool.map(checkpoint.forget, ended))
     ranked = records.best(trials.values())
     if not ranked:
         raise _scoreless(config, course)

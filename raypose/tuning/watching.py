@@ -69,7 +69,7 @@ def measure(course: Course, meters: Meters) -> None:
     counts["running"] = len(course.running)  # others a killed driver has left
     for state in get_args(State):
         meters.tell("raypose_search_trials", counts[state], state=state)
-    busy = counts["running"] * course.recipe.train.num_workers
+    busy = counts["running"] * course.recipe.train.least_workers
     meters.tell("raypose_search_busy_workers", busy)
     meters.tell("raypose_search_asked", course.settings.num_trials)
     meters.tell("raypose_search_epochs", sum(trial.epochs for trial in trials))

@@ -59,9 +59,10 @@ def test_examples_parse(name: str) -> None:
 def test_a_group_lists_its_verbs(
     group: str, flag: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([group, *flag]) == 0
+    lists = not flag and group in ("jobs", "releases", "runs", "searches")
+    assert main([group, *flag]) == (2 if lists and group == "jobs" else 0)  # no cluster is named
     shown = capsys.readouterr().out
-    if flag or group not in ("releases", "runs", "searches"):  # which list theirs
+    if not lists:
         assert all(f"  {name} " in shown for name in VERBS if name.startswith(f"{group} "))
 
 

@@ -20,6 +20,7 @@ from raypose.config import Config
 from raypose.runtime.jobs import Client
 from raypose.runtime.nodes import Nodes
 from raypose.training import tracking
+from raypose.tuning import records
 
 pytestmark = pytest.mark.ray
 PATIENCE_S = 300.0
@@ -29,7 +30,7 @@ PATIENCE_S = 300.0
 def nodes(s3: str, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """Three nodes, started after S3, so that their workers inherit the variables."""
     made = Nodes(tmp_path_factory.mktemp("nodes"))
-    made.up(3, num_cpus=2)
+    made.up(1, num_cpus=2)
     yield made
     made.down()
 
@@ -54,6 +55,13 @@ def until(what: Callable[[], Any]) -> Any:
     return found
 
 
+def test_what_its_cluster_has_is_told(client: Client, nodes: Nodes) -> None:
+    until(lambda: client.standing().num_nodes == len(nodes.show()["nodes"]))
+    seen = client.standing()
+    assert seen.total["CPU"] >= 2
+    assert until(lambda: client.standing().free.get("CPU")) <= seen.total["CPU"]
+
+
 def test_a_job_outlives_who_submitted_it_and_a_node(
     raypose: str,
     recipe: Config,
@@ -63,6 +71,7 @@ def test_a_job_outlives_who_submitted_it_and_a_node(
     client: Client,
 ) -> None:
     asked = config.override(recipe, {"optim.epochs": 8, "train.num_workers": 3})
+    nodes.up(3, num_cpus=2)
     alone = config.override(asked, {"name": "alone", "train.num_workers": 1})
     undisturbed = training.train(alone, in_process=True)
     place = f"{recipe.storage}/r.yaml"
@@ -107,6 +116,58 @@ def test_a_job_outlives_who_submitted_it_and_a_node(
         assert of_nodes.metrics[key] == pytest.approx(undisturbed.metrics[key], rel=0.05)
     again = _submitted(client, f"python train.py {place}")
     assert f"{asked.run_id} is finished already" in again
+
+
+TRAINER = {"trainer": 1.0}
+"""What nodes have that come and go here: a group that asks for it lives on them alone."""
+
+
+@pytest.mark.soak
+def test_nodes_that_come_are_used_and_those_that_go_cost_nothing(
+    raypose: str, recipe: Config, nodes: Nodes, environment: dict[str, str]
+) -> None:
+    """By a run and by a search, side by side; both end as if nothing had been."""
+    nodes.up(2, num_cpus=4)
+    first = nodes.add(num_cpus=3, resources=TRAINER)
+    elastic = {"train.num_workers": [1, 2], "train.resources": TRAINER, "optim.epochs": 2000}
+    asked = config.override(recipe, {"name": "elastic", **elastic, "train.patience": 60})
+    space = {"optim.learning_rate": {"loguniform": [1e-4, 1e-2]}}
+    settings = {"space": space, "num_trials": 6, "reduction_factor": 0, "finalists": 0}
+    searched = config.override(recipe, {"name": "wide", "search": settings, "optim.epochs": 4})
+    begun = {}
+    for verb, one in (("train", asked), ("search", searched)):
+        place = f"{recipe.storage}/{one.name}.yaml"
+        storage.write_bytes(place, yaml.safe_dump(config.sparse(one)).encode())
+        begun[verb] = subprocess.Popen(
+            [raypose, verb, place], env=environment, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+    url = f"{training.locate(asked).url}/metrics.jsonl"
+    until(lambda: storage.is_file(url) and tracking.read(url))
+    nodes.add(num_cpus=3, resources=TRAINER)
+    until(lambda: len(_workers(nodes)) == 2)
+    seen = len(tracking.read(url))
+    until(lambda: len(tracking.read(url)) > seen + 3)  # both train by now
+    nodes.remove(first)
+    until(lambda: len(_workers(nodes)) == 1)
+    told = {verb: process.communicate(timeout=PATIENCE_S)[0] for verb, process in begun.items()}
+    assert begun["search"].returncode == 0, told["search"]
+    assert begun["train"].returncode == 0, told["train"]
+    assert "resumes on 2 workers where it was 1" in told["train"]
+    lines = tracking.read(url)
+    assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
+    assert all(line["num_bad"] == 0 for line in lines)
+    trials = records.read_trials(storage.join(searched.storage, "searches", searched.search_id))
+    assert {number: t.state for number, t in trials.items()} == dict.fromkeys(range(6), "finished")
+
+
+def _workers(nodes: Nodes) -> list[int]:
+    """Return the training workers there are."""
+    return [
+        pid
+        for node in nodes.show()["nodes"]
+        for pid in descendants("ray::RayTrainWorker", of=node["raylet"])
+    ]
 
 
 def _submitted(client: Client, entrypoint: str) -> str:

@@ -71,6 +71,7 @@ class InMemory:
         self.world_size = dist.get_world_size() if together else 1
         self.given = batches
         self.reports: list[dict[str, Any]] = []
+        self.leaves = False
 
     def batches(
         self, split: str, *, batch_size: int, epoch: int, start: int = 0
@@ -80,6 +81,9 @@ class InMemory:
     def progress(self, event: dict[str, Any]) -> None:
         if event["kind"] == "note":
             sys.stderr.write(f"{event['text']}\n")
+
+    def leaving(self) -> bool:
+        return self.leaves
 
     def report(self, values: dict[str, Any]) -> None:
         self.reports.append(values)

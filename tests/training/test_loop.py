@@ -263,6 +263,43 @@ def test_a_run_killed_at_any_step_ends_like_one_that_was_not(
         ]
 
 
+def left_on(folder: str) -> list[int]:
+    """Train on workers of which the last is told before its second step that its node goes."""
+    config = recipe(**{"optim.epochs": 1, "optim.batch_size": 4, "data.preserve_order": True})
+    context = Leaving(folder)
+    own = 4 // context.world_size
+    context.given = [batch([4 * k + own * context.rank + j for j in range(own)]) for k in range(3)]
+    loop.train_worker(config, context, run_url=folder, num_rows=12)
+    return context.steps
+
+
+class Leaving(InMemory):
+    """Notes the step of the last checkpoint where one was made because a node goes."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__([])
+        self.folder = folder
+        self.asked = 0
+        self.steps: list[int] = []
+
+    def leaving(self) -> bool:
+        self.asked += 1
+        return self.rank == self.world_size - 1 and self.asked >= 2
+
+    def progress(self, event: dict[str, Any]) -> None:
+        if "a node is about to go" in event.get("text", ""):
+            state = checkpoint.latest(self.folder)
+            assert state is not None
+            self.steps.append(state.step)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_checkpoint_is_made_before_a_node_goes(tmp_path: Path, world_size: int) -> None:
+    """By all ranks together, whichever of them is told, and once."""
+    steps = spread(left_on, str(tmp_path / "run"), world_size=world_size)
+    assert steps[0] == [2]
+
+
 def resumed_on(folder: str, sharding: str) -> None:
     """Go on with a run of six steps of 4 pictures on some workers."""
     config = recipe(
