@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from support.commands import run
 
-from raypose import console, runtime
+from raypose import config, console, runtime, training, tuning
 from raypose.cli import main as cli
+from raypose.config import Config
 from raypose.console import JOB, LOG, about, bar, in_context, status, waiting
 
 KEYS = {"at", "level", "message"}
@@ -146,6 +147,28 @@ def test_other_forms_are_refused(
     monkeypatch.setenv(LOG, "yaml")
     assert cli.main(["runs", "list"]) == 2
     assert capsys.readouterr().err == "UsageError: RAYPOSE_LOG: 'yaml': wants plain or json\n"
+
+
+@pytest.mark.usefixtures("as_json")
+def test_a_run_and_a_search_say_which_they_are(
+    recipe: Config, cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = training.train(recipe)
+    lines = read(capsys)
+    epochs = [line for line in lines if re.match(r"epoch \d/2 ", line["message"])]
+    assert len(epochs) == 2
+    assert {line["run"] for line in lines} == {result.run_id}
+    settings = {
+        "space": {"optim.learning_rate": {"choice": [1e-3, 1e-4]}}, "num_trials": 2,
+        "finalists": 0, "grammars": 0, "max_concurrent": 1,
+    }  # fmt: skip
+    made = config.override(recipe, {"search": settings, "optim.epochs": 1})
+    tuning.search(made)
+    lines = read(capsys)
+    ended = [line for line in lines if re.match(r"trial \d finished ", line["message"])]
+    assert sorted(line["trial"] for line in ended) == [0, 1]
+    assert {line["search"] for line in lines} == {made.search_id}
+    assert all(line["run"].startswith("tiny-trial-") for line in ended)
 
 
 def test_all_that_a_command_says_is_json(

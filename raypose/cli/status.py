@@ -57,21 +57,28 @@ def _looked(look: Callable[[Config], Part], config: Config) -> Part:
 def _cluster(config: Config) -> Part:
     """Say what a cluster that is named has, and what of it is free."""
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    if not address:
-        return None, ["none named: cluster.address, or RAY_ADDRESS"]
-    _require_answer(address)
-    from raypose import runtime
+    server = config.cluster.jobs or os.environ.get(jobs.ENV)
+    if not address and not server:
+        return None, [f"none named: cluster.address or cluster.jobs, RAY_ADDRESS or {jobs.ENV}"]
+    where = address or server or ""
+    _require_answer(where)
+    if address:
+        from raypose import runtime
 
-    with runtime.connect(config.cluster):
-        seen = runtime.standing()
+        with runtime.connect(config.cluster):
+            seen = runtime.standing()
+    else:
+        seen = jobs.connected(where).standing()
     amounts = {
-        name: {"total": seen.total[name], "free": seen.free[name]}
-        for name in SHOWN
-        if name in seen.total
+        name: {"total": seen.total.get(name, 0.0), "free": seen.free.get(name)} for name in SHOWN
     }
-    parts = [f"{each['free']:g} of {each['total']:g} {name}s" for name, each in amounts.items()]
-    line = f"{plural(seen.num_nodes, 'node')} at {address}, free: {', '.join(parts)}"
-    return {"address": address, "nodes": seen.num_nodes, "resources": amounts}, [line]
+    parts = [
+        f"{'?' if each['free'] is None else format(each['free'], 'g')} of {each['total']:g} {name}s"
+        for name, each in amounts.items()
+        if each["total"]
+    ]
+    line = f"{plural(seen.num_nodes, 'node')} at {where}, free: {', '.join(parts) or 'no CPU'}"
+    return {"address": where, "nodes": seen.num_nodes, "resources": amounts}, [line]
 
 
 def _jobs(config: Config) -> Part:

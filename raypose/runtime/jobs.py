@@ -12,6 +12,7 @@ import re
 import shlex
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from ray.job_submission import JobSubmissionClient
 from raypose.config import document_hash
 from raypose.console import JOB, inherited, status
 from raypose.errors import NotFoundError, ResourceError, StorageError, UsageError, did_you_mean
+from raypose.runtime.resources import Standing
 
 __all__ = ["Client", "Job", "Parcel", "token"]
 
@@ -138,6 +140,7 @@ class Client:
         headers = {"Authorization": f"Bearer {held}"} if held else {}
         with self._told():
             self._client = JobSubmissionClient(self.address, headers=headers)
+        self._headers = headers
 
     def jobs(self) -> list[Job]:
         """Return all jobs that were submitted, the newest first."""
@@ -145,6 +148,27 @@ class Client:
             found = self._client.list_jobs()
         jobs = [_job(each) for each in found if each.submission_id]
         return sorted(jobs, key=lambda job: -job.began)
+
+    def standing(self) -> Standing:
+        """Return what its cluster has; what of it is free once the autoscaler has counted that."""
+        known = self._asked("/api/v0/nodes", limit="10000", detail="1")["result"]["result"]
+        alive = [node["resources_total"] for node in known if node["state"] == "ALIVE"]
+        total: Counter[str] = Counter()
+        for resources in alive:
+            total.update(resources)
+        told = self._asked("/api/cluster_status").get("clusterStatus") or {}
+        usage = (told.get("loadMetricsReport") or {}).get("usage") or {}
+        free = {name: has - used for name, (used, has) in usage.items()}
+        return Standing(len(alive), dict(total), free)
+
+    def _asked(self, path: str, **query: str) -> dict[str, Any]:
+        with self._told():
+            answer = requests.get(
+                f"{self.address}{path}", params=query, headers=self._headers, timeout=30
+            )
+            answer.raise_for_status()
+            found: dict[str, Any] = answer.json()["data"]
+        return found
 
     def find(self, job_id: str) -> Job:
         """Return a job.

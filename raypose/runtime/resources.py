@@ -48,18 +48,18 @@ class Standing:
     free: Mapping[str, float]
 
 
-def standing() -> Standing:
-    """Return what the cluster that is connected to has."""
-    total, free = ray.cluster_resources(), ray.available_resources()
-    alive = sum(bool(node["Alive"]) for node in ray.nodes())
-    return Standing(alive, total, {name: free.get(name, 0.0) for name in total})
-
-
 def within_reach() -> dict[str, float]:
     """Return what the cluster has, or may have where an autoscaler adds all nodes that it may."""
     grown = state.state.get_max_resources_from_cluster_config() or {}
     there = ray.cluster_resources()
     return {key: max(there.get(key, 0.0), grown.get(key, 0.0)) for key in {*there, *grown}}
+
+
+def standing() -> Standing:
+    """Return what the cluster that is connected to has."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    alive = sum(bool(node["Alive"]) for node in ray.nodes())
+    return Standing(alive, total, {name: free.get(name, 0.0) for name in total})
 
 
 def wants_gpu(asked: bool | None, *, count: int) -> bool:

@@ -22,6 +22,13 @@ from raypose.config import Config, override
 from raypose.data import claims
 
 NOBODY = "127.0.0.1:1"
+NODES = {"data": {"result": {"result": [
+    {"state": "ALIVE", "resources_total": {"CPU": 4.0}},
+    {"state": "ALIVE", "resources_total": {"CPU": 2.0}},
+    {"state": "DEAD", "resources_total": {"CPU": 64.0}},
+]}}}  # fmt: skip
+STATUS = {"loadMetricsReport": {"usage": {"CPU": [3.0, 6.0]}}}
+"""As a job server says it."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +49,9 @@ def answering(content: bytes | dict[str, bytes]) -> Iterator[int]:
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            self.wfile.write(content[self.path] if isinstance(content, dict) else content)
+            self.wfile.write(
+                content[self.path.partition("?")[0]] if isinstance(content, dict) else content
+            )
 
         def log_message(self, *words: object) -> None:
             pass
@@ -61,7 +70,7 @@ def test_where_nothing_is_each_part_says_so(
     words = ["status", f"storage={tmp_path}", "serve.port=1"]
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "cluster   none named: cluster.address, or RAY_ADDRESS",
+        "cluster   none named: cluster.address or cluster.jobs, RAY_ADDRESS or RAYPOSE_JOBS",
         "jobs      no server named: cluster.jobs, or RAYPOSE_JOBS",
         f"searches  0 under way in {tmp_path}",
         f"runs      0 without a result in {tmp_path}",
@@ -142,16 +151,25 @@ def test_jobs_that_go_on_come_first(
         for k, state in enumerate(states)
     ]  # fmt: skip
     answers = {"/api/version": {"version": "4", "ray_version": ray.__version__, "ray_commit": ""},
-               "/api/jobs/": jobs}  # fmt: skip
+               "/api/jobs/": jobs, "/api/v0/nodes": NODES,
+               "/api/cluster_status": {"data": {"clusterStatus": STATUS}}}  # fmt: skip
     with answering({path: json.dumps(each).encode() for path, each in answers.items()}) as port:
         address = f"http://127.0.0.1:{port}"
         monkeypatch.setenv("RAYPOSE_JOBS", address)
-        found = asked(capsys, f"storage={tmp_path}", "serve.port=1")["jobs"]
+        found = asked(capsys, f"storage={tmp_path}", "serve.port=1")
         assert main(["status", f"storage={tmp_path}", "serve.port=1"]) == 0
-    assert [each["id"] for each in found["shown"]] == ["train-6", "train-0", "train-1", "train-2"]
+    assert [each["id"] for each in found["jobs"]["shown"]] == [
+        "train-6",
+        "train-0",
+        "train-1",
+        "train-2",
+    ]
     lines = capsys.readouterr().out.splitlines()
     assert f"jobs      1 of 7 jobs at {address} under way" in lines
     assert lines[2].split()[:2] == ["train-6", "running"]
+    # of the cluster itself, as no address names a Ray to connect to
+    assert lines[0] == f"cluster   2 nodes at {address}, free: 3 of 6 CPUs"
+    assert found["cluster"]["resources"]["GPU"] == {"total": 0.0, "free": None}
 
 
 @pytest.mark.parametrize("address", ["auto", "local", "head"])

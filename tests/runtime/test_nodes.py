@@ -66,6 +66,13 @@ def until(what: Callable[[], Any], *processes: subprocess.Popen[str]) -> Any:
     return found
 
 
+def test_what_its_cluster_has_is_told(client: Client, nodes: Nodes) -> None:
+    until(lambda: client.standing().num_nodes == len(nodes.show()["nodes"]))
+    seen = client.standing()
+    assert seen.total["CPU"] >= 2
+    assert until(lambda: client.standing().free.get("CPU")) <= seen.total["CPU"]
+
+
 def test_a_job_outlives_who_submitted_it_and_a_node(
     raypose: str,
     recipe: Config,
