@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from raypose.cli.places import is_shared
 from raypose.cli.verbs import ANY, Call, Keys, Verb, Word
 from raypose.console import JOB, RESULT, status, waiting
 from raypose.errors import UsageError
@@ -195,8 +196,7 @@ def _refuse_local(key: str, value: str, shared: Sequence[str]) -> None:
     place = value.removeprefix("local-dir:").removeprefix("file://")
     if not place.startswith("/") and place == value:
         return
-    place = os.path.abspath(place)
-    if any(place == above or place.startswith(f"{above.rstrip('/')}/") for above in shared):
+    if is_shared(place, shared):
         return
     what = value if key == value else f"{key}: {value}"
     raise UsageError(

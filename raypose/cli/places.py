@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from raypose.console import waiting
 from raypose.errors import ResourceError, UsageError
 
-__all__ = ["check_out", "looked_up", "require_port", "require_shared"]
+__all__ = ["check_out", "is_shared", "looked_up", "require_port", "require_shared"]
 
 
 OURS = {
@@ -25,12 +26,25 @@ OURS = {
 """Ending → what a file of ours begins with, and what is in its first bytes, or its last."""
 
 
-def require_shared(release: Any, *, word: str) -> None:
-    """Refuse a release that only this machine has, where other nodes of a cluster must read it."""
-    if release.is_local:
+def is_shared(place: str, shared: Sequence[str]) -> bool:
+    """Tell whether a place of this machine is in a folder that all nodes of a cluster have."""
+    place = os.path.abspath(place)
+    return any(place == above or place.startswith(f"{above.rstrip('/')}/") for above in shared)
+
+
+def require_shared(release: Any, shared: Sequence[str], *, word: str) -> None:
+    """Refuse a release that only this machine has, where other nodes of a cluster must read it.
+
+    Args:
+        release: found in a registry.
+        shared: folders that all nodes have: `cluster.shared`.
+        word: as it was named.
+    """
+    if release.is_local and not is_shared(release.url, shared):
         raise UsageError(
             f"{word}: lies on this machine, where other nodes of the cluster cannot see it; "
-            "publish it to s3://, or leave out cluster.address"
+            "publish it to s3://, name a folder that all nodes have by cluster.shared, or leave "
+            "out cluster.address"
         )
 
 

@@ -19,7 +19,7 @@ def serve(call: Call) -> None:
 
     release = looked_up(config.storage, call.words[0])  # before anything starts
     if config.cluster.address or os.environ.get("RAY_ADDRESS"):
-        require_shared(release, word=call.words[0])
+        require_shared(release, config.cluster.shared, word=call.words[0])
     require_port(config.serve.host, config.serve.port)
     with waiting("loading torch and Ray"):
         from raypose import runtime
