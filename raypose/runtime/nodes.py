@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from ray._private.utils import get_ray_address_file, read_ray_address, write_ray_address
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from raypose.errors import ResourceError, TrainError, UsageError
 
@@ -141,6 +143,10 @@ class Nodes:
         """Take a node away, by default as where its machine is lost."""
         self._answered({"do": "remove", "number": number, "graceful": graceful})
 
+    def drain(self, number: int, *, deadline_s: float) -> None:
+        """Say that a node is to be taken back, as a spot notice does; nothing new begins on it."""
+        self._answered({"do": "drain", "number": number, "deadline_s": deadline_s})
+
     def down(self) -> None:
         """End all that the keeper started, and itself."""
         with suppress(OSError, EOFError):
@@ -214,11 +220,14 @@ class _Keeper:
         what = asked.pop("do")
         if what == "add":
             return {"number": self.add(**asked)}
-        if what == "remove":
+        if what in ("remove", "drain"):
             number = asked["number"]
             if number == 0 or number not in self.nodes:
                 return {"error": f"node {number}: there is none, or it is the head"}
-            self.cluster.remove_node(self.nodes.pop(number), allow_graceful=asked["graceful"])
+            if what == "drain":
+                self.drain(self.nodes[number].node_id, asked["deadline_s"])
+            else:
+                self.cluster.remove_node(self.nodes.pop(number), allow_graceful=asked["graceful"])
         return {
             "address": self.cluster.gcs_address,
             "jobs": f"http://{self.cluster.webui_url}",
@@ -229,6 +238,12 @@ class _Keeper:
             ],
             "pid": os.getpid(),
         }
+
+    def drain(self, node_id: str, deadline_s: float) -> None:
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline = int((time.time() + deadline_s) * 1000)
+        client = GcsClient(address=self.cluster.gcs_address)
+        client.drain_node(node_id, reason, "it is taken back", deadline)
 
     def serve(self) -> None:
         """Do what is asked until it is to stop."""

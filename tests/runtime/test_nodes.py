@@ -161,12 +161,15 @@ def test_nodes_that_come_are_used_and_those_that_go_cost_nothing(
     until(lambda: len(_workers(nodes)) == 2, begun["train"])
     seen = len(tracking.read(url))
     until(lambda: len(tracking.read(url)) > seen + 3, begun["train"])  # both train by now
+    nodes.drain(first, deadline_s=60)
+    time.sleep(20)  # of its minute
     nodes.remove(first)
     until(lambda: len(_workers(nodes)) == 1, begun["train"])
     told = {verb: process.communicate(timeout=PATIENCE_S)[0] for verb, process in begun.items()}
     assert begun["search"].returncode == 0, told["search"]
     assert begun["train"].returncode == 0, told["train"]
     assert "resumes on 2 workers where it was 1" in told["train"]
+    assert "a node is about to go: checkpoint at step" in told["train"]
     lines = tracking.read(url)
     assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
     assert all(line["num_bad"] == 0 for line in lines)
