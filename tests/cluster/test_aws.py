@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from support.clusters import (
     TRAINERS,
     aws,
 )
+
+from raypose import storage
 
 
 def prepared(document: dict[str, Any]) -> dict[str, Any]:
@@ -123,18 +128,34 @@ def test_the_account_is_what_cloudformation_reads() -> None:
     assert api.lint(broken, config=config)
 
 
-def test_ray_up_on_a_simulated_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def simulated_aws() -> Iterator[None]:
+    """Simulate AWS within this process, and leave be what its S3 servers hold for other tests."""
+    from moto import mock_aws
+
+    simulated = mock_aws()
+    simulated.start(reset=False)
+    try:
+        yield
+    finally:
+        simulated.stop(remove_data=False)
+
+
+def test_ray_up_on_a_simulated_aws(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The account's stack, then what the launcher does before and when it starts a machine."""
     import boto3
-    from moto import mock_aws
     from ray.autoscaler._private.aws.config import bootstrap_aws
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    storage.write_bytes(f"{bucket}/kept", b"by another")
     monkeypatch.setenv("HOME", str(tmp_path))  # the launcher makes a key for SSH there
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-    with mock_aws():
+    with simulated_aws():
         ec2, stacks = boto3.client("ec2"), boto3.client("cloudformation")
         vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
         subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
@@ -165,3 +186,5 @@ def test_ray_up_on_a_simulated_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         each["IpPermissions"] for each in before if each["GroupId"] == output["OutputValue"]
     ]
     assert [rule["IpRanges"] + rule["Ipv6Ranges"] for rule in rules] == [[]]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    assert storage.read_bytes(f"{bucket}/kept") == b"by another"
