@@ -7,32 +7,24 @@ refused.
 
 from __future__ import annotations
 
-import getpass
-import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from raypose.cli.places import is_shared
+from raypose.cli.parcels import parcel
 from raypose.cli.verbs import ANY, Call, Keys, Verb, Word
-from raypose.console import JOB, RESULT, status, waiting
+from raypose.console import JOB, RESULT, one_line, status, waiting
 from raypose.errors import UsageError
 
 __all__ = ["ENV", "VERBS", "connected", "document", "handed_over", "line"]
 
 SECTIONS = ("cluster",)
 ID = Word("JOB", "id of a job, as jobs list shows it")
-MAX_BYTES = 8 << 20
-"""Of all files that go along: recipes and tables of classes are far smaller."""
-SMALL = (".yaml", ".yml", ".json", ".csv", ".txt")
 ENV = "RAYPOSE_JOBS"
 """In the environment: the job server, where `cluster.jobs` names none."""
-HERE = ("jobs", "address", "num_cpus", "env", "shared", "driver_labels")
-"""Keys of `cluster` that are of this side."""
 IN_A_JOB = (JOB, "RAY_JOB_CONFIG_JSON_ENV_VAR")
 """Set by us, and by Ray, where a command is a job already."""
 
@@ -52,10 +44,10 @@ def handed_over(verb: Verb, call: Call) -> int | None:
     address = config.cluster.jobs or os.environ.get(ENV)
     if not address:
         return None
-    parcel = _parcel(verb, call, config)
+    made = parcel(verb, call, config)
     client = connected(address)
     with waiting(f"handing {verb.name} over to {address}"):
-        job_id, new = client.submit(parcel)
+        job_id, new = client.submit(made)
     status(f"{job_id} {'was handed over' if new else 'is being carried out already'}")
     return _followed(client, job_id)
 
@@ -72,8 +64,10 @@ def connected(address: str) -> Any:
 
 def _followed(client: Any, job_id: str) -> int:
     """Show a job's log until it ends; Ctrl-C leaves it to itself."""
+    splitter = _Splitter()
     try:
-        job = client.follow(job_id, _Splitter().write)
+        job = client.follow(job_id, splitter.write)
+        splitter.close()
     except KeyboardInterrupt:
         status(f"{job_id} goes on; raypose jobs logs {job_id} shows it, raypose jobs stop ends it")
         raise
@@ -84,7 +78,7 @@ def _followed(client: Any, job_id: str) -> int:
 
 
 class _Splitter:
-    """Writes the lines of results on stdout, and all others on stderr."""
+    """Writes the lines of results on stdout, and all others on stderr, fit for a terminal."""
 
     def __init__(self) -> None:
         self.left = ""
@@ -96,146 +90,12 @@ class _Splitter:
             if line.startswith(RESULT):
                 print(line.removeprefix(RESULT), flush=True)
             else:
-                print(line, file=sys.stderr, flush=True)
+                print(one_line(line.rstrip("\r")), file=sys.stderr, flush=True)
 
-
-def _parcel(verb: Verb, call: Call, config: Any) -> Any:
-    """Put together what a command needs there."""
-    with waiting("loading Ray"):
-        from raypose.runtime.jobs import Parcel
-    shared = config.cluster.shared
-    files: dict[str, bytes] = {}
-    if ANY in verb.sections:
-        words = [_recipe(config, files, shared)]
-    else:
-        words = [_word(word, word, files, shared) for word in call.words]
-        words += [_pair(key, value, files, shared) for key, value in _stated(verb, call, config)]
-    own = call.keys.model_dump(mode="json", include=call.keys.model_fields_set)
-    words += [_pair(key, value, files, shared) for key, value in own.items()]
-    flags = [f"--{name}" for name in ("json", "verbose") if getattr(call, name)]
-    metadata = {
-        "verb": verb.name, "name": config.name if ANY in verb.sections else "",
-        "run": _run(verb, config), "storage": config.storage, "user": _user(),
-        "command": call.command,
-    }  # fmt: skip
-    return Parcel(
-        command=("raypose", *verb.name.split(), *words, *flags),
-        files=_sized(files),
-        metadata={key: value for key, value in metadata.items() if value},
-        env=_variables(config.cluster.env),
-        labels=config.cluster.driver_labels,
-    )
-
-
-def _recipe(config: Any, files: dict[str, bytes], shared: Sequence[str]) -> str:
-    """Put the resolved recipe in."""
-    import yaml
-
-    from raypose.config import sparse
-
-    document = sparse(config)
-    document["storage"] = config.storage
-    cluster = {k: v for k, v in document.pop("cluster", {}).items() if k not in HERE}
-    if cluster:
-        document["cluster"] = cluster
-    for key, value in _strings(document):
-        if not key.startswith(("data.taxonomy.", "captions.")):
-            _refuse_local(key, value, shared)
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    files["recipe.yaml"] = text.encode()
-    return "recipe.yaml"
-
-
-def _stated(verb: Verb, call: Call, config: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the pairs of sections that count there."""
-    for key, value in call.overrides.items():
-        section, _, name = key.partition(".")
-        if key != "storage" and not (section == "cluster" and name in ("", *HERE)):
-            yield key, value
-    if "storage" in verb.sections:
-        yield "storage", config.storage
-
-
-def _strings(value: Any, above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield of each text in a document its dotted place and itself."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _strings(inner, f"{above}.{key}" if above else str(key))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _strings(inner, above)
-    elif isinstance(value, str):
-        yield above, value
-
-
-def _pair(key: str, value: Any, files: dict[str, bytes], shared: Sequence[str]) -> str:
-    if isinstance(value, str):
-        return f"{key}={_word(key, value, files, shared)}"
-    for _, text in _strings(value):
-        _refuse_local(key, text, shared)
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
-
-
-def _word(key: str, value: str, files: dict[str, bytes], shared: Sequence[str]) -> str:
-    """Return a word as it is there: a small file goes along, another local place is refused."""
-    here = os.path.exists(value) and "/" in os.path.abspath(value)
-    if here and os.path.isfile(value) and value.lower().endswith(SMALL):
-        name = os.path.basename(value)
-        if name in files:
-            name = f"{len(files)}-{name}"
-        with open(value, "rb") as file:
-            files[name] = file.read()
-        return name
-    if here:
-        value = os.path.abspath(value)
-    _refuse_local(key, value, shared)
-    return value
-
-
-def _refuse_local(key: str, value: str, shared: Sequence[str]) -> None:
-    place = value.removeprefix("local-dir:").removeprefix("file://")
-    if not place.startswith("/") and place == value:
-        return
-    if is_shared(place, shared):
-        return
-    what = value if key == value else f"{key}: {value}"
-    raise UsageError(
-        f"{what}: only this machine has it, and the command is to run on a cluster; put it on "
-        "s3://, or name a folder that all nodes have by cluster.shared"
-    )
-
-
-def _sized(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Refuse more than a job should carry."""
-    total = sum(map(len, files.values()))
-    if total > MAX_BYTES:
-        largest = max(files, key=lambda name: len(files[name]))
-        raise UsageError(
-            f"{largest}: {len(files[largest]) / 1e6:.0f} MB; all that goes along with a job may be "
-            f"{MAX_BYTES / 1e6:.0f} MB: put it on s3://"
-        )
-    return files
-
-
-def _variables(names: Sequence[str]) -> dict[str, str]:
-    missing = [name for name in names if name not in os.environ]
-    if missing:
-        raise UsageError(f"cluster.env: {missing[0]}: is not set in the environment here")
-    return {name: os.environ[name] for name in names}
-
-
-def _run(verb: Verb, config: Any) -> str:
-    """Return the run or search that a command makes."""
-    if ANY not in verb.sections:
-        return ""
-    return str(config.search_id if verb.name == "search" else config.run_id)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number that has no name
-        return ""
+    def close(self) -> None:
+        """Write what has no end of line."""
+        if self.left:
+            self.write("\n")
 
 
 def _server(call: Call) -> Any:
@@ -279,7 +139,8 @@ def show_log(call: Call) -> None:
             sys.exit(code)
         return
     text = client.log(job_id).replace(RESULT, "")
-    call.show({"job": job_id, "log": text}, text.rstrip("\n"))
+    lines = [one_line(line) for line in text.rstrip("\n").split("\n")]
+    call.show({"job": job_id, "log": text}, "\n".join(lines))
 
 
 def stop_job(call: Call) -> None:
@@ -304,7 +165,8 @@ def line(job: Any) -> str:
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.began)) if job.began else "waits"
     known = job.metadata
     what = " ".join(known[key] for key in ("verb", "run") if key in known) or job.entrypoint
-    return f"{job.id}  {job.state}  {began}  {job.seconds:.0f} s  {known.get('user', '')}  {what}"
+    shown = f"{job.id}  {job.state}  {began}  {job.seconds:.0f} s  {known.get('user', '')}  {what}"
+    return one_line(shown)
 
 
 def document(job: Any) -> dict[str, Any]:

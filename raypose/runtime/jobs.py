@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import requests
@@ -25,13 +26,18 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from raypose.config import document_hash
-from raypose.console import JOB, inherited, status
+from raypose.console import JOB, inherited, status, waiting
 from raypose.errors import NotFoundError, ResourceError, StorageError, UsageError, did_you_mean
 from raypose.runtime.resources import Standing
 
 __all__ = ["Client", "Job", "Parcel", "token"]
 
 PERIOD_S = 1.0
+TIMEOUT_S = (10.0, 60.0)
+"""For a connection, and for an answer."""
+STOP_S = 60.0
+TELL_S = 15.0
+"""Between lines that say that a job has not begun."""
 PATIENCE_S = 120.0
 """How long a job server that was there may be gone, before a follower gives up."""
 GOING = ("pending", "running")
@@ -97,8 +103,8 @@ class Job:
     @property
     def outcome(self) -> int:
         """The exit code that tells how it ended: of its command, or 143 where it was stopped."""
-        if self.exit_code is not None:
-            return self.exit_code
+        if self.exit_code is not None:  # one below 0 is the signal that ended it
+            return self.exit_code if self.exit_code >= 0 else 128 - self.exit_code
         return {"succeeded": 0, "stopped": 143}.get(self.state, 1)
 
 
@@ -108,17 +114,49 @@ def token() -> str:
     RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token, as Ray has it.
     """
     if given := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return given
+        return _plain(given, "RAY_AUTH_TOKEN")
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     path = Path(named) if named else Path.home() / ".ray" / "auth_token"
     try:
-        return path.read_text().strip()
+        return _plain(path.read_text(errors="replace").strip(), str(path))
     except OSError as error:
         if named:
             raise UsageError(
                 f"RAY_AUTH_TOKEN_PATH: {named}: {(error.strerror or str(error)).lower()}"
             ) from None
         return ""
+
+
+def _plain(text: str, where: str) -> str:
+    """Refuse what no token is: it would be no header of a request."""
+    if text and not re.fullmatch(r"[!-~]+", text):
+        raise UsageError(f"{where}: holds no token: more than one word, or odd characters")
+    return text
+
+
+class _Patient(JobSubmissionClient):  # type: ignore[misc]
+    """Waits no longer for an answer than one takes; Ray's own waits without end."""
+
+    def _do_request(self, *arguments: Any, **more: Any) -> Any:
+        return super()._do_request(*arguments, **{"timeout": TIMEOUT_S, **more})
+
+
+def _checked(address: str) -> str:
+    """Return an address that a job server may have.
+
+    Raises:
+        UsageError: for any other; what may be a password is not repeated.
+    """
+    found = address.strip().rstrip("/")
+    try:
+        parts = urlsplit(found)
+        whole = parts.scheme in ("http", "https") and parts.hostname and not parts.path
+        if whole and parts.port != 0 and "@" not in found:
+            return found
+    except ValueError:  # of a port that is none
+        pass
+    shown = address if "@" not in address else "an address with a user in it"
+    raise UsageError(f"cluster.jobs: {shown}: wants http://host:port")
 
 
 class Client:
@@ -133,13 +171,11 @@ class Client:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address.rstrip("/")
-        if not re.match(r"https?://[^/]+$", self.address):
-            raise UsageError(f"cluster.jobs: {address}: wants http://host:port")
+        self.address = _checked(address)
         held = token()
         headers = {"Authorization": f"Bearer {held}"} if held else {}
-        with self._told():
-            self._client = JobSubmissionClient(self.address, headers=headers)
+        with self._told(), waiting(f"asking {self.address}"):
+            self._client = _Patient(self.address, headers=headers)
         self._headers = headers
 
     def jobs(self) -> list[Job]:
@@ -176,6 +212,8 @@ class Client:
         Raises:
             NotFoundError: where there is none of that name, with the nearest.
         """
+        if not re.fullmatch(r"[\w.-]+", job_id):
+            raise UsageError(f"{job_id!r}: no id of a job; see raypose jobs list")
         with self._told():
             try:
                 return _job(self._client.get_job_info(job_id))
@@ -231,28 +269,48 @@ class Client:
         Raises:
             ResourceError: where the server is gone for longer than `PATIENCE_S`.
         """
-        told, gone = 0, 0.0
-        self.find(job_id)
+        told, gone, begun = 0, 0.0, time.monotonic()
+        job = self.find(job_id)
         while True:
             try:
-                told = asyncio.run(self._tail(job_id, told, write))
-                job = self.find(job_id)
-                gone = 0.0
-            except (aiohttp.ClientError, OSError, RuntimeError, ResourceError, StorageError):
+                if job.state == "pending":  # it has no log yet
+                    begun = _tell_pending(job, begun)
+                else:
+                    told = asyncio.run(self._tail(job_id, told, write))
+                job = self._patiently(job_id)
+            except (aiohttp.ClientError, OSError, RuntimeError, StorageError):
+                job = self._patiently(job_id)
+                if job.going and not gone:
+                    gone = time.monotonic()
+                    status(f"the log of {job_id} is cut off; trying again")
+                if not job.going or time.monotonic() - gone > PATIENCE_S:
+                    status(f"the log of {job_id} cannot be read to its end")
+                    return self.wait(job_id)
+            if not job.going:
+                self._rest(job_id, told, write)
+                return job
+            time.sleep(PERIOD_S)
+
+    def _patiently(self, job_id: str) -> Job:
+        """Return a job, from a server that may be gone for a while.
+
+        Raises:
+            ResourceError: where it is gone for longer than `PATIENCE_S`.
+        """
+        gone = 0.0
+        while True:
+            try:
+                return self.find(job_id)
+            except (ResourceError, StorageError) as error:
                 if not gone:
                     gone = time.monotonic()
-                    status(f"{self.address} does not answer; trying again", level="warning")
+                    status(f"{error}; trying again")
                 if time.monotonic() - gone > PATIENCE_S:
                     raise ResourceError(
                         f"{self.address}: no answer for {PATIENCE_S:.0f} s; the job may go on: "
                         f"raypose jobs logs {job_id}"
                     ) from None
                 time.sleep(PERIOD_S)
-                continue
-            if not job.going:
-                told = self._rest(job_id, told, write)
-                return job
-            time.sleep(PERIOD_S)
 
     async def _tail(self, job_id: str, told: int, write: Callable[[str], None]) -> int:
         """Write what comes after so many characters; return how many there are now."""
@@ -284,16 +342,30 @@ class Client:
 
     def wait(self, job_id: str) -> Job:
         """Return a job when it has ended."""
-        while (job := self.find(job_id)).going:
+        while (job := self._patiently(job_id)).going:
             time.sleep(PERIOD_S)
         return job
 
     def stop(self, job_id: str) -> Job:
-        """Stop a job, and return it when it has ended: it is asked to, and killed after 3 s."""
+        """Stop a job, and return it when it has ended: it is asked to, and killed after 3 s.
+
+        Raises:
+            ResourceError: where it does not end; Ray stops none that has not begun.
+        """
         if self.find(job_id).going:
             with self._told():
                 self._client.stop_job(job_id)
-        return self.wait(job_id)
+        asked = time.monotonic()
+        while (job := self._patiently(job_id)).going:
+            if time.monotonic() - asked > STOP_S:
+                why = " before it begins; it ends by itself where no node can take it"
+                raise ResourceError(
+                    f"{job_id}: is {job.state} still; Ray stops no job{why}"
+                    if job.state == "pending"
+                    else f"{job_id}: did not end within {STOP_S:.0f} s; see raypose jobs show"
+                )
+            time.sleep(PERIOD_S)
+        return job
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -306,13 +378,31 @@ class Client:
                 f"{self.address}: the job server {held}; set RAY_AUTH_TOKEN, or "
                 "RAY_AUTH_TOKEN_PATH to a file that holds it"
             ) from None
-        except (ConnectionError, requests.RequestException):
-            raise ResourceError(f"{self.address}: no job server answers") from None
+        except requests.Timeout:
+            raise ResourceError(f"{self.address}: does not answer in time") from None
+        except requests.HTTPError as error:
+            raise ResourceError(f"{self.address}: no job server of Ray's ({error})") from None
+        except (ConnectionError, requests.ConnectionError):
+            source = "; RAYPOSE_JOBS names it" if os.environ.get("RAYPOSE_JOBS") else ""
+            raise ResourceError(f"{self.address}: no job server answers{source}") from None
+        except (AttributeError, KeyError, TypeError, ValueError, requests.RequestException):
+            raise ResourceError(f"{self.address}: no job server of Ray's answers there") from None
         except RuntimeError as error:
             said = " ".join(str(error).split())
+            if "Version check" in said:
+                raise ResourceError(f"{self.address}: no job server of Ray's") from None
             if "404" in said or "already exists" in said or "does not exist" in said:
                 raise
             raise StorageError(f"{self.address}: {said[:200]}") from None
+
+
+def _tell_pending(job: Job, last: float) -> float:
+    """Say now and then that a job has not begun; return when it was said last."""
+    now = time.monotonic()
+    if now - last < TELL_S:
+        return last
+    status(f"{job.id} waits for a node to begin on: {job.message}")
+    return now
 
 
 def _job(found: Any) -> Job:
@@ -323,7 +413,7 @@ def _job(found: Any) -> Job:
         state=str(getattr(found.status, "value", found.status)).lower(),
         metadata=dict(found.metadata or {}),
         entrypoint=found.entrypoint,
-        message=" ".join((found.message or "").split()),
+        message=" ".join((found.message or "").partition(", last available logs")[0].split()),
         began=began,
         seconds=max(0.0, ended - began) if began else 0.0,
         exit_code=found.driver_exit_code,

@@ -7,6 +7,7 @@ Logical CPUs are slots for processes, not cores.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -35,7 +36,7 @@ LOCAL_SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 __all__ = ["Nodes", "default_folder"]
 
-TOKEN, SOCKET, LOG, ENDED = "token", "socket", "keeper.log", "ended"
+TOKEN, SOCKET, LOG, ENDED, LOCK = "token", "socket", "keeper.log", "ended", "lock"
 START_S = 180.0
 STORE_BYTES = 256 << 20
 """Of the object store of a node."""
@@ -74,15 +75,17 @@ class Nodes:
             labels: of nodes that are new; the head bears none of them.
             resources: of nodes that are new, beside CPUs.
         """
-        if not self.is_up:
-            self._start(num_cpus)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(self.folder / LOCK, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another `up` may be starting it
+            if not self.is_up:
+                self._start(num_cpus)
         there = self.show()
         for _ in range(num_nodes - len(there["nodes"])):
             self.add(num_cpus=num_cpus, labels=labels, resources=resources)
         return self.show()
 
     def _start(self, num_cpus: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in (SOCKET, ENDED):
             (self.folder / name).unlink(missing_ok=True)
         token = self.folder / TOKEN

@@ -92,6 +92,11 @@ def require(wanted: Mapping[str, float], *, what: str, mend: str) -> None:
     for resource, amount in wanted.items():
         has, may = there.get(resource, 0.0), reach.get(resource, 0.0)
         if amount > may:
+            if resource not in KINDS:
+                raise ResourceError(
+                    f"{what} needs {amount:g} of the resource {resource!r} at once, of which all "
+                    f"nodes have {may:g}; they get it as they start"
+                )
             grows = f", and may grow to {may:g}" if may > has else ""
             raise ResourceError(
                 f"{what} needs {amount:g} {resource}s at once where the cluster has "

@@ -50,6 +50,7 @@ def train(
         if done:
             status(f"{run.id} is finished already: nothing to train; see {run.url}")
             return done
+        needs = {} if in_process else workers.make_room(config, run.id)
         hub.fetch(config.model)
         with waiting("reading pictures"):
             readers, counts = _readers(config, load)
@@ -58,7 +59,8 @@ def train(
             context = LocalContext(config, readers, report)
             workers.run_worker(config, context, readers, counts, url=run.url)
         else:
-            workers.run_group(config, readers, counts, url=run.url, callbacks=callbacks)
+            more: dict[str, Any] = {"url": run.url, "needs": needs, "callbacks": callbacks}
+            workers.run_group(config, readers, counts, **more)
         return _conclude(config, run)
 
 

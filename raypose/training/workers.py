@@ -9,7 +9,7 @@ import itertools
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -31,7 +31,7 @@ from raypose.errors import DataError, RayposeError, TrainError
 from raypose.training import finish, loop
 from raypose.training.context import WorkerContext, read_batches
 
-__all__ = ["RayTrainContext", "run_group", "run_worker"]
+__all__ = ["RayTrainContext", "make_room", "run_group", "run_worker"]
 
 FAILING_TOGETHER = timedelta(seconds=5)
 """How long a worker that has failed waits for the others to fail too."""
@@ -99,14 +99,28 @@ def run_group(
     counts: tuple[int, ...],
     *,
     url: str,
+    needs: Mapping[str, float],
     callbacks: Sequence[Any] = (),
 ) -> None:
-    """Train on a group of Ray Train workers; a killed one is replaced."""
+    """Train on a group of Ray Train workers; a killed one is replaced.
+
+    Args:
+        config: the document.
+        readers: split → what reads it.
+        counts: pictures of each class.
+        url: of the run.
+        needs: of each worker: see `make_room`.
+        callbacks: of Ray Train.
+    """
     settings, least = config.train, config.train.least_workers
-    use_gpu = runtime.wants_gpu(settings.use_gpu, count=least)
+    use_gpu = bool(needs.get("GPU"))
     run_id = url.rpartition("/")[2]
-    needs = {"CPU": settings.cpus_per_worker, "GPU": float(use_gpu), **settings.resources}
-    _require(config, needs, readers["train"].num_rows, run_id)
+    num_rows = readers["train"].num_rows
+    if num_rows < least:
+        raise DataError(
+            f"{config.data.train}: {num_rows} pictures cannot feed {least} workers; "
+            "lower train.num_workers"
+        )
     fs, path = storage.filesystem(url)
     what = f"starting {plural(least, 'worker')}{' or more' * settings.is_elastic} for {run_id}"
     patient, usual = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", runtime.SETTINGS
@@ -152,31 +166,30 @@ def run_group(
         raise getattr(errors, failure["error"])(failure["message"])
 
 
-def _require(config: Config, needs: dict[str, float], num_rows: int, run_id: str) -> None:
-    """Refuse a group that the cluster or the pictures cannot feed; wait for one that they can.
+def make_room(config: Config, run_id: str) -> dict[str, float]:
+    """Refuse a group that the cluster can never place; wait for one that it can.
 
     Args:
         config: of the run.
-        needs: of each worker: Ray resource → amount.
-        num_rows: pictures to train on.
         run_id: who waits.
+
+    Returns:
+        What each worker needs: Ray resource → amount.
     """
-    least, one_decodes = config.train.least_workers, {"CPU": 1.0}
+    settings, least = config.train, config.train.least_workers
+    use_gpu = runtime.wants_gpu(settings.use_gpu, count=least)
+    needs = {"CPU": settings.cpus_per_worker, "GPU": float(use_gpu), **settings.resources}
     wanted = {key: least * amount for key, amount in needs.items()}
-    wanted["CPU"] += one_decodes["CPU"]
+    wanted["CPU"] += 1  # one decodes
     runtime.require(
         wanted,
         what=f"train.num_workers={least}",
         mend="lower it, or raise cluster.num_cpus where Ray is started here",
     )
-    if num_rows < least:
-        raise DataError(
-            f"{config.data.train}: {num_rows} pictures cannot feed {least} workers; "
-            "lower train.num_workers"
-        )
     if not runtime.is_local(config.cluster):
-        bundles, patience = [needs] * least + [one_decodes], config.cluster.max_wait_s
+        bundles, patience = [needs] * least + [{"CPU": 1.0}], config.cluster.max_wait_s
         runtime.wait_for(bundles, what=run_id, max_wait_s=patience)
+    return needs
 
 
 def _work(arguments: dict[str, Any]) -> dict[str, str] | None:

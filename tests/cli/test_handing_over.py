@@ -10,7 +10,8 @@ import yaml
 from support.commands import recipe_file
 
 from raypose import config
-from raypose.cli import jobs
+from raypose.captions import taxonomy
+from raypose.cli import jobs, parcels
 from raypose.cli.main import VERBS
 from raypose.cli.verbs import arrange
 from raypose.config import Config
@@ -19,13 +20,14 @@ from raypose.errors import UsageError
 from raypose.runtime.jobs import Parcel
 
 BUCKET = "s3://my-bucket"
+CARDS = "name: two\nclasses:\n- {id: up, names: [up]}\n- {id: down, names: [down]}\n"
 
 
 def parcel(name: str, *words: str) -> Parcel:
     verb = VERBS[name]
     call = arrange(verb, words, json=False, verbose=False)
     recipe = words[0] if "a recipe" in verb.sections else None
-    made: Parcel = jobs._parcel(verb, call, call.config(recipe))
+    made: Parcel = parcels.parcel(verb, call, call.config(recipe))
     return made
 
 
@@ -37,7 +39,7 @@ def path(tmp_path: Path, document: dict[str, Any]) -> str:
 
 def test_a_recipe_goes_as_one_document(path: str, tmp_path: Path) -> None:
     cards = tmp_path / "poses.yaml"
-    cards.write_text("name: two\nclasses:\n- {id: up, names: [up]}\n- {id: down, names: [down]}\n")
+    cards.write_text(CARDS)
     pairs = ["optim.epochs=7", "baselines=false", f"data.taxonomy={cards}"]
     pairs += ["cluster.jobs=http://head:8265", "cluster.address=1.2.3.4:6379"]
     sent = parcel("train", path, *pairs)
@@ -76,6 +78,8 @@ def test_the_same_command_is_the_same_job(
         (("model.image_weights=w.safetensors",), "model.image_weights: "),
         (("model.backbone=local-dir:w",), "model.backbone: local-dir:"),
         (('search.space={"data.train": {"choice": ["/a", "/b"]}}',), "search.space"),
+        (('search.space={"model.image_weights": {"choice": ["a.bin", "b"]}}',), "search.space"),
+        (("model.kept=kept",), "model.kept: kept"),
     ],
 )
 def test_what_only_this_machine_has_is_refused_by_name(
@@ -99,19 +103,53 @@ def test_folders_that_all_nodes_have_may_be_named(path: str, tmp_path: Path) -> 
 
 def test_small_files_go_along_and_large_ones_are_named(tmp_path: Path) -> None:
     cards = tmp_path / "poses.yaml"
-    cards.write_text("classes: [up, down]\n")
+    (tmp_path / "base.yaml").write_text(CARDS)
+    cards.write_text(f"name: one\nbase: {tmp_path}/base.yaml\nclasses: [up, down]\n")
     source = ["s3://pictures", f"{BUCKET}/train"]
     sent = parcel("shards build", *source, f"taxonomy={cards}", "num_workers=4")
     assert sent.command == (
-        "raypose", "shards", "build", *source, "taxonomy=poses.yaml", "num_workers=4",
+        "raypose", "shards", "build", *source, "taxonomy=taxonomy.yaml", "num_workers=4",
     )  # fmt: skip
-    assert sent.files == {"poses.yaml": cards.read_bytes()}
+    (tmp_path / "there.yaml").write_bytes(sent.files["taxonomy.yaml"])
+    cards.unlink()
+    (tmp_path / "base.yaml").unlink()
+    assert taxonomy.load(str(tmp_path / "there.yaml")).ids == ("up", "down")
     (tmp_path / "list.csv").write_bytes(b"x" * (9 << 20))
     with pytest.raises(UsageError, match=r"list.csv: 9 MB; all that goes along .* may be 8 MB"):
         parcel("shards build", str(tmp_path / "list.csv"), f"{BUCKET}/train")
     (tmp_path / "pictures").mkdir()
     with pytest.raises(UsageError, match="pictures: only this machine has it"):
         parcel("shards build", str(tmp_path / "pictures"), f"{BUCKET}/train")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "shards build s3://a/raw out",
+        "shards split s3://a/x parts",
+        "shards build s3://a/raw s3://a/x pictures=nosuch/folder",
+        "shards build ~/raw s3://a/x",
+        "evaluate ./release s3://a/val storage=s3://a",
+        "compare postures store/x s3://a/val storage=s3://a",
+        "evaluate postures val storage=s3://a",
+    ],
+)
+def test_places_that_are_not_there_yet_are_of_this_machine_too(command: str) -> None:
+    name = next(name for name in VERBS if command.startswith(f"{name} "))
+    with pytest.raises(UsageError, match="only this machine has it"):
+        parcel(name, *command.removeprefix(f"{name} ").split())
+    assert parcel("evaluate", "postures@production", "s3://a/val", "storage=s3://a").files == {}
+
+
+def test_a_file_whose_name_looks_like_an_option_stays_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("-rf.csv", "a=b.csv"):
+        (tmp_path / name).write_text("path,label\n")
+        sent = parcel("shards build", f"./{name}", f"{BUCKET}/x", "pictures=s3://a/raw")
+        assert sent.command[3] == f"./{name}"
+        assert sent.files.keys() == {name}
 
 
 def test_a_variable_that_is_not_set_is_named(path: str) -> None:
@@ -136,15 +174,20 @@ def test_results_and_progress_come_apart(
     marked = capsys.readouterr().out
     assert marked == f"{RESULT}one\n{RESULT}two\n"
     splitter = jobs._Splitter()
-    for piece in ("begin", f"ning\n{marked[:5]}", f"{marked[5:]}last", " words\n"):
+    for piece in ("begin", f"ning\n{marked[:5]}", f"{marked[5:]}last", " words\n", "\x1b[31mred"):
         splitter.write(piece)
+    splitter.close()
     out, err = capsys.readouterr()
-    assert (out, err) == ("one\ntwo\n", "beginning\nlast words\n")
+    assert (out, err) == ("one\ntwo\n", "beginning\nlast words\n\\x1b[31mred\n")
 
 
-@pytest.mark.parametrize("address", ["head:8265", "ftp://head", "os://x", "http://a/b"])
+@pytest.mark.parametrize(
+    "address",
+    ["head:8265", "ftp://head", "os://x", "http://a/b", "http://u:pw@a", "http://a:x", "http://["],
+)
 def test_addresses_of_another_kind_are_refused(address: str) -> None:
     from raypose.runtime.jobs import Client
 
-    with pytest.raises(UsageError, match="wants http://host:port"):
+    with pytest.raises(UsageError, match="wants http://host:port") as refused:
         Client(address)
+    assert "pw" not in str(refused.value)

@@ -36,6 +36,11 @@ def test_what_a_cluster_may_grow_to_is_not_refused(growing: None) -> None:
         runtime.require({"GPU": 5}, what="it", mend="less")
 
 
+def test_a_resource_that_no_node_has_is_named(cluster: None) -> None:
+    with pytest.raises(ResourceError, match="it needs 2 of the resource 'nosuch' at once"):
+        runtime.require({"nosuch": 2}, what="it", mend="less")
+
+
 def test_what_does_not_come_is_given_up(growing: None, capsys: pytest.CaptureFixture[str]) -> None:
     message = r"it waited \d+ s \(cluster.max_wait_s\): .*1 GPUs wanted, 0 of 0 free, may grow to 4"
     with pytest.raises(ResourceError, match=message):
