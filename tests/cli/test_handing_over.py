@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,12 @@ from support.commands import recipe_file
 from raypose import config
 from raypose.captions import taxonomy
 from raypose.cli import jobs, parcels
-from raypose.cli.main import VERBS
+from raypose.cli.main import VERBS, main
 from raypose.cli.verbs import arrange
 from raypose.config import Config
 from raypose.console import JOB, RESULT, answer
 from raypose.errors import UsageError
-from raypose.runtime.jobs import Parcel
+from raypose.runtime.jobs import Parcel, token
 
 BUCKET = "s3://my-bucket"
 CARDS = "name: two\nclasses:\n- {id: up, names: [up]}\n- {id: down, names: [down]}\n"
@@ -191,3 +195,49 @@ def test_addresses_of_another_kind_are_refused(address: str) -> None:
     with pytest.raises(UsageError, match="wants http://host:port") as refused:
         Client(address)
     assert "pw" not in str(refused.value)
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """An HTTP server that is no job server; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: Any) -> None:
+            """Keep silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(404, b""), (500, b""), (200, b"<html>"), (200, b"{}"), (200, b"[]")],
+)
+def test_a_server_of_another_kind_is_said_so(
+    status: int, body: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(status, body) as address:
+        assert main(["jobs", "list", f"cluster.jobs={address} "]) == 5
+    assert f"ResourceError: {address}: no job server of Ray's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["two words", "curly”", "a\nb"])
+def test_what_is_no_token_is_not_sent(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", text)
+    with pytest.raises(UsageError, match="RAY_AUTH_TOKEN: holds no token"):
+        token()
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    (tmp_path / "token").write_bytes(b"\xff\x00")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(UsageError, match="token: holds no token"):
+        token()
