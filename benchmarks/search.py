@@ -239,7 +239,7 @@ def busy(recipe: Config, rung_s: float) -> dict[str, float]:
     steps = max(1, round(rung_s / max(one, 1e-3) / 2))  # two share the cores
     with tempfile.TemporaryDirectory() as name:
         larger = drawn(Path(name), per_class=max(24, min(2000, steps * 32 // NUM_CLASSES)))
-        asked = searching(larger, "busy", num_trials=12, max_concurrent=2, grace_epochs=1)
+        asked = searching(larger, "busy", num_trials=20, max_concurrent=2, grace_epochs=1)
         asked = config.override(asked, {"optim.epochs": 2, "search.reduction_factor": 2})
         result = tuning.search(asked)
         trials = records.read_trials(result.url).values()
