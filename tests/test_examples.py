@@ -63,6 +63,7 @@ def test_a_first_model(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == made
 
 
+@pytest.mark.soak  # as tests/test_api.py has a search and its winner
 def test_a_search(tmp_path: Path) -> None:
     told = run("search.py", tmp_path)
     (found,) = (tmp_path / "raypose-data/searches").iterdir()
