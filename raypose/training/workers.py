@@ -115,12 +115,7 @@ def run_group(
     settings, least = config.train, config.train.least_workers
     use_gpu = bool(needs.get("GPU"))
     run_id = url.rpartition("/")[2]
-    num_rows = readers["train"].num_rows
-    if num_rows < least:
-        raise DataError(
-            f"{config.data.train}: {num_rows} pictures cannot feed {least} workers; "
-            "lower train.num_workers"
-        )
+    _feed(config, readers["train"].num_rows)
     fs, path = storage.filesystem(url)
     what = f"starting {plural(least, 'worker')}{' or more' * settings.is_elastic} for {run_id}"
     patient, usual = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", runtime.SETTINGS
@@ -164,6 +159,16 @@ def run_group(
             raise _explained(error, run_id) from error
     if failure:
         raise getattr(errors, failure["error"])(failure["message"])
+
+
+def _feed(config: Config, num_rows: int) -> None:
+    """Refuse more workers than there are pictures."""
+    least = config.train.least_workers
+    if num_rows < least:
+        raise DataError(
+            f"{config.data.train}: {num_rows} pictures cannot feed {least} workers; "
+            "lower train.num_workers"
+        )
 
 
 def make_room(config: Config, run_id: str) -> dict[str, float]:
