@@ -24,7 +24,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
 from raypose import data, errors, runtime, storage
-from raypose.config import Config, dump, parse_config
+from raypose.config import Config, TrainConfig, dump, parse_config
 from raypose.console import about, bar, in_context, known, plural, status, waiting
 from raypose.data.order import Part
 from raypose.errors import DataError, RayposeError, TrainError
@@ -102,15 +102,9 @@ def run_group(
     needs: Mapping[str, float],
     callbacks: Sequence[Any] = (),
 ) -> None:
-    """Train on a group of Ray Train workers; a killed one is replaced.
+    """Train on a group of Ray Train workers, each of which `needs` as much; see `make_room`.
 
-    Args:
-        config: the document.
-        readers: split → what reads it.
-        counts: pictures of each class.
-        url: of the run.
-        needs: of each worker: see `make_room`.
-        callbacks: of Ray Train.
+    A killed one is replaced.
     """
     settings, least = config.train, config.train.least_workers
     use_gpu = bool(needs.get("GPU"))
@@ -118,9 +112,7 @@ def run_group(
     _feed(config, readers["train"].num_rows)
     fs, path = storage.filesystem(url)
     what = f"starting {plural(least, 'worker')}{' or more' * settings.is_elastic} for {run_id}"
-    patient, usual = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", runtime.SETTINGS
-    if settings.is_elastic and os.environ.get(patient) == usual[patient]:  # nobody has set it
-        os.environ[patient] = ELASTIC_START_S
+    _set_patience(settings)
     # trials come and go: their series bear the name of them all
     meters = runtime.Meters(run=config.name if "trial" in known() else run_id)
     with _shown(what, config.optim.epochs, meters) as events:
@@ -159,6 +151,13 @@ def run_group(
             raise _explained(error, run_id) from error
     if failure:
         raise getattr(errors, failure["error"])(failure["message"])
+
+
+def _set_patience(settings: TrainConfig) -> None:
+    """Have Ray wait less for an elastic group to start, where nobody has set how long."""
+    name, usual = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", runtime.SETTINGS
+    if settings.is_elastic and os.environ.get(name) == usual[name]:
+        os.environ[name] = ELASTIC_START_S
 
 
 def _feed(config: Config, num_rows: int) -> None:
