@@ -24,6 +24,7 @@ __all__ = [
     "FORMATS",
     "JOB",
     "LOG",
+    "RAY_JOB",
     "RESULT",
     "Level",
     "Update",
@@ -45,6 +46,8 @@ __all__ = [
 
 JOB = "RAYPOSE_JOB"
 """In the environment of what runs as a job of ours: its id."""
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""In the environment of the driver of any job, set by Ray."""
 RESULT = "\x1e"
 """Begins each line of a result there, as a job's log is one stream."""
 LOG = "RAYPOSE_LOG"

@@ -16,16 +16,17 @@ from typing import Any
 
 from raypose.cli.parcels import parcel
 from raypose.cli.verbs import ANY, Call, Keys, Verb, Word
-from raypose.console import JOB, RESULT, one_line, status, waiting
+from raypose.config.settings import Config
+from raypose.console import JOB, RAY_JOB, RESULT, one_line, status, waiting
 from raypose.errors import UsageError
 
-__all__ = ["ENV", "VERBS", "connected", "document", "handed_over", "line"]
+__all__ = ["ENV", "VERBS", "address_of", "connected", "document", "handed_over", "line"]
 
 SECTIONS = ("cluster",)
 ID = Word("JOB", "id of a job, as jobs list shows it")
 ENV = "RAYPOSE_JOBS"
 """In the environment: the job server, where `cluster.jobs` names none."""
-IN_A_JOB = (JOB, "RAY_JOB_CONFIG_JSON_ENV_VAR")
+IN_A_JOB = (JOB, RAY_JOB)
 """Set by us, and by Ray, where a command is a job already."""
 
 
@@ -41,7 +42,7 @@ def handed_over(verb: Verb, call: Call) -> int | None:
     if not verb.as_job or any(name in os.environ for name in IN_A_JOB):
         return None
     config = call.config(call.words[0] if ANY in verb.sections else None)
-    address = config.cluster.jobs or os.environ.get(ENV)
+    address = address_of(config)
     if not address:
         return None
     made = parcel(verb, call, config)
@@ -50,6 +51,11 @@ def handed_over(verb: Verb, call: Call) -> int | None:
         job_id, new = client.submit(made)
     status(f"{job_id} {'was handed over' if new else 'is being carried out already'}")
     return _followed(client, job_id)
+
+
+def address_of(config: Config) -> str:
+    """Return the job server that a document or the environment names; empty where neither does."""
+    return config.cluster.jobs or os.environ.get(ENV, "")
 
 
 def connected(address: str) -> Any:
@@ -100,7 +106,7 @@ class _Splitter:
 
 def _server(call: Call) -> Any:
     """Return the job server that is named."""
-    address = call.config().cluster.jobs or os.environ.get(ENV)
+    address = address_of(call.config())
     if not address:
         raise UsageError(f"cluster.jobs: names no job server, nor does {ENV}; http://host:8265")
     return connected(address)

@@ -57,10 +57,10 @@ def _looked(look: Callable[[Config], Part], config: Config) -> Part:
 def _cluster(config: Config) -> Part:
     """Say what a cluster that is named has, and what of it is free."""
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    server = config.cluster.jobs or os.environ.get(jobs.ENV)
+    server = jobs.address_of(config)
     if not address and not server:
         return None, [f"none named: cluster.address or cluster.jobs, RAY_ADDRESS or {jobs.ENV}"]
-    where = address or server or ""
+    where = address or server
     _require_answer(where)
     if address:
         from raypose import runtime
@@ -83,7 +83,7 @@ def _cluster(config: Config) -> Part:
 
 def _jobs(config: Config) -> Part:
     """Say which jobs go on, and which were the last to end."""
-    address = config.cluster.jobs or os.environ.get(jobs.ENV)
+    address = jobs.address_of(config)
     if not address:
         return None, [f"no server named: cluster.jobs, or {jobs.ENV}"]
     _require_answer(address)

@@ -23,7 +23,7 @@ from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypose.config import ClusterConfig
-from raypose.console import in_context, inherited, status, waiting
+from raypose.console import RAY_JOB, in_context, inherited, status, waiting
 from raypose.errors import RayposeError, ResourceError
 
 __all__ = [
@@ -132,7 +132,7 @@ def _passed_on() -> dict[str, Any] | None:
 
 def in_job() -> bool:
     """Tell whether this process is the driver of a Ray job."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return RAY_JOB in os.environ
 
 
 @contextmanager

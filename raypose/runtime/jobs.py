@@ -287,7 +287,7 @@ class Client:
                     status(f"the log of {job_id} cannot be read to its end")
                     return self.wait(job_id)
             if not job.going:
-                self._rest(job_id, told, write)
+                write(self.log(job_id)[told:])  # what a stream that ended early has left out
                 return job
             time.sleep(PERIOD_S)
 
@@ -326,14 +326,6 @@ class Client:
                 raise
         return told
 
-    def _rest(self, job_id: str, told: int, write: Callable[[str], None]) -> int:
-        """Write what a stream that ended early has left out."""
-        with self._told():
-            text = str(self._client.get_job_logs(job_id))
-        if len(text) > told:
-            write(text[told:])
-        return max(told, len(text))
-
     def log(self, job_id: str) -> str:
         """Return a job's log so far."""
         self.find(job_id)
@@ -358,12 +350,13 @@ class Client:
         asked = time.monotonic()
         while (job := self._patiently(job_id)).going:
             if time.monotonic() - asked > STOP_S:
-                why = " before it begins; it ends by itself where no node can take it"
-                raise ResourceError(
-                    f"{job_id}: is {job.state} still; Ray stops no job{why}"
-                    if job.state == "pending"
-                    else f"{job_id}: did not end within {STOP_S:.0f} s; see raypose jobs show"
-                )
+                why = f"did not end within {STOP_S:.0f} s; see raypose jobs show"
+                if job.state == "pending":
+                    why = (
+                        "is pending still; Ray stops no job before it begins; it ends by itself "
+                        "where no node can take it"
+                    )
+                raise ResourceError(f"{job_id}: {why}")
             time.sleep(PERIOD_S)
         return job
 

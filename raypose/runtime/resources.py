@@ -15,11 +15,14 @@ import ray
 from ray._private import state
 from ray.util import placement_group, placement_group_table, remove_placement_group
 
+from raypose.config import ClusterConfig
 from raypose.console import status
 from raypose.errors import ResourceError
+from raypose.runtime.connection import is_local
 
 __all__ = [
     "Standing",
+    "make_room",
     "require",
     "standing",
     "store_bytes",
@@ -102,6 +105,30 @@ def require(wanted: Mapping[str, float], *, what: str, mend: str) -> None:
                 f"{what} needs {amount:g} {resource}s at once where the cluster has "
                 f"{has:g}{grows}; {mend}"
             )
+
+
+def make_room(
+    each: Mapping[str, float], count: int, cluster: ClusterConfig, *, what: str, who: str
+) -> None:
+    """Refuse workers that the cluster can never place, and wait for those that it can.
+
+    Args:
+        each: what a worker needs: Ray resource → amount. One CPU comes on top, to decode by.
+        count: of workers.
+        cluster: that they are to run on; one of our own has nobody to wait for.
+        what: key that asks for so many, with its value.
+        who: run or search that waits.
+
+    Raises:
+        ResourceError: see `require` and `wait_for`.
+    """
+    wanted = {key: count * amount for key, amount in each.items()}
+    wanted["CPU"] += 1
+    mend = "lower it, or raise cluster.num_cpus where Ray is started here"
+    require(wanted, what=what, mend=mend)
+    if not is_local(cluster):
+        bundles = [each] * count + [{"CPU": 1.0}]
+        wait_for(bundles, what=who, max_wait_s=cluster.max_wait_s)
 
 
 def wait_for(bundles: Sequence[Mapping[str, float]], *, what: str, max_wait_s: float) -> None:

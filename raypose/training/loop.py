@@ -104,9 +104,8 @@ def train_epoch(
         "train", batch_size=trainer.local_batch_size, epoch=progress.epoch, start=progress.step
     )
     prefetcher = Prefetcher(source, context.device)
-    began, before, shown = time.monotonic(), progress.seen, 0.0
+    began, before, shown, saved = time.monotonic(), progress.seen, 0.0, False
     norms: list[float] = []
-    saved = False
     while True:
         outcome = trainer.train_step(
             prefetcher.take(), epoch=progress.epoch, meanwhile=prefetcher.fetch
@@ -127,7 +126,9 @@ def train_epoch(
         due = every and trainer.step % every == 0
         if saver and (due or (trainer.leaving and not saved)):
             state.save(trainer, progress, None, {}, saver=saver)
-            saved = trainer.leaving and _written(trainer, saver)
+            saved = trainer.leaving
+            if saved:
+                _settle(trainer, saver)
     if progress.seen == 0:
         raise DataError(f"{config.data.train}: holds no good picture")
     spent = time.monotonic() - began
@@ -280,11 +281,10 @@ def _tell_rounding(trainer: Trainer) -> None:
         _note(context, text)
 
 
-def _written(trainer: Trainer, saver: Saver) -> bool:
-    """Wait for the checkpoint that is made because a node goes; return True."""
+def _settle(trainer: Trainer, saver: Saver) -> None:
+    """Wait for the checkpoint that is made because a node goes, and say so."""
     saver.wait()
     _note(trainer.context, f"a node is about to go: checkpoint at step {trainer.step}")
-    return True
 
 
 def _note(context: WorkerContext, text: str) -> None:

@@ -137,8 +137,9 @@ def unfinished(root: str) -> list[dict[str, Any]]:
         run = Run(name, storage.join(folder, name))
         if storage.exists(storage.join(run.url, RESULT)):
             continue
-        written = max((stat.mtime_ns for _, stat in storage.walk(run.url)), default=0) / 1e9
-        epochs = _described(run, {})["epochs"]
+        files = dict(storage.walk(run.url))
+        written = max((stat.mtime_ns for stat in files.values()), default=0) / 1e9
+        epochs = max((_epochs(run, file) for file in files), default=0)
         found.append({"run": name, "url": run.url, "epochs": epochs, "written": written})
     return sorted(found, key=lambda row: -row["written"])
 
@@ -213,8 +214,7 @@ def _described(run: Run, releases: dict[str, list[str]]) -> dict[str, Any]:
         part = name.split("/")[0]
         parts[part] = parts.get(part, 0) + max(0, stat.size)
         finished = finished or name == RESULT
-        if name.endswith("/state.json"):
-            epochs = max(epochs, int(_read(run.url, name).get("epoch", 0)))
+        epochs = max(epochs, _epochs(run, name))
     return {
         "run": run.id,
         "url": run.url,
@@ -224,6 +224,11 @@ def _described(run: Run, releases: dict[str, list[str]]) -> dict[str, Any]:
         "parts": parts,
         "releases": releases.get(run.id, []),
     }
+
+
+def _epochs(run: Run, name: str) -> int:
+    """Return the epochs of which a file of a run tells; 0 where it tells of none."""
+    return int(_read(run.url, name).get("epoch", 0)) if name.endswith("/state.json") else 0
 
 
 def _releases(root: str) -> dict[str, list[str]]:

@@ -183,16 +183,8 @@ def make_room(config: Config, run_id: str) -> dict[str, float]:
     settings, least = config.train, config.train.least_workers
     use_gpu = runtime.wants_gpu(settings.use_gpu, count=least)
     needs = {"CPU": settings.cpus_per_worker, "GPU": float(use_gpu), **settings.resources}
-    wanted = {key: least * amount for key, amount in needs.items()}
-    wanted["CPU"] += 1  # one decodes
-    runtime.require(
-        wanted,
-        what=f"train.num_workers={least}",
-        mend="lower it, or raise cluster.num_cpus where Ray is started here",
-    )
-    if not runtime.is_local(config.cluster):
-        bundles, patience = [needs] * least + [{"CPU": 1.0}], config.cluster.max_wait_s
-        runtime.wait_for(bundles, what=run_id, max_wait_s=patience)
+    what = f"train.num_workers={least}"
+    runtime.make_room(needs, least, config.cluster, what=what, who=run_id)
     return needs
 
 

@@ -105,21 +105,12 @@ def _check(config: Config) -> tuple[list[str], dict[str, float]]:
     inputs.load(config)
     concurrent = config.search.max_concurrent or 1
     count = config.train.least_workers
-    needs = {"CPU": config.train.cpus_per_worker * count}
+    each = {"CPU": config.train.cpus_per_worker}
     if runtime.wants_gpu(config.train.use_gpu, count=math.ceil(config.search.gpus_per_trial)):
-        needs["GPU"] = config.search.gpus_per_trial if count == 1 else float(count)
-    wanted = {resource: concurrent * amount for resource, amount in needs.items()}
-    wanted["CPU"] += 1  # one decodes
-    runtime.require(
-        wanted,
-        what=f"search.max_concurrent={concurrent}",
-        mend="lower it, or raise cluster.num_cpus where Ray is started here",
-    )
-    if not runtime.is_local(config.cluster):
-        each = {key: amount / count for key, amount in needs.items()}
-        bundles, patience = [each] * (concurrent * count), config.cluster.max_wait_s
-        runtime.wait_for([*bundles, {"CPU": 1.0}], what=config.search_id, max_wait_s=patience)
-    return keys, needs
+        each["GPU"] = config.search.gpus_per_trial if count == 1 else 1.0
+    what = f"search.max_concurrent={concurrent}"
+    runtime.make_room(each, concurrent * count, config.cluster, what=what, who=config.search_id)
+    return keys, {resource: count * amount for resource, amount in each.items()}
 
 
 def _begin(config: Config, url: str) -> Search:
