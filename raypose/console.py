@@ -8,6 +8,7 @@ RAYPOSE_LOG=json makes each line a JSON object, in the processes that are starte
 from __future__ import annotations
 
 import contextvars
+import getpass
 import json
 import os
 import re
@@ -24,6 +25,7 @@ __all__ = [
     "FORMATS",
     "JOB",
     "LOG",
+    "OWNER",
     "RAY_JOB",
     "RESULT",
     "Level",
@@ -39,6 +41,7 @@ __all__ = [
     "is_quiet",
     "known",
     "one_line",
+    "owner",
     "plural",
     "status",
     "waiting",
@@ -54,6 +57,8 @@ LOG = "RAYPOSE_LOG"
 """In the environment: one of `FORMATS`."""
 FORMATS = ("plain", "json")
 """Of a line on stderr."""
+OWNER = "RAYPOSE_OWNER"
+"""In the environment: for whom this works, where that is not its user; a job bears it."""
 
 Level = Literal["info", "warning", "error"]
 """How much a line matters."""
@@ -111,6 +116,14 @@ def in_context(work: Callable[[], None]) -> Callable[[], None]:
 def inherited() -> dict[str, str]:
     """Return the environment by which processes elsewhere print lines of the same form."""
     return {LOG: os.environ[LOG]} if is_json() else {}
+
+
+def owner() -> str:
+    """Return for whom this works: `OWNER`, or this process's user; empty where nobody is known."""
+    try:
+        return one_line(os.environ.get(OWNER, "").strip() or getpass.getuser())
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return ""
 
 
 def is_json() -> bool:

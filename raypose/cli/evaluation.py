@@ -128,7 +128,7 @@ def report(call: Call) -> None:
             progress=update,
         )
         figures = summary.figures(scored, with_baselines=keys.baselines, progress=update)
-    run = storage.join(runs.locate(scored.config, root=config.storage).url, "metrics.jsonl")
+    run = storage.join(runs.locate(scored.config, root=config.storage).url, tracking.FILE)
     page = pages.evaluation_page(figures, scored, tracking.read(run))
     storage.write_bytes(keys.out, page.encode())
     call.show({"page": keys.out, **figures}, keys.out)

@@ -5,7 +5,6 @@ What else only this machine has is refused by name, before anything is sent.
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from typing import Any
 
 from raypose.cli.places import is_shared
 from raypose.cli.verbs import ANY, Call, Verb
-from raypose.console import waiting
+from raypose.console import OWNER, owner, waiting
 from raypose.errors import UsageError
 
 __all__ = ["parcel"]
@@ -58,13 +57,13 @@ def parcel(verb: Verb, call: Call, config: Any) -> Any:
     storage = config.storage if ANY in verb.sections or "storage" in verb.sections else ""
     metadata = {
         "verb": verb.name, "name": config.name if ANY in verb.sections else "",
-        "run": _run(verb, config), "storage": storage, "user": _user(), "command": call.command,
+        "run": _run(verb, config), "storage": storage, "user": owner(), "command": call.command,
     }  # fmt: skip
     return Parcel(
         command=("raypose", *verb.name.split(), *words, *flags),
         files=_sized(files),
         metadata={key: value for key, value in metadata.items() if value},
-        env=_variables(config.cluster.env),
+        env={**_variables(config.cluster.env), OWNER: owner()},
         labels=config.cluster.driver_labels,
     )
 
@@ -203,10 +202,3 @@ def _run(verb: Verb, config: Any) -> str:
     if ANY not in verb.sections:
         return ""
     return str(config.search_id if verb.name == "search" else config.run_id)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number that has no name
-        return ""

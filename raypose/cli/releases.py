@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from pydantic import Field
 
 from raypose.cli.evaluation import RELEASE
 from raypose.cli.places import looked_up
+from raypose.cli.telling import origin
 from raypose.cli.training import RECIPE, given
 from raypose.cli.verbs import ANY, Call, Keys, Verb, Word
 from raypose.config.section import NAME_PATTERN
@@ -67,7 +71,7 @@ def list_releases(call: Call) -> None:
     with waiting(f"looking in {root}"):
         found = registry.overview(root)
     lines = [
-        f"{row['release']}{'  ← ' + ', '.join(row['aliases']) if row['aliases'] else ''}"
+        "  ".join(filter(None, (row["release"], _whose(row["owner"], row["at"]), _pointed(row))))
         for row in found
     ]
     status(f"releases in {root}")
@@ -86,19 +90,37 @@ def show_release(call: Call) -> None:
         return dict(storage.read_json(url)) if storage.exists(url) else {}
 
     metrics, recipe = read("metrics.json"), read("config.json")
+    made = read("MANIFEST.json")
+    owner, at = str(made.get("by", "")), str(made.get("at", ""))
     document = {
         "release": str(release),
         "url": release.url,
+        "owner": owner,
+        "at": at,
         "metrics": metrics,
         "config": recipe,
         "provenance": read("provenance.json"),
     }
     model, data = recipe.get("model"), recipe.get("data")
     lines = [str(release), release.url]
+    lines += [f"published {whose}"] if (whose := _whose(owner, at)) else []
     lines += [f"backbone {model.get('backbone')}"] if isinstance(model, dict) else []
     lines += [f"trained on {data.get('train')}"] if isinstance(data, dict) else []
     lines += [f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float)]
     call.show(document, "\n".join(lines))
+
+
+def _whose(owner: str, at: str) -> str:
+    """Return who published a release and when, as its manifest says it."""
+    try:
+        began = datetime.fromisoformat(at).timestamp()
+    except ValueError:
+        began = 0.0
+    return origin(owner, began)
+
+
+def _pointed(row: dict[str, Any]) -> str:
+    return f"← {', '.join(row['aliases'])}" if row["aliases"] else ""
 
 
 def promote(call: Call) -> None:

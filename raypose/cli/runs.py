@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raypose.cli.telling import costs, origin, size
 from raypose.cli.verbs import Call, Keys, Verb, Word
 from raypose.console import plural, status, waiting
 
@@ -31,7 +32,9 @@ def list_runs(call: Call) -> None:
             "finished" if row["finished"] else f"after {plural(row['epochs'], 'epoch', 'epochs')}"
         )
         made = f"  → {', '.join(row['releases'])}" if row["releases"] else ""
-        lines.append(f"{row['run']}  {_size(row['bytes'])}  {state}{made}")
+        whose = origin(row["owner"], row["began"])
+        parts = (row["run"], size(row["bytes"]), state, whose)
+        lines.append("  ".join(filter(None, parts)) + made)
     status(f"runs in {root}")
     call.show({"storage": root, "runs": found}, "\n".join(lines) or f"no run in {root}")
 
@@ -44,10 +47,14 @@ def show_run(call: Call) -> None:
     state = (
         "finished" if found["finished"] else f"after {plural(found['epochs'], 'epoch', 'epochs')}"
     )
-    lines = [f"{found['run']}  {_size(found['bytes'])}  {state}", found["url"]]
-    lines += [f"{name}  {_size(size)}" for name, size in sorted(found["parts"].items())]
+    lines = [f"{found['run']}  {size(found['bytes'])}  {state}", found["url"]]
+    whose = origin(found["owner"], found["began"])
+    lines += [line for line in (whose, costs(found)) if line]
+    lines += [f"{name}  {size(count)}" for name, count in sorted(found["parts"].items())]
     lines += [
-        f"{key} {value:.4f}" for key, value in found["metrics"].items() if isinstance(value, float)
+        f"{key} {value:.4f}"
+        for key, value in found["metrics"].items()
+        if isinstance(value, float) and key not in found
     ]
     lines += [f"released as {name}" for name in found["releases"]]
     call.show(found, "\n".join(lines))
@@ -59,7 +66,7 @@ def remove_run(call: Call) -> None:
 
     (run_id,) = call.words
     freed = runs.remove(call.config().storage, run_id, force=call.keys.force)
-    call.show({"run": run_id, "bytes": freed}, f"{run_id} is deleted: {_size(freed)}")
+    call.show({"run": run_id, "bytes": freed}, f"{run_id} is deleted: {size(freed)}")
 
 
 def clean_runs(call: Call) -> None:
@@ -67,17 +74,9 @@ def clean_runs(call: Call) -> None:
     from raypose.training import runs
 
     freed = runs.clean(call.config().storage)
-    lines = [f"{run}  {_size(size)}" for run, size in freed.items()]
-    total = _size(sum(freed.values()))
+    lines = [f"{run}  {size(count)}" for run, count in freed.items()]
+    total = size(sum(freed.values()))
     call.show({"runs": freed}, "\n".join([*lines, f"{total} of {plural(len(freed), 'run')} freed"]))
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 VERBS = (

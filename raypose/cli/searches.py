@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from raypose.cli.places import check_out
+from raypose.cli.telling import costs, origin
 from raypose.cli.verbs import Call, Keys, Verb, Word
 from raypose.console import one_line, plural, status, waiting
 from raypose.errors import UsageError
@@ -57,7 +58,9 @@ def list_searches(call: Call) -> None:
                 continue
             found.append(seen.summary())
             score = "no score" if seen.score is None else f"best {seen.score:.4f}"
-            lines.append(f"{name}  {seen.state}  {seen.told}  {score}  {_hours(seen.hours)}")
+            whose = origin(seen.search.owner, seen.search.began)
+            parts = (name, seen.state, seen.told, score, _hours(seen.hours), whose)
+            lines.append("  ".join(filter(None, parts)))
     status(f"searches in {root}")
     document = {"storage": root, "searches": found}
     call.show(document, "\n".join(map(one_line, lines)) or f"no search in {root}")
@@ -73,6 +76,8 @@ def show_search(call: Call) -> None:
         so_far = "" if seen.outcome else " so far"
         lines.append(f"best{so_far}: trial {best.number}  {best.score:.4f}  {values}".rstrip())
     lines.append(f"{plural(seen.epochs, 'epoch', 'epochs')} in {_hours(seen.hours)} of trials")
+    whose = origin(seen.search.owner, seen.search.began)
+    lines += [line for line in (whose, costs(seen.costs)) if line]
     lines += [*seen.search.notes, *(seen.outcome.notes if seen.outcome else ())]
     lines += _table(seen)
     call.show(seen.document(), "\n".join(map(one_line, lines)))

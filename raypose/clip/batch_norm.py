@@ -10,10 +10,16 @@ from torch import nn
 __all__ = ["freeze", "frozen", "layers"]
 
 
-def freeze(model: nn.Module) -> None:
-    """Put BatchNorm layers into evaluation mode, so that batches leave their statistics alone."""
+def freeze(model: nn.Module, *, every: bool = True) -> None:
+    """Put BatchNorm layers into evaluation mode, so that batches leave their statistics alone.
+
+    Args:
+        model: of any kind.
+        every: all of them; else those whose weights do not learn.
+    """
     for module in layers(model):
-        module.eval()
+        if every or (module.weight is not None and not module.weight.requires_grad):
+            module.eval()
 
 
 def layers(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

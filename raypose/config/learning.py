@@ -167,6 +167,10 @@ class OptimConfig(Section):
     """Factor on the rate of the text tower; 0 locks it."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the rate for each block further from a tower's output."""
+    frozen_blocks: Annotated[int, Field(ge=0)] = 0
+    """Blocks of the image tower, from its input on, that stay as they are, and what comes before
+    them. The first blocks of a pretrained tower change least, and are the dearest to go back
+    through where it is convolutional."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """On matrices only: none on norms, biases, embeddings and the scale."""
     betas: tuple[Below1, Below1] = (0.9, 0.98)

@@ -6,7 +6,6 @@ the digest of their content, and that a manifest is written only over the one th
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 import threading
@@ -21,6 +20,7 @@ from pydantic import Field
 
 from raypose import storage
 from raypose.config import Stored, parse_stored
+from raypose.console import owner
 from raypose.errors import ConflictError, DataError, NotFoundError, StorageError
 
 __all__ = ["CLAIM", "Claim", "hold"]
@@ -68,7 +68,7 @@ def hold(folder: str, *, what: str) -> Iterator[Callable[[], None]]:
     """
     url = storage.join(folder, CLAIM)
     mine = Claim(
-        holder=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid(), at=0, who=_user()
+        holder=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid(), at=0, who=owner()
     )
     tag = [_taken(url, mine, what)]
     _ACTIVE.add(mine.holder)
@@ -134,13 +134,6 @@ def _holder(url: str) -> str:
 
 def _now(claim: Claim) -> bytes:
     return claim.model_copy(update={"at": time.time()}).model_dump_json().encode()
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container without a name for its user
-        return ""
 
 
 def _is_alive(pid: int) -> bool:

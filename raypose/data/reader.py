@@ -12,7 +12,7 @@ counts it, names it and stops over `data.max_bad_fraction`. Nothing here knows c
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -45,6 +45,7 @@ class Reader:
         num_own: shards that an epoch reads whole; the others are drawn upon.
         num_extra: rows that an epoch takes of the others.
         blocks: decoded blocks in the object store; empty where each epoch decodes.
+        num_read_bytes: of shards, that were read for these blocks.
     """
 
     files: tuple[tuple[str, Shard], ...]
@@ -53,6 +54,7 @@ class Reader:
     num_own: int
     num_extra: int = 0
     blocks: tuple[ray.ObjectRef[Columns], ...] = ()
+    num_read_bytes: int = 0
 
     @cached_property
     def ends(self) -> Rows:
@@ -86,10 +88,18 @@ class Reader:
         first, last = (total * k // part.world_size for k in (part.rank, part.rank + 1))
         return np.arange(first, last)
 
-    def batches(self, rows: Rows, *, batch_size: int) -> Iterator[Batch]:
-        """Hand out rows in the order given, the last batch shorter."""
+    def batches(
+        self, rows: Rows, *, batch_size: int, told: Callable[[int], None] = lambda num_bytes: None
+    ) -> Iterator[Batch]:
+        """Hand out rows in the order given, the last batch shorter.
+
+        Args:
+            rows: to hand out.
+            batch_size: rows a batch.
+            told: the bytes of each shard that is read.
+        """
         pieces = self._pieces(rows)
-        arrived = self._kept(pieces) if self.blocks else self._decoded(pieces)
+        arrived = self._kept(pieces) if self.blocks else self._decoded(pieces, told)
         order = np.concatenate(pieces) if pieces else rows
         sorter = np.argsort(order)
         places = sorter[np.searchsorted(order, rows, sorter=sorter)]
@@ -107,7 +117,11 @@ class Reader:
         # a large shard may have become several blocks, but no block holds rows of two
         num_own = int(np.searchsorted(np.cumsum(sizes), starts[self.num_own])) + 1
         return replace(
-            self, sizes=tuple(sizes), num_own=num_own, blocks=tuple(rows.to_numpy_refs())
+            self,
+            sizes=tuple(sizes),
+            num_own=num_own,
+            blocks=tuple(rows.to_numpy_refs()),
+            num_read_bytes=sum(shard.num_bytes for _, shard in self.files),
         )
 
     def _pieces(self, rows: Rows) -> list[Rows]:
@@ -134,14 +148,20 @@ class Reader:
             self.decode, batch_size=1, batch_format="pyarrow"
         )
 
-    def _decoded(self, pieces: Sequence[Rows]) -> Iterator[tuple[Columns, Rows]]:
+    def _decoded(
+        self, pieces: Sequence[Rows], told: Callable[[int], None]
+    ) -> Iterator[tuple[Columns, Rows]]:
         if not pieces:
             return
         with runtime.unwrapped():
             blocks = self._dataset(pieces).iter_batches(
                 batch_size=None, batch_format="numpy", prefetch_batches=2
             )
+            ends, arrived, read = np.cumsum([len(piece) for piece in pieces]), 0, 0
             for columns in blocks:
+                arrived += len(columns["target"])
+                for piece in pieces[read : (read := int(np.searchsorted(ends, arrived, "right")))]:
+                    told(self.files[self._within(piece)[0]][1].num_bytes)
                 yield columns, np.arange(len(columns["target"]))
 
     def _kept(self, pieces: Sequence[Rows]) -> Iterator[tuple[Columns, Rows]]:

@@ -42,7 +42,7 @@ def conclude(config: Config, results: Sequence[runs.TrainResult]) -> dict[str, A
         "url": url,
     }
     lines = {
-        f"seed {seed}": tracking.read(storage.join(result.url, "metrics.jsonl"))
+        f"seed {seed}": tracking.read(storage.join(result.url, tracking.FILE))
         for seed, result in zip(config.train.seeds, results, strict=True)
     }
     page = report.seeds_page(document, lines)

@@ -7,7 +7,7 @@ of five.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from raypose.data import Batch
 from raypose.data.manifests import read_manifest
 from raypose.data.shards import read_labels
 from raypose.errors import DataError, UsageError, did_you_mean
+from raypose.training.costs import Costs
 
 __all__ = ["BATCH_SIZE", "SupportContext", "draw_supports", "narrow", "read_pictures", "take"]
 
@@ -42,6 +43,7 @@ class SupportContext:
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    costs: Costs = field(default_factory=Costs)
 
     def batches(
         self, split: str, *, batch_size: int, epoch: int, start: int = 0

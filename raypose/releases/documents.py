@@ -35,6 +35,10 @@ class Manifest(Stored):
     version: Version
     files: dict[str, Digest]
     """Path within the release → digest in hex."""
+    at: str = ""
+    """When it was published, in ISO 8601."""
+    by: str = ""
+    """Who published it."""
 
 
 class Alias(Stored):

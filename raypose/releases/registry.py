@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 from raypose import storage
 from raypose.config import NAME_PATTERN
-from raypose.console import status
+from raypose.console import owner, status
 from raypose.errors import ConflictError, NotFoundError, RegistryError, did_you_mean
 from raypose.releases import documents
 from raypose.releases.documents import VERSION_PATTERN, Alias, Manifest, Number, Settings
@@ -47,6 +48,8 @@ LOCAL = "local"
 WITHOUT_MANIFEST = ("config.json", "classifier.safetensors")
 """Files by which such a folder is known."""
 REPUBLISH = "publish it again"
+READERS = 16
+"""Manifests that are read side by side."""
 NOT_THERE = "not a name, and no such folder"
 FORMS = "give NAME, NAME@ALIAS or NAME:VERSION, or a folder or s3:// place that holds a release"
 
@@ -80,7 +83,7 @@ def names(root: str) -> list[str]:
 
 
 def overview(root: str) -> list[dict[str, Any]]:
-    """Return every complete release with the aliases that point at it."""
+    """Return every complete release: whose and from when it is, and what aliases point at it."""
     rows = []
     for name in names(root):
         folder = storage.join(root, "releases", name, "aliases")
@@ -88,8 +91,19 @@ def overview(root: str) -> list[dict[str, Any]]:
         targets = {alias: _read_alias(root, name, alias)[0] for alias in aliases}
         for version in _versions(root, name):
             there = [alias for alias, to in targets.items() if to and to.version == version]
-            rows.append({"release": str(_release(root, name, version)), "aliases": there})
-    return rows
+            rows.append((_release(root, name, version), there))
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda row: _row(*row), rows))
+
+
+def _row(release: Release, aliases: list[str]) -> dict[str, Any]:
+    """Return what a list says of a release; of whom a damaged one is, is not known."""
+    try:
+        made = documents.read(Manifest, storage.join(release.url, MANIFEST), mend=REPUBLISH)
+        about = {"owner": made.by, "at": made.at}
+    except RegistryError:
+        about = {"owner": "", "at": ""}
+    return {"release": str(release), "aliases": aliases, **about}
 
 
 def publish(root: str, name: str, folder: Path) -> Release:
@@ -116,7 +130,8 @@ def publish(root: str, name: str, folder: Path) -> Release:
     release = _release(root, name, f"v{_claimed(root, name, content)}-{content}")
     for file in files:
         storage.write_bytes(storage.join(release.url, file), (folder / file).read_bytes())
-    manifest = Manifest(name=name, version=release.version, files=files)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = Manifest(name=name, version=release.version, files=files, at=at, by=owner())
     storage.write_json(storage.join(release.url, MANIFEST), manifest.model_dump(mode="json"))
     return release
 
@@ -382,8 +397,8 @@ def _write_alias(
 
 
 def _ourselves() -> str:
-    """Return who writes: the process and its machine."""
-    return f"process {os.getpid()} on {socket.gethostname()}"
+    """Return who writes: for whom, the process and its machine."""
+    return f"{owner() or 'somebody'}, process {os.getpid()} on {socket.gethostname()}"
 
 
 def _check_name(name: str) -> None:

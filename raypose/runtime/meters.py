@@ -42,12 +42,18 @@ METERS: Mapping[str, Meter] = {
     "raypose_train_bad_images": Meter("gauge", "pictures of an epoch that did not decode", RUN),
     "raypose_train_checkpoint_s": Meter("histogram", "waited for checkpoints in an epoch", RUN),
     "raypose_train_epoch_s": Meter("histogram", "of an epoch's training", RUN),
+    "raypose_train_cpu_hours": Meter("counter", "hours of CPUs that workers held", RUN),
+    "raypose_train_gpu_hours": Meter("counter", "hours of GPUs that workers held", RUN),
+    "raypose_train_bytes_read": Meter("counter", "bytes of shards that were read", RUN),
     "raypose_search_trials": Meter("gauge", "trials by state", ("search", "state")),
     "raypose_search_asked": Meter("gauge", "trials asked for", SEARCH),
     "raypose_search_busy_workers": Meter("gauge", "processes that trials train in now", SEARCH),
     "raypose_search_best_score": Meter("gauge", "best validation balanced accuracy", SEARCH),
     "raypose_search_epochs": Meter("gauge", "epochs trained in all trials", SEARCH),
     "raypose_search_spent_s": Meter("gauge", "seconds of all trials, one after another", SEARCH),
+    "raypose_search_cpu_hours": Meter("gauge", "hours of CPUs that trials held", SEARCH),
+    "raypose_search_gpu_hours": Meter("gauge", "hours of GPUs that trials held", SEARCH),
+    "raypose_search_bytes_read": Meter("gauge", "bytes of shards that trials read", SEARCH),
 }
 """Name → what it is."""
 _EPOCH = {
@@ -61,6 +67,9 @@ _EPOCH = {
     "num_bad": "raypose_train_bad_images",
     "checkpoint_s": "raypose_train_checkpoint_s",
     "train_s": "raypose_train_epoch_s",
+    "cpu_hours": "raypose_train_cpu_hours",
+    "gpu_hours": "raypose_train_gpu_hours",
+    "bytes_read": "raypose_train_bytes_read",
 }
 """What an epoch reports → the meter that tells it."""
 

@@ -22,6 +22,7 @@ from raypose.runtime.connection import is_local
 
 __all__ = [
     "Standing",
+    "held",
     "make_room",
     "require",
     "standing",
@@ -63,6 +64,14 @@ def standing() -> Standing:
     total, free = ray.cluster_resources(), ray.available_resources()
     alive = sum(bool(node["Alive"]) for node in ray.nodes())
     return Standing(alive, total, {name: free.get(name, 0.0) for name in total})
+
+
+def held() -> dict[str, float]:
+    """Return what Ray has given to this worker: resource → amount; nothing outside of one."""
+    if not ray.is_initialized():
+        return {}
+    found: dict[str, float] = ray.get_runtime_context().get_assigned_resources()
+    return found
 
 
 def wants_gpu(asked: bool | None, *, count: int) -> bool:

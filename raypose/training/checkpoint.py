@@ -55,6 +55,7 @@ class Checkpoint:
         loss: their summed loss.
         bad: id → error of the bad pictures among them.
         resumable: whether a run can go on from here.
+        costs: of those steps; see `costs.COSTS`.
         format: version of the folder's layout.
     """
 
@@ -69,6 +70,7 @@ class Checkpoint:
     loss: float = 0.0
     bad: dict[str, str] = field(default_factory=dict)
     resumable: bool = True
+    costs: dict[str, float] = field(default_factory=dict)
     format: int = FORMAT
 
 

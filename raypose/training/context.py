@@ -13,6 +13,7 @@ from raypose.config import Config
 from raypose.data import Batch
 from raypose.data.order import Part
 from raypose.errors import RayposeError
+from raypose.training.costs import Costs
 
 __all__ = ["LocalContext", "Report", "WorkerContext", "collective", "gather", "read_batches"]
 
@@ -26,6 +27,7 @@ class WorkerContext(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    costs: Costs
 
     def batches(
         self, split: str, *, batch_size: int, epoch: int, start: int = 0
@@ -57,13 +59,14 @@ class LocalContext:
         self.config = config
         self.readers = readers
         self.report = report
+        self.costs = Costs()
 
     def batches(
         self, split: str, *, batch_size: int, epoch: int, start: int = 0
     ) -> Iterator[data.Batch]:
         """Return all of a split, less its first batches."""
         part = Part(batch_size=batch_size)
-        return read_batches(self.readers[split], split, self.config, part, epoch=epoch, start=start)
+        return read_batches(self, self.readers[split], part, split, epoch=epoch, start=start)
 
     def progress(self, event: dict[str, Any]) -> None:
         """Keep silent: whoever holds this process reports."""
@@ -96,11 +99,16 @@ def collective(context: WorkerContext, work: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
+class _Reading(Protocol):
+    config: Config
+    costs: Costs
+
+
 def read_batches(
-    reader: data.Reader, split: str, config: Config, part: Part, *, epoch: int, start: int
+    context: _Reading, reader: data.Reader, part: Part, split: str, *, epoch: int, start: int
 ) -> Iterator[data.Batch]:
     """Return a rank's batches of a split, less the first `start`: see `WorkerContext.batches`."""
-    rows = reader.share(part)
+    config, rows = context.config, reader.share(part)
     if split == "train":
         rows = reader.epoch(
             part,
@@ -109,4 +117,5 @@ def read_batches(
             epoch=epoch,
             preserve_order=config.data.preserve_order,
         )
-    return reader.batches(rows[start * part.batch_size :], batch_size=part.batch_size)
+    rows = rows[start * part.batch_size :]
+    return reader.batches(rows, batch_size=part.batch_size, told=context.costs.read)

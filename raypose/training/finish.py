@@ -21,13 +21,16 @@ from raypose.clip import batch_norm, model, tokens, zeroshot
 from raypose.clip.towers import Towers, share_buffers
 from raypose.config import Config, override
 from raypose.training import checkpoint
-from raypose.training.context import WorkerContext
+from raypose.training.context import WorkerContext, gather
+from raypose.training.costs import COSTS, added
 from raypose.training.scorer import Scorer, val_figures
 
 __all__ = ["FINAL", "finish", "mixed", "url_of"]
 
 FINAL = "final.json"
-OF_AN_EPOCH = ("train_s", "val_s", "checkpoint_s", "learning_rate", "gradient_norm", "logit_scale")
+OF_AN_EPOCH = (
+    "train_s", "val_s", "checkpoint_s", "learning_rate", "gradient_norm", "logit_scale", *COSTS,
+)  # fmt: skip
 """What says how an epoch went, and nothing of the model."""
 REFRESHED = 32
 """Batches that BatchNorm's statistics are taken from after mixing."""
@@ -67,6 +70,7 @@ def finish(config: Config, context: WorkerContext, *, run_url: str) -> None:
         chosen = _choose(scorer, _alphas(config))
         outcome["metrics"] |= chosen.pop("figures")
         outcome |= chosen
+    outcome["costs"] = added(gather(context, context.costs.taken()))
     trained = clip.model.logit_scale.exp().item()
     outcome.setdefault("logit_scale", trained)
     outcome["trained_logit_scale"] = trained

@@ -18,14 +18,15 @@ import torch.nn.functional as F
 from raypose import captions, storage
 from raypose.captions import taxonomy
 from raypose.captions.nodes import Node
-from raypose.clip import lora, model, probe, tokens
+from raypose.clip import depthwise, lora, model, probe, tokens
 from raypose.clip.augment import train_size
 from raypose.clip.text import TextCache
 from raypose.clip.towers import Towers, share_buffers, unused, wrap
 from raypose.config import Config, override
 from raypose.errors import ConfigError, DataError
-from raypose.training import checkpoint, optim, sinks, state
+from raypose.training import checkpoint, optim, sinks, state, tracking
 from raypose.training.context import WorkerContext, collective, gather
+from raypose.training.costs import added
 from raypose.training.fitting import fit
 from raypose.training.prefetcher import Prefetcher
 from raypose.training.saver import Saver, saving
@@ -65,7 +66,7 @@ def train_worker(
     if context.device.type == "cuda" and config.optim.method != "probe":
         trainer.set_training()
         fit(trainer)
-    place = storage.join(run_url, "metrics.jsonl")
+    place = storage.join(run_url, tracking.FILE)
     with (
         saving(context, run_url) as saver,
         sinks.opened(config, run_url, step=trainer.step, rank=context.rank) as also,
@@ -119,12 +120,11 @@ def train_epoch(
         now = time.monotonic()
         if context.rank == 0 and now - shown > PROGRESS_PERIOD_S:
             shown, rate = now, (progress.seen - before) / (now - began)
-            event = {"kind": "step", "epoch": progress.epoch, "step": trainer.step}
-            more = {"num_steps": trainer.num_steps, "loss": value, "images_per_s": rate}
-            context.progress({**event, **more})
+            _tell_step(trainer, progress.epoch, loss=value, rate=rate)
         every = config.train.checkpoint_steps
         due = every and trainer.step % every == 0
         if saver and (due or (trainer.leaving and not saved)):
+            progress.costs = added([progress.costs, *gather(context, context.costs.taken())])
             state.save(trainer, progress, None, {}, saver=saver)
             saved = trainer.leaving
             if saved:
@@ -133,6 +133,7 @@ def train_epoch(
         raise DataError(f"{config.data.train}: holds no good picture")
     spent = time.monotonic() - began
     return {
+        **progress.costs,
         "train_loss": progress.loss / progress.seen,
         "images_per_s": (progress.seen - before) / spent,
         "data_wait": prefetcher.waited / spent,
@@ -233,7 +234,7 @@ def _place(towers: torch.nn.Module, device: torch.device, *, channels_last: bool
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    model.place(towers, device, channels_last=channels_last)
+    depthwise.hasten(model.place(towers, device, channels_last=channels_last))
 
 
 def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Taxonomy) -> None:
@@ -281,6 +282,12 @@ def _tell_rounding(trainer: Trainer) -> None:
         _note(context, text)
 
 
+def _tell_step(trainer: Trainer, epoch: int, *, loss: float, rate: float) -> None:
+    event = {"kind": "step", "epoch": epoch, "step": trainer.step}
+    more = {"num_steps": trainer.num_steps, "loss": loss, "images_per_s": rate}
+    trainer.context.progress({**event, **more})
+
+
 def _settle(trainer: Trainer, saver: Saver) -> None:
     """Wait for the checkpoint that is made because a node goes, and say so."""
     saver.wait()
@@ -306,6 +313,7 @@ def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], saver
     values["logit_scale"] = clip.logit_scale.exp().item()
     found = trainer.all_bad()
     values["checkpoint_s"], saver.waited = saver.waited, 0.0
+    values |= added([values, *gather(trainer.context, trainer.context.costs.taken())])
     tracker.add(values)
 
     def write() -> None:

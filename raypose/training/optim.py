@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from raypose.config import OptimConfig
+from raypose.errors import ConfigError
 
 __all__ = [
     "Ema",
@@ -50,8 +51,12 @@ def build(
         config: the method, rates and decays.
         logit_bias: the bias learns too: it changes nothing where it is alike for all classes.
         unused: names of parameters that no encoder uses: see `towers.unused`.
+
+    Raises:
+        ConfigError: where the image tower has no block that is not frozen.
     """
     blocks, undecayed = distances(model), _undecayed(model)
+    unused = {*unused, *_frozen(blocks, config.frozen_blocks)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         scale = 0.0 if name in unused else _rate(name, config, logit_bias=logit_bias)
@@ -68,6 +73,20 @@ def build(
     return torch.optim.AdamW(
         arguments, lr=config.peak_rate, betas=config.betas, eps=config.eps, fused=True
     )
+
+
+def _frozen(distances: Mapping[str, int], count: int) -> set[str]:
+    """Return the parameters of the image tower's first blocks, and of what comes before them."""
+    image = {name: far for name, far in distances.items() if name.startswith("visual.")}
+    furthest = max(image.values(), default=0)
+    if not count:
+        return set()
+    if count >= furthest - 1:
+        raise ConfigError(
+            f"optim.frozen_blocks={count}: the image tower has {furthest - 1} blocks, of which the "
+            "last is to learn"
+        )
+    return {name for name, far in image.items() if far >= furthest - count}
 
 
 def _undecayed(model: nn.Module) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from raypose.captions import taxonomy
 from raypose.captions.grammar import grammar_hash
 from raypose.clip import hub
 from raypose.config import Config, document_hash, dump
+from raypose.console import owner
 from raypose.data.shards import manifest_hash
 
 __all__ = ["changed", "code_hash", "gather"]
@@ -24,8 +26,9 @@ def gather(config: Config) -> dict[str, Any]:
     """Return what a run is made of.
 
     Returns:
-        run_id; config, taxonomy and code as SHA-256; captions as the grammar's hash; data, for
-        each split its location and the SHA-256 of its manifest, which holds those of its shards;
+        run_id; owner, for whom it was begun, and when it began, in seconds since 1970;
+        config, taxonomy and code as SHA-256; captions as the grammar's hash; data, for each split
+        its location and the SHA-256 of its manifest, which holds those of its shards;
         weights, where they were kept: backbone, repository, revision and sha256;
         version of raypose, and those of the packages that compute.
     """
@@ -33,6 +36,8 @@ def gather(config: Config) -> dict[str, Any]:
     urls = {split: getattr(config.data, split) for split in ("train", "val", "test", "synthetic")}
     return {
         "run_id": config.run_id,
+        "owner": owner(),
+        "began": time.time(),
         "config": document_hash(dump(config)),
         "taxonomy": document_hash(classes.to_dict()),
         "captions": grammar_hash(grammar),

@@ -16,8 +16,9 @@ from raypose.clip.augment import copy_size
 from raypose.config import Config, dump
 from raypose.console import about, status, waiting
 from raypose.data import inputs
-from raypose.training import checkpoint, finish, provenance, runs, sinks, workers
+from raypose.training import checkpoint, finish, provenance, runs, sinks, tracking, workers
 from raypose.training.context import LocalContext, Report
+from raypose.training.costs import added
 
 __all__ = ["train"]
 
@@ -79,7 +80,9 @@ def _conclude(config: Config, run: runs.Run) -> runs.TrainResult:
     """Write down the result of a run."""
     final = finish.url_of(run.url)
     outcome = storage.read_json(storage.join(final, finish.FINAL))
-    result = runs.TrainResult(run.id, run.url, final, outcome["metrics"])
+    epochs = tracking.read(storage.join(run.url, tracking.FILE))
+    costs = added([*epochs, outcome.get("costs", {})])
+    result = runs.TrainResult(run.id, run.url, final, {**outcome["metrics"], **costs})
     sinks.finished(config, run.url, result.metrics)
     storage.write_json(storage.join(run.url, runs.RESULT), asdict(result))
     checkpoint.forget(run.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from raypose.config import Config, dump, read_stored, run_hash_0_1
 from raypose.data.shards import manifest_hash
 from raypose.errors import DataError, NotFoundError, did_you_mean
 from raypose.releases import registry
+from raypose.training import tracking
+from raypose.training.costs import added
 
 __all__ = [
     "BASELINES",
@@ -32,6 +35,8 @@ RESULT = "result.json"
 BASELINES = "baselines.json"
 PROVENANCE = "provenance.json"
 MEND = "delete it, and give the command again"
+READERS = 16
+"""Runs that are looked into side by side: each is a few small files, perhaps far away."""
 
 
 class Run(NamedTuple):
@@ -114,15 +119,15 @@ def overview(root: str) -> list[dict[str, Any]]:
     """Return every run in a storage root, by its id.
 
     Returns:
-        For each run, url, finished, epochs done, bytes, those of its parts, and the releases that
+        For each run, url, finished, epochs done, its owner, when it began (seconds since 1970; 0
+        where that is not known), bytes, those of its parts, `costs.COSTS`, and the releases that
         were made of it.
     """
     folder = storage.join(root, "runs")
     releases = _releases(root)
-    return [
-        _described(Run(name, storage.join(folder, name)), releases)
-        for name in storage.list_folders(folder)
-    ]
+    found = [Run(name, storage.join(folder, name)) for name in storage.list_folders(folder)]
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda run: _described(run, releases), found))
 
 
 def unfinished(root: str) -> list[dict[str, Any]]:
@@ -215,11 +220,16 @@ def _described(run: Run, releases: dict[str, list[str]]) -> dict[str, Any]:
         parts[part] = parts.get(part, 0) + max(0, stat.size)
         finished = finished or name == RESULT
         epochs = max(epochs, _epochs(run, name))
+    origin = _read(run.url, PROVENANCE)
+    lines = () if finished else tracking.read(storage.join(run.url, tracking.FILE))
     return {
         "run": run.id,
         "url": run.url,
+        "owner": str(origin.get("owner", "")),
+        "began": float(origin.get("began", 0.0)),
         "finished": finished,
         "epochs": epochs,
+        **added(lines or [_read(run.url, RESULT).get("metrics", {})]),
         "bytes": sum(parts.values()),
         "parts": parts,
         "releases": releases.get(run.id, []),

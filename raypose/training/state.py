@@ -20,13 +20,14 @@ __all__ = ["EpochProgress", "progress_of", "restore", "save"]
 
 @dataclass
 class EpochProgress:
-    """How far an epoch has come: steps taken, good pictures in them, their summed loss."""
+    """How far an epoch has come: steps taken, good pictures in them, summed loss, costs."""
 
     epoch: int = 0
     step: int = 0
     seen: int = 0
     loss: float = 0.0
     bad: dict[str, str] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
 
 
 def save(
@@ -61,6 +62,7 @@ def save(
         loss=progress.loss,
         bad=trainer.all_bad() if progress.step else {},
         resumable=resumable,
+        costs=progress.costs,
     )
     training = _needed(trainer) if resumable else {}
     if trainer.head is not None:
@@ -119,7 +121,7 @@ def progress_of(trainer: Trainer, last: checkpoint.Checkpoint) -> EpochProgress:
         if context.rank == 0:
             text = _what_changed(trainer, last, batch_size=now)
             context.progress({"kind": "note", "text": text})
-    return EpochProgress(last.epoch, step, last.seen, last.loss, dict(last.bad))
+    return EpochProgress(last.epoch, step, last.seen, last.loss, dict(last.bad), last.costs)
 
 
 def _what_changed(trainer: Trainer, last: checkpoint.Checkpoint, *, batch_size: int) -> str:

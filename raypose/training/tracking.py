@@ -9,7 +9,10 @@ from typing import Any
 from raypose import storage
 from raypose.errors import DataError
 
-__all__ = ["Tracker", "read"]
+__all__ = ["FILE", "Tracker", "read"]
+
+FILE = "metrics.jsonl"
+"""Of a run, in its folder."""
 
 
 class Tracker:

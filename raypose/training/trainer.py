@@ -92,8 +92,8 @@ class Trainer(Scorer):
     def set_training(self) -> None:
         """Put the towers into training, less what stays as it is."""
         self.clip.model.train()
-        if self.config.model.freeze_batch_norm or self.lora is not None:
-            batch_norm.freeze(self.clip.model)
+        every = self.config.model.freeze_batch_norm or self.lora is not None
+        batch_norm.freeze(self.clip.model, every=every)
 
     def averaged(self) -> Any:
         """Return a context in which the model carries the mean of its weights."""

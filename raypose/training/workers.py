@@ -30,6 +30,7 @@ from raypose.data.order import Part
 from raypose.errors import DataError, RayposeError, TrainError
 from raypose.training import finish, loop
 from raypose.training.context import WorkerContext, read_batches
+from raypose.training.costs import Costs
 
 __all__ = ["RayTrainContext", "make_room", "run_group", "run_worker"]
 
@@ -67,13 +68,14 @@ class RayTrainContext:
         self.config = config
         self.readers = readers
         self.events = events
+        self.costs = Costs()
 
     def batches(
         self, split: str, *, batch_size: int, epoch: int, start: int = 0
     ) -> Iterator[data.Batch]:
         """Return this rank's share of a split, less its first batches."""
         part = Part(self.rank, self.world_size, batch_size)
-        return read_batches(self.readers[split], split, self.config, part, epoch=epoch, start=start)
+        return read_batches(self, self.readers[split], part, split, epoch=epoch, start=start)
 
     def progress(self, event: dict[str, Any]) -> None:
         """Send an event to the driver."""
@@ -322,5 +324,7 @@ def run_worker(
 ) -> None:
     """Train and finish in one worker."""
     num_rows = readers["train"].num_rows
+    if context.rank == 0:
+        context.costs.read(sum(reader.num_read_bytes for reader in readers.values()))
     loop.train_worker(config, context, run_url=url, num_rows=num_rows, counts=counts)
     finish.finish(config, context, run_url=url)

@@ -18,6 +18,7 @@ from raypose.config import Config, canonical_json, space
 from raypose.console import about, plural, status
 from raypose.data import inputs
 from raypose.errors import RayposeError
+from raypose.training.costs import added
 from raypose.tuning.points import Point, Points, default_params, own_value
 from raypose.tuning.records import METRIC, Records, State, Trial, best
 from raypose.tuning.rungs import Rungs
@@ -147,6 +148,7 @@ class Course:
                 scores=scores,
                 rung=self.rungs.passed(epoch),
                 seconds=self._spent(trial),
+                costs=added([trial.costs, metrics]),
             )
             if not goes_on and not last:
                 self.end(number, "stopped")

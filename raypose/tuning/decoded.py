@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -59,8 +60,10 @@ class _Sets:
         settings = (config.max_pixels, config.dct_scaled, config.cache_bytes)
         share = config.synthetic_share if asked.get("synthetic") else 0.0
         key = (url, *index.items(), *settings, share, *sorted(asked.items()))
-        if key not in self.readers:
-            room = max(0, data.cache_room(config) - self.taken)
-            self.readers[key] = data.load(url, index, config, room=room, **asked)
-            self.taken += self.readers[key].num_kept_bytes
-        return self.readers[key]
+        if key in self.readers:
+            return self.readers[key]
+        room = max(0, data.cache_room(config) - self.taken)
+        made = data.load(url, index, config, room=room, **asked)
+        self.taken += made.num_kept_bytes
+        self.readers[key] = replace(made, num_read_bytes=0)  # it was read for the first alone
+        return made

@@ -13,6 +13,7 @@ from raypose.config import read_stored
 from raypose.console import plural
 from raypose.data.claims import CLAIM, Claim
 from raypose.errors import NotFoundError
+from raypose.training.costs import added
 from raypose.tuning import records
 from raypose.tuning.records import Outcome, Search, State, Trial
 
@@ -65,6 +66,11 @@ class Overview:
         return sum(trial.seconds for trial in self.trials.values()) / 3600
 
     @cached_property
+    def costs(self) -> dict[str, float]:
+        """What its trials took: see `training.costs.COSTS`."""
+        return added(trial.costs for trial in self.trials.values())
+
+    @cached_property
     def epochs(self) -> int:
         """Trained in all trials."""
         return sum(trial.epochs for trial in self.trials.values())
@@ -80,12 +86,15 @@ class Overview:
         return {
             "search": self.search.id,
             "url": self.url,
+            "owner": self.search.owner,
+            "began": self.search.began,
             "state": self.state,
             "counts": self.counts,
             "best": self.best.number if self.best else None,
             "score": self.score,
             "epochs": self.epochs,
             "hours": round(self.hours, 4),
+            **self.costs,
         }
 
     def document(self) -> dict[str, Any]:

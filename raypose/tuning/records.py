@@ -80,6 +80,8 @@ class Trial(Stored):
     """Epoch, from 1 → score."""
     seconds: Annotated[float, Field(ge=0, le=1e11)] = 0.0
     """Spent on it, over all attempts."""
+    costs: dict[str, Finite] = {}
+    """What it took over all attempts; see `training.costs.COSTS`."""
     began: Annotated[float, Field(ge=0, le=1e11)] = 0.0
     """Seconds since 1970."""
     attempt: Annotated[int, Field(ge=1)] = 1
@@ -107,6 +109,7 @@ class Trial(Stored):
             "epochs": self.epochs,
             "rung": self.rung,
             "seconds": round(self.seconds, 3),
+            "costs": self.costs,
             "parent": self.parent,
             "run": self.run,
             "error": self.error or None,
@@ -118,6 +121,8 @@ class Search(Stored):
 
     id: str
     name: str
+    owner: str = ""
+    """For whom it was begun."""
     config: dict[str, Any]
     """Its recipe, the whole document."""
     base: str = ""

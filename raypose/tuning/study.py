@@ -25,7 +25,7 @@ from raypose import config as documents
 from raypose import runtime, storage
 from raypose.clip import hub
 from raypose.config import Config, dump, override, space, sparse
-from raypose.console import about, plural, status
+from raypose.console import about, owner, plural, status
 from raypose.data import claims, inputs
 from raypose.errors import ConfigError, NotFoundError, TrainError
 from raypose.training import checkpoint
@@ -123,6 +123,7 @@ def _begin(config: Config, url: str) -> Search:
         known = Search(
             id=config.search_id,
             name=config.name,
+            owner=owner(),
             config=dump(config),
             base=config.base_id,
             began=time.time(),

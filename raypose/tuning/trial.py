@@ -96,5 +96,5 @@ def _train_together(recipe: Any, decoded: Decoded) -> None:
 
 def _scores(place: str) -> list[tuple[int, float]]:
     """Return (epoch, score) of a run so far: none that was reached before a kill is lost."""
-    lines = tracking.read(storage.join(place, "metrics.jsonl"))
+    lines = tracking.read(storage.join(place, tracking.FILE))
     return [(line["epoch"], line[METRIC]) for line in lines if line.get(METRIC) is not None]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 from raypose.console import is_drawn, plural
 from raypose.runtime import Meters
+from raypose.training.costs import added
 from raypose.tuning.course import Course, formatted
 from raypose.tuning.records import State, Trial, best
 
@@ -74,6 +75,8 @@ def measure(course: Course, meters: Meters) -> None:
     meters.tell("raypose_search_asked", course.settings.num_trials)
     meters.tell("raypose_search_epochs", sum(trial.epochs for trial in trials))
     meters.tell("raypose_search_spent_s", sum(trial.seconds for trial in trials))
+    for key, value in added(trial.costs for trial in trials).items():
+        meters.tell(f"raypose_search_{key}", value)
     scores = [trial.score for trial in trials if trial.score is not None]
     if scores:
         meters.tell("raypose_search_best_score", max(scores))

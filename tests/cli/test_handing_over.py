@@ -70,8 +70,16 @@ def test_the_same_command_is_the_same_job(
     first = parcel("train", path, "cluster.env=WORD")
     monkeypatch.setenv("WORD", "secret-2")
     second = parcel("train", path, "cluster.env=WORD")
-    assert (first.id, first.env) == (second.id, {"WORD": "secret-1"})
+    assert (first.id, first.env["WORD"]) == (second.id, "secret-1")
     assert "secret-1" not in str(first.metadata) + str(first.files) + str(first.command)
+
+
+def test_a_job_works_for_who_handed_it_over(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYPOSE_OWNER", "anna")
+    sent = parcel("train", path)
+    assert (sent.metadata["user"], sent.env) == ("anna", {"RAYPOSE_OWNER": "anna"})
+    monkeypatch.setenv("RAYPOSE_OWNER", "bert")
+    assert parcel("train", path).id == sent.id
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def done(tmp_path: Path) -> Config:
             result = {"run_id": config.run_id, "url": url, "checkpoint": f"{url}/final",
                       "metrics": {"epoch": 1, "val_top1": 0.5}}  # fmt: skip
             storage.write_json(f"{url}/result.json", result)
+            origin = {"run_id": config.run_id, "owner": "anna", "began": 1.7e9}
+            storage.write_json(f"{url}/provenance.json", origin)
     return made
 
 
@@ -53,6 +56,12 @@ def test_runs_are_listed_shown_cleaned_and_removed(
     assert [row["finished"] for row in found.values()].count(True) == 1
     mine = found[done.run_id]
     assert mine["epochs"] == 1
+    other = next(row for name, row in found.items() if name != done.run_id)
+    assert other["cpu_hours"] == 4 * other["gpu_hours"] > 0
+    assert (mine["owner"], mine["began"]) == ("anna", 1.7e9)
+    code = main(["runs", at])
+    assert f"{done.run_id}  " in (said := capsys.readouterr().out)
+    assert re.search(r"finished  2023-11-1\d \d\d:13 by anna", said)
     assert mine["bytes"] > 100_000
     _, shown = asked(capsys, "runs", "show", done.run_id, at)
     assert sum(shown["parts"].values()) == shown["bytes"] == mine["bytes"]

@@ -12,6 +12,7 @@ from raypose import data
 from raypose.captions import taxonomy
 from raypose.config import DataConfig
 from raypose.data import inputs, packing
+from raypose.data.manifests import read_manifest
 from raypose.data.order import Part
 from raypose.data.transforms import preprocess
 from raypose.errors import DataError, TaxonomyError
@@ -28,6 +29,21 @@ def epoch(reader: data.Reader, number: int, *, part: Part = Part(batch_size=10),
           preserve_order: bool = False) -> list[data.Batch]:  # fmt: skip
     rows = reader.epoch(part, window=32, seed=3, epoch=number, preserve_order=preserve_order)
     return list(reader.batches(rows, batch_size=part.batch_size))
+
+
+def test_bytes_that_are_read_are_told(cluster: None, dataset: str) -> None:
+    url = f"{dataset}/train"
+    whole = sum(shard.num_bytes for shard in read_manifest(url).shards)
+    kept, streamed = (reader(url, DataConfig(), cache=cache) for cache in (True, False))
+    rows = kept.share(Part(batch_size=10))
+    read: dict[str, list[int]] = {"kept": [], "streamed": []}
+    list(kept.batches(rows, batch_size=10, told=read["kept"].append))
+    list(streamed.batches(rows, batch_size=10, told=read["streamed"].append))
+    assert (kept.num_read_bytes, sum(read["kept"])) == (whole, 0)
+    assert (streamed.num_read_bytes, sum(read["streamed"])) == (0, whole)
+    part: list[int] = []
+    list(streamed.batches(rows[:1], batch_size=10, told=part.append))
+    assert part == [streamed.files[0][1].num_bytes]
 
 
 def ids_of(batches: list[data.Batch]) -> list[str]:

@@ -16,6 +16,8 @@ from raypose.config import Config
 from raypose.runtime import meters
 from raypose.runtime.meters import METERS, Meters, exported
 from raypose.training import tracking
+from raypose.training.costs import added
+from raypose.tuning import records
 
 Series = dict[str, list[tuple[dict[str, str], float]]]
 
@@ -85,8 +87,11 @@ def test_a_run_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
     assert round(images) == 2 * 96
     assert of(found, "ray_raypose_train_checkpoint_s_count", **run) == [2.0]
     assert of(found, "ray_raypose_train_epoch_s_count", **run) == [2.0]
+    (read,) = of(found, "ray_raypose_train_bytes_read_total", **run)
+    assert read == result.metrics["bytes_read"]
+    held_gpu = result.metrics["gpu_hours"] > 0  # what is none is not counted
     for name in METERS:
-        if name.startswith("raypose_train"):
+        if name.startswith("raypose_train") and (name != "raypose_train_gpu_hours" or held_gpu):
             assert any(of(found, each, **run) for each in exported(name)), name
 
 
@@ -107,6 +112,9 @@ def test_a_search_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
     assert of(found, "ray_raypose_search_epochs", **search) == [2.0]
     assert of(found, "ray_raypose_search_busy_workers", **search) == [0.0]
     assert of(found, "ray_raypose_search_spent_s", **search) > [0.0]
+    (hours,) = of(found, "ray_raypose_search_cpu_hours", **search)
+    taken = added(trial.costs for trial in records.read_trials(result.url).values())
+    assert hours == taken["cpu_hours"] > 0
     (best,) = of(found, "ray_raypose_search_best_score", **search)
     assert math.isclose(best, result.score, rel_tol=1e-6)
     # a trial in an actor of its own tells nothing: of those there may be ten thousand

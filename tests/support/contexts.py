@@ -21,6 +21,7 @@ from raypose.captions import taxonomy
 from raypose.clip.towers import whole
 from raypose.data import Batch
 from raypose.data.transforms import to_square
+from raypose.training.costs import Costs
 from support.models import TINY
 
 CLASSES = taxonomy.load("synthetic12")
@@ -72,6 +73,7 @@ class InMemory:
         self.given = batches
         self.reports: list[dict[str, Any]] = []
         self.leaves = False
+        self.costs = Costs({"CPU": 2.0, "GPU": 0.5})
 
     def batches(
         self, split: str, *, batch_size: int, epoch: int, start: int = 0

@@ -10,6 +10,7 @@ from support.models import TINY
 
 from raypose.clip import model
 from raypose.config import ModelConfig, OptimConfig
+from raypose.errors import ConfigError
 from raypose.training import optim
 
 
@@ -101,6 +102,24 @@ def test_blocks_of_timms_towers_are_timms() -> None:
     assert found[first] == found[last] + 5
     assert found["visual.trunk.patch_embed.proj.weight"] > found[first]
     assert found["visual.head.proj.weight"] == 0 < found[last]
+
+
+@pytest.mark.parametrize(("count", "first"), [(0, -1), (1, 0), (2, 1)])
+def test_first_blocks_may_stay_as_they_are(count: int, first: int) -> None:
+    clip = deep()
+    optim.build(clip, OptimConfig(frozen_blocks=count))
+    blocks = [f"visual.transformer.resblocks.{k}.mlp.c_fc.weight" for k in range(3)]
+    learn = [clip.get_parameter(name).requires_grad for name in blocks]
+    assert learn == [k > first for k in range(3)]
+    assert clip.get_parameter("visual.conv1.weight").requires_grad == (count == 0)
+    assert clip.get_parameter("visual.class_embedding").requires_grad == (count == 0)
+    for name in ("visual.proj", "token_embedding.weight", "transformer.resblocks.0.mlp.c_fc.bias"):
+        assert clip.get_parameter(name).requires_grad
+
+
+def test_the_last_block_is_to_learn() -> None:
+    with pytest.raises(ConfigError, match=r"optim\.frozen_blocks=3: the image tower has 3 blocks"):
+        optim.build(deep(), OptimConfig(frozen_blocks=3))
 
 
 def test_deeper_blocks_learn_slower() -> None:

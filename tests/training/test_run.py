@@ -11,13 +11,13 @@ import pytest
 from support.pictures import encoded, pack, photo
 from support.processes import descendants
 
-from raypose import config, storage, training
+from raypose import config, console, storage, training
 from raypose.captions import taxonomy
 from raypose.config import Config
-from raypose.data import packing
+from raypose.data import manifests, packing
 from raypose.errors import ConfigError, DataError, ResourceError
 from raypose.releases import registry
-from raypose.training import tracking
+from raypose.training import runs, tracking
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,19 @@ def test_two_workers_train_from_s3(two_workers: tuple[Config, training.TrainResu
     assert {"train_loss", "val_top1", "val_top5", "val_balanced_accuracy", "val_nll",
             "images_per_s", "num_bad", "step"} <= lines[0].keys()  # fmt: skip
     assert lines[1]["step"] == 6  # 96 pictures, 32 a step, 2 epochs
+    assert all(line["cpu_hours"] > 0 == line["gpu_hours"] for line in lines)
+    read = sum(s.num_bytes for name in ("train", "val") for s in _manifest(recipe, name).shards)
+    assert lines[0]["bytes_read"] == read  # once, as they are kept decoded
+    assert result.metrics["bytes_read"] == read
+    assert result.metrics["cpu_hours"] > sum(line["cpu_hours"] for line in lines)
+    assert runs.show(recipe.storage, result.run_id)["owner"] == console.owner()
     files = storage.list_files(result.checkpoint)
     assert {"open_clip_config.json", "open_clip_model.safetensors", "final.json"} <= set(files)
     assert config.parse_config(storage.read_json(f"{result.url}/config.json")) == recipe
+
+
+def _manifest(recipe: Config, split: str) -> manifests.Manifest:
+    return manifests.read_manifest(getattr(recipe.data, split))
 
 
 def test_a_finished_run_is_not_run_again(

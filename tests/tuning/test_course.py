@@ -80,6 +80,20 @@ def test_a_killed_search_comes_to_what_an_undisturbed_one_comes_to(
     assert summaries(killed) == summaries(whole)
 
 
+def test_costs_are_summed_over_epochs_and_attempts(tmp_path: Path) -> None:
+    url, config = str(tmp_path), searching(RATE)
+    for epoch in (1, 2):  # the second by another attempt
+        course = Course(config, Records(url))
+        trial = course.next()
+        assert trial is not None
+        taken = {"cpu_hours": 0.5, "gpu_hours": 0.25, "bytes_read": 100}
+        course.report(trial.number, {"epoch": epoch, METRIC: 0.5, **taken})
+        assert trial.number == 0
+    (found,) = records.read_trials(url).values()
+    assert found.costs == {"cpu_hours": 1.0, "gpu_hours": 0.5, "bytes_read": 200}
+    assert found.summary()["costs"] == found.costs
+
+
 def test_halving_goes_on_from_the_records(tmp_path: Path) -> None:
     recipe = searching(RATE, sampler="random", grace_epochs=1, reduction_factor=2, num_trials=40)
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")

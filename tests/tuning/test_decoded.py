@@ -36,6 +36,7 @@ def test_sets_are_decoded_once_for_all_trials(dataset: str, cluster: None) -> No
     assert one.blocks == two.blocks
     assert not {*one.blocks} & {*other.blocks}
     assert not {*one.blocks} & {*larger.blocks}
+    assert (one.num_read_bytes > 0) + (two.num_read_bytes > 0) == 1  # for whoever came first
     assert one.num_kept_bytes == one.num_rows * 24 * 24 * 3
     rows = one.share(Part())
     assert len(next(one.batches(rows, batch_size=8))) == 8  # the trials that asked have ended
