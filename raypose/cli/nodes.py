@@ -1,15 +1,16 @@
-"""A cluster on this machine: `cluster up`, `cluster show`, `cluster down`."""
+"""A cluster on this machine: `cluster up`, `cluster show`, `cluster drain`, `cluster down`."""
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from raypose.cli.verbs import Call, Keys, Verb
-from raypose.config.section import Count
+from raypose.config.section import Count, Positive
 from raypose.console import plural, status, waiting
 
 __all__ = ["VERBS"]
@@ -33,6 +34,15 @@ class UpKeys(FolderKeys):
     """Of nodes beside the head: custom resources."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Of nodes beside the head."""
+
+
+class DrainKeys(Keys):
+    """When it goes."""
+
+    deadline_s: Positive = 45.0
+    """Seconds until then; a notice says its own."""
+    notice: Literal["none", "aws"] = "none"
+    """aws: wait until the metadata of this spot machine announce that it is taken back."""
 
 
 def _nodes(call: Call) -> Any:
@@ -74,6 +84,24 @@ def down(call: Call) -> None:
     call.show({"was_up": there}, "it is down" if there else f"no cluster is up in {nodes.folder}")
 
 
+def drain(call: Call) -> None:
+    """Tell Ray that this node goes, now or once that is announced."""
+    from raypose import runtime
+    from raypose.config import override
+    from raypose.runtime import leaving
+
+    keys, config = call.keys, call.config()
+    left, why = keys.deadline_s, "it is ended"
+    if keys.notice == "aws":
+        with waiting("waiting for a notice"):
+            left, why = leaving.await_notice(), "the spot machine is taken back"
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "auto"  # none is started
+    with runtime.connect(override(config, {"cluster.address": address}).cluster):
+        node = leaving.drain(left, why)
+    text = f"node {node[:12]} goes in {left:.0f} s: its runs write checkpoints"
+    call.show({"node": node, "deadline_s": left}, text)
+
+
 VERBS = (
     Verb(
         "cluster up",
@@ -90,6 +118,15 @@ VERBS = (
         show,
         ("raypose cluster show",),
         FolderKeys,
+    ),
+    Verb(
+        "cluster drain",
+        (),
+        "say that the node here goes, so that its runs write checkpoints",
+        drain,
+        ("raypose cluster drain deadline_s=45", "raypose cluster drain notice=aws"),
+        DrainKeys,
+        ("cluster",),
     ),
     Verb(
         "cluster down",

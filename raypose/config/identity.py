@@ -40,7 +40,8 @@ SOURCE = "source"
 """Key of a taxonomy in a document: where its file lay."""
 SPREAD = (
     "num_workers", "cpus_per_worker", "use_gpu", "max_failures", "checkpoint_steps", "seeds",
-    "sharding", "activation_checkpointing", "compile", "resources", "max_preemption_failures",
+    "sharding", "activation_checkpointing", "compile", "resources", "accelerator_type",
+    "max_preemption_failures",
 )  # fmt: skip
 """Keys of `train` that say how a run is spread out: they may change between its parts."""
 NOT_OF_A_SEARCH = (

@@ -20,6 +20,10 @@ __all__ = [
 ]
 
 
+KIND = 0.001
+"""Of a node's resource that says what accelerators it has: it holds 1, for all who ask."""
+
+
 class TrainConfig(Section):
     """How a run is spread out and what it survives."""
 
@@ -31,7 +35,10 @@ class TrainConfig(Section):
     """Logical CPUs that each worker holds."""
     resources: Mapping[str, Positive] = Field(default_factory=dict)
     """Custom resources that each worker holds, which keep it on the nodes that have them, such as
-    {trainer: 1}; accelerator_type:A100 is one that Ray gives to nodes by itself."""
+    {trainer: 1}."""
+    accelerator_type: Annotated[str, Field(pattern=r"^[\w.-]*$")] = ""
+    """Kind of accelerator that the nodes of workers have, as Ray names it, such as A100 or T4; by
+    default any."""
     use_gpu: bool | None = None
     """One GPU a worker; by default where the cluster has as many."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -71,6 +78,12 @@ class TrainConfig(Section):
     def least_workers(self) -> int:
         """Without which a run does not go on."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    def needs(self, gpus: float) -> dict[str, float]:
+        """Return what each worker holds with so many GPUs: Ray resource → amount."""
+        kind = {f"accelerator_type:{self.accelerator_type}": KIND} if self.accelerator_type else {}
+        held = {"CPU": self.cpus_per_worker, "GPU": gpus, **kind, **self.resources}
+        return {name: amount for name, amount in held.items() if amount}
 
     @property
     def is_elastic(self) -> bool:

@@ -26,10 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from ray._private.utils import get_ray_address_file, read_ray_address, write_ray_address
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from raypose.errors import ResourceError, TrainError, UsageError
+from raypose.runtime.leaving import drain_node
 
 LOCAL_SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Else Ray takes the loopback for the address of the machine."""
@@ -243,10 +242,7 @@ class _Keeper:
         }
 
     def drain(self, node_id: str, deadline_s: float) -> None:
-        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        deadline = int((time.time() + deadline_s) * 1000)
-        client = GcsClient(address=self.cluster.gcs_address)
-        client.drain_node(node_id, reason, "it is taken back", deadline)
+        drain_node(self.cluster.gcs_address, node_id, deadline_s, "it is taken back")
 
     def serve(self) -> None:
         """Do what is asked until it is to stop."""

@@ -131,7 +131,7 @@ def run_group(
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings.num_workers,
                 use_gpu=use_gpu,
-                resources_per_worker={key: amount for key, amount in needs.items() if amount},
+                resources_per_worker=dict(needs),
                 elastic_resize_monitor_interval_s=RESIZE_S,
             ),
             run_config=ray.train.RunConfig(
@@ -184,7 +184,7 @@ def make_room(config: Config, run_id: str) -> dict[str, float]:
     """
     settings, least = config.train, config.train.least_workers
     use_gpu = runtime.wants_gpu(settings.use_gpu, count=least)
-    needs = {"CPU": settings.cpus_per_worker, "GPU": float(use_gpu), **settings.resources}
+    needs = settings.needs(float(use_gpu))
     what = f"train.num_workers={least}"
     runtime.make_room(needs, least, config.cluster, what=what, who=run_id)
     return needs

@@ -56,6 +56,10 @@ SETTINGS = {
 }
 
 
+_OF_TUNE = {"CPU": "cpu", "GPU": "gpu"}
+"""Names that Tune has for resources of its own."""
+
+
 def search(config: Config) -> SearchResult:
     """Try `search.num_trials` points of `search.space`, or go on with it where it was left.
 
@@ -105,9 +109,10 @@ def _check(config: Config) -> tuple[list[str], dict[str, float]]:
     inputs.load(config)
     concurrent = config.search.max_concurrent or 1
     count = config.train.least_workers
-    each = {"CPU": config.train.cpus_per_worker}
+    gpus = 0.0
     if runtime.wants_gpu(config.train.use_gpu, count=math.ceil(config.search.gpus_per_trial)):
-        each["GPU"] = config.search.gpus_per_trial if count == 1 else 1.0
+        gpus = config.search.gpus_per_trial if count == 1 else 1.0
+    each = config.train.needs(gpus)
     what = f"search.max_concurrent={concurrent}"
     runtime.make_room(each, concurrent * count, config.cluster, what=what, who=config.search_id)
     return keys, {resource: count * amount for resource, amount in each.items()}
@@ -157,7 +162,8 @@ def _fit(
         trial.run, document=dump(config), url=url, decoded=decoded, kept=_kept(config)
     )
     # Train asks for its workers itself
-    held = {"cpu": 0.01} if together else {key.lower(): amount for key, amount in needs.items()}
+    held = {_OF_TUNE.get(name, name): amount for name, amount in needs.items()}
+    held = {"cpu": 0.01} if together else held
     reasons: dict[str, str] = {}
     # what Tune keeps of itself is read by nobody: it stays here, and goes
     with tempfile.TemporaryDirectory() as folder, watching(course):

@@ -81,7 +81,7 @@ def test_a_job_outlives_who_submitted_it_and_a_node(
     environment: dict[str, str],
     client: Client,
 ) -> None:
-    asked = config.override(recipe, {"optim.epochs": 8, "train.num_workers": 3})
+    asked = config.override(recipe, {"optim.epochs": 16, "train.num_workers": 3})
     nodes.up(3, num_cpus=2)
     alone = config.override(asked, {"name": "alone", "train.num_workers": 1})
     undisturbed = training.train(alone, in_process=True)
@@ -117,10 +117,10 @@ def test_a_job_outlives_who_submitted_it_and_a_node(
         [raypose, "jobs", "logs", job_id], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "epoch 1/8" in done.stderr  # from its beginning
+    assert "epoch 1/16" in done.stderr  # from its beginning
     assert f"{asked.run_id}  best epoch" in done.stdout
     lines = tracking.read(url)
-    assert [line["epoch"] for line in lines] == list(range(1, 9))
+    assert [line["epoch"] for line in lines] == list(range(1, 17))
     of_nodes = training.finished(asked)
     assert of_nodes is not None
     for key in ("train_loss", "val_nll"):  # by three workers, and parts of it twice

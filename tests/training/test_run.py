@@ -164,6 +164,11 @@ def test_a_worker_that_fails_alone_does_not_leave_the_others_waiting(
             "needs 7 GPUs at once where the cluster has",
         ),
         (
+            {"train.accelerator_type": "A100"},
+            ResourceError,
+            "needs 0.001 of the resource 'accelerator_type:A100' at once",
+        ),
+        (
             {"train.num_workers": 6, "data.train": "{bucket}/few"},
             DataError,
             "/few: 2 pictures cannot feed 6 workers; lower train.num_workers",

@@ -124,6 +124,9 @@ def test_what_cannot_be_searched(recipe: Config, cluster: None) -> None:
         tuning.search(config.override(recipe, absent))
     with pytest.raises(ConfigError, match=r"data\.val: not set"):
         tuning.search(config.override(with_search(recipe), {"data.val": ""}))
+    held = config.override(with_search(recipe), {"train.resources": {"trainer": 1}})
+    with pytest.raises(ResourceError, match="of the resource 'trainer'"):
+        tuning.search(held)
     with pytest.raises(ResourceError, match=r"search\.max_concurrent=99 needs 100 CPUs"):
         tuning.search(with_search(recipe, max_concurrent=99))
 

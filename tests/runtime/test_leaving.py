@@ -1,0 +1,100 @@
+"""A node that goes: heard from a server that answers as AWS's metadata do, told to a real Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+import pytest
+
+from raypose.runtime import leaving
+from raypose.runtime.nodes import Nodes
+
+
+class Metadata(BaseHTTPRequestHandler):
+    """Gives a token, and with it what there is to be said in turn."""
+
+    answers: ClassVar[list[tuple[int, str]]] = []
+
+    def do_PUT(self) -> None:
+        assert int(self.headers["X-aws-ec2-metadata-token-ttl-seconds"]) > 0
+        self._answer(200 if self.path == "/latest/api/token" else 404, "secret")
+
+    def do_GET(self) -> None:
+        if self.headers["X-aws-ec2-metadata-token"] != "secret":
+            self._answer(401, "")
+        elif self.path != "/latest/meta-data/spot/instance-action":
+            self._answer(404, "")
+        else:
+            self._answer(*(self.answers.pop(0) if self.answers[1:] else self.answers[0]))
+
+    def _answer(self, code: int, text: str) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv(leaving.METADATA, f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing of it is to be asked
+    monkeypatch.setattr(leaving, "PERIOD_S", 0.05)
+    yield
+    server.shutdown()
+
+
+def notice(seconds: float) -> str:
+    at = datetime.now(UTC) + timedelta(seconds=seconds)
+    return json.dumps({"action": "terminate", "time": at.strftime("%Y-%m-%dT%H:%M:%SZ")})
+
+
+@pytest.mark.parametrize("odd", ["", "{", "[]", "{}", '{"time": "soon"}'])
+def test_a_notice_is_awaited(metadata: None, odd: str) -> None:
+    Metadata.answers = [(404, "Not Found"), (500, ""), (200, odd), (200, notice(120))]
+    assert 110 < leaving.await_notice() <= 120
+
+
+def test_one_that_comes_late_still_leaves_a_moment(metadata: None) -> None:
+    Metadata.answers = [(200, notice(-30))]
+    assert leaving.await_notice() == 1.0
+
+
+@pytest.mark.ray
+def test_a_node_that_goes_is_told_to_ray(
+    raypose: str, metadata: None, cluster: None, tmp_path: Path
+) -> None:
+    Metadata.answers = [(200, notice(120))]
+    nodes = Nodes(tmp_path / "cluster")
+    try:
+        nodes.up(1, num_cpus=2)
+        shown = nodes.show()
+        raylet = psutil.Process(shown["nodes"][0]["raylet"])
+        command = [raypose, "cluster", "drain", "notice=aws", "--json"]
+        done = subprocess.run(
+            [*command, f"cluster.address={shown['address']}"],
+            env={**os.environ, **nodes.environment()},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert 60 < json.loads(done.stdout)["deadline_s"] <= 120
+        began = time.monotonic()
+        while raylet.is_running() and raylet.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() - began < 100  # idle, and told to go, it ends by itself
+            time.sleep(0.2)
+    finally:
+        nodes.down()
