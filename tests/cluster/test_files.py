@@ -66,13 +66,12 @@ def commands() -> list[str]:
         for line in shown((ROOT / "docs" / page).read_text())
     ]
     documents = [each for path in KUBERAY.rglob("*.yaml") for each in kustomize.documents(path)]
-    mappings = [each for each in walk(documents) if isinstance(each, dict)]
-    found += [
-        text
-        for each in mappings
-        for text in each.values()
-        if isinstance(text, str) and text.startswith("raypose ")
-    ]
+    documents.append(yaml.safe_load((CLUSTER / "aws.yaml").read_text()))
+    within = [list(each.values()) if isinstance(each, dict) else each for each in walk(documents)]
+    for text in (one for values in within for one in values if isinstance(one, str)):
+        parts = re.split(r"[;&|>]+", text)
+        words = [part.strip().removeprefix("nohup ") for part in parts]
+        found += [word for word in words if word.startswith("raypose ")]
     return sorted(set(found))
 
 
