@@ -116,7 +116,8 @@ def build(config: ModelConfig, *, seed: int = 0) -> Clip:
     _draw_unset(clip.model)
     if config.image_weights:
         _load_image_weights(clip, config.image_weights)
-    clip.preprocess_cfg.update(resize_mode=config.resize, fill_color=0, interpolation="bicubic")
+    mode = "longest" if config.resize == "trim" else config.resize  # open_clip knows no other
+    clip.preprocess_cfg.update(resize_mode=mode, fill_color=0, interpolation="bicubic")
     for key, value in (("mean", config.image_mean), ("std", config.image_std)):
         if value is not None:
             clip.preprocess_cfg[key] = list(value)

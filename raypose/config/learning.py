@@ -81,8 +81,10 @@ class ModelConfig(Section):
     """How the image tower computes once training is over: for the fitted temperature and the
     figures that come with it, in evaluation and in serving alike. bf16 is autocast over fp32
     weights: from batches of a few pictures on twice as fast on a CPU that has it, and on a GPU."""
-    resize: Literal["shortest", "longest", "squash"] = "squash"
-    """The one way to a square, in training, evaluation and serving: crop, pad or stretch."""
+    resize: Literal["shortest", "longest", "squash", "trim"] = "squash"
+    """The one way to a square, in training, evaluation and serving: crop the middle, pad, stretch,
+    or trim: cut away a margin of one colour, as drawings and silhouettes have, then pad. open_clip
+    itself knows not how to trim: what it is given then has to be trimmed."""
 
 
 class AugmentConfig(Section):

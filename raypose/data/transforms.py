@@ -21,7 +21,11 @@ from raypose.data.images import Pixels, decode
 
 __all__ = ["Resize", "preprocess", "to_square"]
 
-Resize = Literal["shortest", "longest", "squash"]
+Resize = Literal["shortest", "longest", "squash", "trim"]
+MARGIN = 32
+"""Levels by which a margin of one colour may vary: compression leaves specks."""
+AIR = 0.04
+"""Of the longer side, that is left around what is no margin."""
 CROP_FIRST = 4
 """Ratio of the sides from which on a middle is cut out before it is scaled."""
 
@@ -44,12 +48,16 @@ def preprocess(
     Raises:
         BadPicture: as `images.decode`.
     """
-    pixels = decode(content, max_pixels=max_pixels, min_side=size if dct_scaled else 0)
+    # of a picture that is to be trimmed any part may be the picture
+    least = size if dct_scaled and resize != "trim" else 0
+    pixels = decode(content, max_pixels=max_pixels, min_side=least)
     return to_square(pixels, size, resize=resize)
 
 
 def to_square(pixels: Pixels, size: int, *, resize: Resize) -> Pixels:
-    """Bring uint8 (H, W, 3) to (3, size, size): crop the middle, pad with black, or stretch.
+    """Bring uint8 (H, W, 3) to (3, size, size): crop the middle, pad with black, stretch, or trim.
+
+    To trim is to cut away a margin of one colour, and to pad what is left with that colour.
 
     Raises:
         BadPicture: where it has no pixels, or is a strip.
@@ -65,12 +73,34 @@ def to_square(pixels: Pixels, size: int, *, resize: Resize) -> Pixels:
         if max(wide, high) > CROP_FIRST * size:
             return _middle(pixels, (left, top), (wide, high), size)
         return _scaled(pixels, high, wide)[:, top : top + size, left : left + size]
+    colour: Pixels = np.zeros(3, dtype=np.uint8)
+    if resize == "trim":
+        pixels, colour = _trimmed(pixels)
+        height, width = pixels.shape[:2]
     ratio = max(width, height) / size
     wide, high = max(1, round(width / ratio)), max(1, round(height / ratio))
     left, top = (size - wide) // 2, (size - high) // 2
-    padded = np.zeros((size, size, 3), dtype=np.uint8).transpose(2, 0, 1)
+    padded = np.full((size, size, 3), colour, dtype=np.uint8).transpose(2, 0, 1)
     padded[:, top : top + high, left : left + wide] = _scaled(pixels, high, wide)
     return padded
+
+
+def _trimmed(pixels: Pixels) -> tuple[Pixels, Pixels]:
+    """Return (H, W, 3) less a margin of one colour, and that colour; black where there is none."""
+    rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    colour = np.median(rim, axis=0).astype(np.uint8)
+    seen = (np.maximum(pixels, colour) - np.minimum(pixels, colour)).max(axis=2) > MARGIN
+    spans = []
+    for other in (1, 0):
+        (found,) = np.nonzero(seen.any(axis=other))
+        spans.append((int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0))
+    longest = max(last - first for first, last in spans)
+    if longest == 0:  # nothing but margin
+        return pixels, colour
+    air = max(1, round(AIR * longest))
+    (top, bottom), (left, right) = ((max(0, first - air), last + air) for first, last in spans)
+    kept = np.ascontiguousarray(pixels[top:bottom, left:right])
+    return kept, colour if kept.size < pixels.size else np.zeros_like(colour)
 
 
 def _middle(pixels: Pixels, corner: tuple[int, int], scaled: tuple[int, int], size: int) -> Pixels:

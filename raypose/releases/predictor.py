@@ -33,6 +33,10 @@ __all__ = ["CLASSIFIER", "Prediction", "Predictor", "write_release"]
 
 CLASSIFIER = "classifier.safetensors"
 
+TRIM = """
+Its `preprocess` does not trim: raypose cuts a margin of one colour away before (`model.resize`).
+"""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -235,7 +239,7 @@ intervals and baselines: `raypose evaluate {config.name} DATA`.
 ## In open_clip
 
     model, preprocess = open_clip.create_model_from_pretrained("local-dir:THIS_FOLDER")
-"""
+{TRIM if config.model.resize == "trim" else ""}"""
 
 
 def _read(path: Path) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from support.pictures import bomb, encoded, photo
 
 from raypose.data.images import decode, encode, shrink
@@ -26,6 +26,51 @@ def test_pixels_of_open_clip_within_a_level(resize: str, size: tuple[int, int]) 
     theirs = (image_transform_v2(cfg, is_train=False)(image).numpy() * 255).round().astype(int)
     ours = to_square(np.array(image), 32, resize=resize)  # type: ignore[arg-type]
     assert np.abs(theirs - ours).max() <= 1
+
+
+def drawing(*, at: tuple[int, int], ground: int = 0, side: int = 120) -> np.ndarray:  # type: ignore[type-arg]
+    """A figure of two lines somewhere on a ground of one colour."""
+    image = Image.new("RGB", (side, side), (ground,) * 3)
+    draw = ImageDraw.Draw(image)
+    for ends in ((0, 0, 0, 40), (0, 40, 30, 40)):
+        draw.line(
+            [(x + at[0], y + at[1]) for x, y in zip(ends[::2], ends[1::2], strict=True)],
+            (200, 90, 40),
+            3,
+        )
+    return np.array(image)
+
+
+@pytest.mark.parametrize("ground", [0, 255])
+def test_a_margin_of_one_colour_is_trimmed(ground: int) -> None:
+    """Wherever a figure is, and however large its picture, it looks alike; lines stay."""
+    one, two = (
+        to_square(drawing(at=at, ground=ground, side=side), 48, resize="trim")
+        for at, side in (((5, 7), 120), ((100, 140), 300))
+    )
+    np.testing.assert_array_equal(one, two)
+    seen = np.abs(one.astype(int) - ground).max(axis=0) > 64
+    assert seen.any(axis=1).sum() > 40  # it fills the square
+    assert seen.any(axis=0).sum() > 30
+    assert (one[:, 0] == ground).all()  # with air around
+
+
+def test_trimming_passes_over_the_specks_of_compression() -> None:
+    clean = drawing(at=(30, 50))
+    content = encoded(Image.fromarray(clean), quality=60)
+    trimmed = preprocess(content, size=48, resize="trim", max_pixels=MAX)
+    assert (trimmed.max(axis=0) > 64).any(axis=1).sum() > 36  # it fills the square still
+    scaled = preprocess(content, size=48, resize="trim", max_pixels=MAX, dct_scaled=True)
+    np.testing.assert_array_equal(scaled, trimmed)  # of a small figure nothing is thrown away
+
+
+@pytest.mark.parametrize("size", [(90, 60), (61, 97), (20, 200), (1, 1)])
+def test_what_has_no_margin_is_padded(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    ours = to_square(pixels, 32, resize="trim")
+    np.testing.assert_array_equal(ours, to_square(pixels, 32, resize="longest"))
+    plain = np.full((size[1], size[0], 3), 7, dtype=np.uint8)  # is nothing but margin
+    assert set(np.unique(to_square(plain, 32, resize="trim"))) <= {0, 7}
 
 
 def pillow(content: bytes, side: int) -> np.ndarray:  # type: ignore[type-arg]
