@@ -6,6 +6,7 @@ such as a process that died, is raised, and the trial goes on from its checkpoin
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 from typing import Any
@@ -53,11 +54,19 @@ def run(
     """
     # a trial that is stopped may still write its checkpoint: the actor is kept that long
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "300"
-    gc.collect()  # what a trial that was stopped held lies in circles of its last exception
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    _give_back()
     with about(search=url.rpartition("/")[2], trial=given[NUMBER]):
         _train(given["values"], document, url, decoded, kept)
+
+
+def _give_back() -> None:
+    """Give back what the trial before left in this process."""
+    gc.collect()  # what one that was stopped held lies in circles of its last exception
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it, and holds on else
+    if trim is not None:
+        trim(0)
 
 
 def _train(
