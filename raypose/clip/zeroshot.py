@@ -90,12 +90,20 @@ def embed(clip: Clip, pixels: torch.Tensor, config: ModelConfig) -> torch.Tensor
     Args:
         clip: the model.
         pixels: uint8 (B, 3, S, S).
-        config: says in what precision and layout.
+        config: says in what precision and layout, and whether mirror images are seen too.
 
     Returns:
         float32 (B, D), of length 1.
     """
     images = normalized(clip, pixels, channels_last=config.channels_last)
+    features = _encoded(clip, images, config)
+    if not config.mirror:
+        return features
+    return F.normalize(features + _encoded(clip, images.flip(3), config), dim=-1)
+
+
+def _encoded(clip: Clip, images: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    """Return the features of normalised pictures, of length 1."""
     low = config.inference == "bf16"
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=low):
         features = clip.model.encode_image(images, normalize=False)

@@ -55,6 +55,10 @@ class DataConfig(Section):
     """Rows of the window that is shuffled, after the order of shards; 0 leaves it at that."""
 
 
+RESIZES = ("shortest", "longest", "squash")
+"""Ways to a square that open_clip knows, and notes among a model's own settings."""
+
+
 class ModelConfig(Section):
     """The pair of towers."""
 
@@ -81,10 +85,20 @@ class ModelConfig(Section):
     """How the image tower computes once training is over: for the fitted temperature and the
     figures that come with it, in evaluation and in serving alike. bf16 is autocast over fp32
     weights: from batches of a few pictures on twice as fast on a CPU that has it, and on a GPU."""
+    mirror: bool = False
+    """Take the mean of a picture's features and of its mirror image's once training is over: twice
+    the work, for fewer mistakes. Not where left and right are classes."""
     resize: Literal["shortest", "longest", "squash", "trim"] = "squash"
     """The one way to a square, in training, evaluation and serving: crop the middle, pad, stretch,
     or trim: cut away a margin of one colour, as drawings and silhouettes have, then pad. open_clip
     itself knows not how to trim: what it is given then has to be trimmed."""
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How pictures become features, beside the weights, as far as it is not the usual way."""
+        found = {"inference": self.inference, "mirror": self.mirror, "resize": self.resize}
+        usual = {"inference": ("fp32",), "mirror": (False,), "resize": RESIZES}
+        return {key: value for key, value in found.items() if value not in usual[key]}
 
 
 class AugmentConfig(Section):

@@ -125,6 +125,5 @@ def _key(clip: model.Clip, config: Config, classes: Taxonomy) -> str:
         "classes": classes.to_dict(),
         "data": manifest_hash(config.data.train),
     }
-    if config.model.inference != "fp32":  # as keys have been
-        document["inference"] = config.model.inference
+    document |= config.model.encoding
     return document_hash(document)[:16]

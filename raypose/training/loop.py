@@ -247,6 +247,11 @@ def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Ta
     )
     if config.augment.image_size:
         _check_size(config, clip)
+    if config.model.mirror and captions.sides(grammar, classes):
+        raise ConfigError(
+            "model.mirror=true: captions or classes tell left from right, and mirror images would "
+            "be taken for the other side; set it to false"
+        )
     if config.loss.parents_weight and not classes.levels:
         raise ConfigError(
             f'loss.parents_weight={config.loss.parents_weight:g}: taxonomy "{classes.name}" has no '

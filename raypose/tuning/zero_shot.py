@@ -176,6 +176,7 @@ def _key(clip: model.Clip, config: Config, classes: Taxonomy) -> str:
         "weights": text.digest(clip.model, image=True),
         "preprocess": clip.preprocess_cfg,
         "inference": config.model.inference,
+        **config.model.encoding,
         "decoding": [config.data.max_pixels, config.data.dct_scaled],
         "classes": classes.index(),
         "data": manifest_hash(config.data.train),

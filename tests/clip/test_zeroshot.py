@@ -26,6 +26,27 @@ def test_classifier_agrees_with_open_clip() -> None:
     torch.testing.assert_close(ours, theirs.T, atol=1e-6, rtol=0)
 
 
+def test_mirror_images_count_as_much() -> None:
+    plain = ModelConfig(backbone="tiny", architectures={"tiny": TINY})
+    clip = model.build(plain)
+    clip.model.eval()
+    both = plain.model_copy(update={"mirror": True})
+    pixels = torch.randint(0, 256, (3, 3, clip.image_size, clip.image_size), dtype=torch.uint8)
+    features = zeroshot.embed(clip, pixels, both)
+    torch.testing.assert_close(features, zeroshot.embed(clip, pixels.flip(3), both))
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
+    alone = zeroshot.embed(clip, pixels, plain)
+    assert not torch.allclose(features, alone, atol=1e-4)
+    expected = torch.nn.functional.normalize(alone + zeroshot.embed(clip, pixels.flip(3), plain))
+    torch.testing.assert_close(features, expected)
+
+
+def test_kept_features_are_of_one_way_to_see_pictures() -> None:
+    ways = ({}, {"mirror": True}, {"inference": "bf16"}, {"resize": "trim"})
+    known = [ModelConfig(**way).encoding for way in ways]
+    assert known == list(ways)
+
+
 def test_probabilities_are_a_softmax() -> None:
     features, classifier = torch.eye(2, 4), torch.eye(3, 4)
     odds = zeroshot.probabilities(features, classifier, 2.0)

@@ -15,7 +15,7 @@ from raypose import storage
 from raypose.clip import model
 from raypose.config import Config
 from raypose.data import Batch
-from raypose.errors import CaptionError, DataError, TrainError
+from raypose.errors import ConfigError, CaptionError, DataError, TrainError
 from raypose.training import checkpoint, finish, loop, tracking
 from raypose.training.prefetcher import Prefetcher
 from raypose.training.state import EpochProgress
@@ -462,6 +462,29 @@ def test_a_batch_larger_than_the_set_still_steps() -> None:
 @pytest.mark.parametrize(("grammar", "flip"), [("<name>", True), ("<name>, left side", False)])
 def test_pictures_are_mirrored_where_sides_do_not_matter(grammar: str, flip: bool) -> None:
     assert prepare(recipe(**{"captions.grammar": grammar}), []).config.augment.flip is flip
+
+
+def test_mirror_images_are_not_seen_where_sides_matter() -> None:
+    sides = recipe(**{"captions.grammar": "<name>, left side", "model.mirror": True})
+    with pytest.raises(ConfigError, match=r"model\.mirror=true: captions or classes tell left"):
+        prepare(sides, [])
+
+
+def test_first_blocks_stay_as_they_are_with_their_statistics() -> None:
+    vision = {"timm_model_name": "mobilenetv2_035", "timm_pool": "avg", "timm_proj": "linear"}
+    tower = {"tiny": {**TINY, "vision_cfg": {**vision, "image_size": 33}}}
+    config = recipe(**{"model.architectures": tower, "optim.frozen_blocks": 3})
+    trainer = prepare(config, [batch(list(range(8)))])
+    before = {name: value.clone() for name, value in trainer.clip.model.state_dict().items()}
+    loop.train_epoch(trainer, EpochProgress())
+    after = trainer.clip.model.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    first = ("visual.trunk.conv_stem", "visual.trunk.bn1", "visual.trunk.blocks.0.",
+             "visual.trunk.blocks.1.")  # fmt: skip
+    assert {name for name in after if name.startswith(first)}
+    assert not {name for name in changed if name.startswith(first)}
+    for part in ("conv_pw.weight", "bn1.weight", "bn1.running_mean"):
+        assert f"visual.trunk.blocks.2.0.{part}" in changed
 
 
 def test_validation_pictures_are_held_to_the_same_share() -> None:
