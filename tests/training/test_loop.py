@@ -15,7 +15,7 @@ from raypose import storage
 from raypose.clip import model
 from raypose.config import Config
 from raypose.data import Batch
-from raypose.errors import ConfigError, CaptionError, DataError, TrainError
+from raypose.errors import CaptionError, ConfigError, DataError, TrainError
 from raypose.training import checkpoint, finish, loop, tracking
 from raypose.training.prefetcher import Prefetcher
 from raypose.training.state import EpochProgress
