@@ -60,6 +60,9 @@ FORMATS = ("plain", "json")
 OWNER = "RAYPOSE_OWNER"
 """In the environment: for whom this works, where that is not its user; a job bears it."""
 
+MAX_OWNER = 200
+"""Characters of a name."""
+
 Level = Literal["info", "warning", "error"]
 """How much a line matters."""
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
@@ -121,7 +124,7 @@ def inherited() -> dict[str, str]:
 def owner() -> str:
     """Return for whom this works: `OWNER`, or this process's user; empty where nobody is known."""
     try:
-        return one_line(os.environ.get(OWNER, "").strip() or getpass.getuser())
+        return one_line(os.environ.get(OWNER, "").strip() or getpass.getuser())[:MAX_OWNER]
     except (KeyError, OSError):  # a container may run under a number that has no name
         return ""
 

@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from raypose.cli.places import require_answer
 from raypose.cli.verbs import Call, Keys, Verb
-from raypose.config.section import Count, Positive
+from raypose.config.section import Count
 from raypose.console import plural, status, waiting
+from raypose.errors import UsageError
 
 __all__ = ["VERBS"]
 
@@ -39,10 +41,12 @@ class UpKeys(FolderKeys):
 class DrainKeys(Keys):
     """When it goes."""
 
-    deadline_s: Positive = 45.0
+    deadline_s: Annotated[float, Field(gt=0, le=86400)] = 45.0
     """Seconds until then; a notice says its own."""
     notice: Literal["none", "aws"] = "none"
     """aws: wait until the metadata of this spot machine announce that it is taken back."""
+    node: Annotated[str, Field(pattern=r"^[0-9a-f]*$")] = ""
+    """First digits of its id, where it is not the one of this machine."""
 
 
 def _nodes(call: Call) -> Any:
@@ -86,18 +90,18 @@ def down(call: Call) -> None:
 
 def drain(call: Call) -> None:
     """Tell Ray that this node goes, now or once that is announced."""
-    from raypose import runtime
-    from raypose.config import override
+    keys = call.keys
+    address = call.config().cluster.address or os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        raise UsageError("cluster.address: names no cluster, nor does RAY_ADDRESS; host:6379")
     from raypose.runtime import leaving
 
-    keys, config = call.keys, call.config()
     left, why = keys.deadline_s, "it is ended"
     if keys.notice == "aws":
         with waiting("waiting for a notice"):
             left, why = leaving.await_notice(), "the spot machine is taken back"
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "auto"  # none is started
-    with runtime.connect(override(config, {"cluster.address": address}).cluster):
-        node = leaving.drain(left, why)
+    require_answer(address)
+    node = leaving.drain(address, deadline_s=left, why=why, node=keys.node)
     text = f"node {node[:12]} goes in {left:.0f} s: its runs write checkpoints"
     call.show({"node": node, "deadline_s": left}, text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,17 @@ from typing import Any
 from raypose.console import waiting
 from raypose.errors import ResourceError, UsageError
 
-__all__ = ["check_out", "is_shared", "looked_up", "require_port", "require_shared"]
+__all__ = [
+    "check_out",
+    "is_shared",
+    "looked_up",
+    "require_answer",
+    "require_port",
+    "require_shared",
+]
+
+ANSWER_S = 3.0
+"""How long an address may take to take a connection."""
 
 
 OURS = {
@@ -112,3 +123,15 @@ def _is_ours(url: str) -> bool:
         first = found.size - size
     seen = storage.read_bytes(url, offset=first, size=size)
     return seen.startswith(starts) and holds in seen
+
+
+def require_answer(address: str) -> None:
+    """Refuse an address where nobody listens, for which Ray itself waits for minutes."""
+    named = re.fullmatch(r"(?:\w+://)?\[?([^/@]+?)\]?:(\d+)/?", address)
+    if named is None:
+        return
+    try:
+        socket.create_connection((named[1], int(named[2])), timeout=ANSWER_S).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ResourceError(f"{address}: nobody answers ({reason})") from None

@@ -82,12 +82,19 @@ def list_releases(call: Call) -> None:
 def show_release(call: Call) -> None:
     """Show where a release lies, what it is made of, and its figures."""
     from raypose import storage
+    from raypose.config import read_stored
 
     release = looked_up(call.config().storage, call.words[0])
 
-    def read(name: str) -> dict[str, object]:
+    def read(name: str) -> dict[str, Any]:
         url = storage.join(release.url, name)
-        return dict(storage.read_json(url)) if storage.exists(url) else {}
+        return (
+            {}
+            if not storage.exists(url)
+            else read_stored(
+                dict[str, Any], url, what="a document of a release", mend="publish it again"
+            )
+        )
 
     metrics, recipe = read("metrics.json"), read("config.json")
     made = read("MANIFEST.json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from raypose.cli.telling import costs, origin, size
 from raypose.cli.verbs import Call, Keys, Verb, Word
 from raypose.console import plural, status, waiting
@@ -28,15 +30,21 @@ def list_runs(call: Call) -> None:
         found = runs.overview(root)
     lines = []
     for row in found:
-        state = (
-            "finished" if row["finished"] else f"after {plural(row['epochs'], 'epoch', 'epochs')}"
-        )
+        state = _state(row)
         made = f"  → {', '.join(row['releases'])}" if row["releases"] else ""
         whose = origin(row["owner"], row["began"])
+        if row["damaged"]:
+            status(row["damaged"])
         parts = (row["run"], size(row["bytes"]), state, whose)
         lines.append("  ".join(filter(None, parts)) + made)
     status(f"runs in {root}")
     call.show({"storage": root, "runs": found}, "\n".join(lines) or f"no run in {root}")
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row["damaged"]:
+        return "damaged"
+    return "finished" if row["finished"] else f"after {plural(row['epochs'], 'epoch', 'epochs')}"
 
 
 def show_run(call: Call) -> None:
@@ -44,10 +52,8 @@ def show_run(call: Call) -> None:
     from raypose.training import runs
 
     found = runs.show(call.config().storage, call.words[0])
-    state = (
-        "finished" if found["finished"] else f"after {plural(found['epochs'], 'epoch', 'epochs')}"
-    )
-    lines = [f"{found['run']}  {size(found['bytes'])}  {state}", found["url"]]
+    lines = [f"{found['run']}  {size(found['bytes'])}  {_state(found)}", found["url"]]
+    lines += [found["damaged"]] if found["damaged"] else []
     whose = origin(found["owner"], found["began"])
     lines += [line for line in (whose, costs(found)) if line]
     lines += [f"{name}  {size(count)}" for name, count in sorted(found["parts"].items())]

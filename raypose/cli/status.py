@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import socket
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from raypose.cli import jobs
+from raypose.cli.places import require_answer
 from raypose.cli.verbs import Call, Verb
 from raypose.config.settings import Config
 from raypose.console import one_line, plural, waiting
-from raypose.errors import RayposeError, ResourceError
+from raypose.errors import RayposeError
 
 __all__ = ["VERBS"]
 
@@ -61,7 +60,7 @@ def _cluster(config: Config) -> Part:
     if not address and not server:
         return None, [f"none named: cluster.address or cluster.jobs, RAY_ADDRESS or {jobs.ENV}"]
     where = address or server
-    _require_answer(where)
+    require_answer(where)
     if address:
         from raypose import runtime
 
@@ -86,7 +85,7 @@ def _jobs(config: Config) -> Part:
     address = jobs.address_of(config)
     if not address:
         return None, [f"no server named: cluster.jobs, or {jobs.ENV}"]
-    _require_answer(address)
+    require_answer(address)
     known = jobs.connected(address).jobs()
     going = [job for job in known if job.going]
     shown = [*going, *[job for job in known if not job.going][:ENDED]]
@@ -139,18 +138,6 @@ def _endpoint(config: Config) -> Part:
     if not release:
         return {"url": url, "up": False}, [f"what answers at {url} is none of ours"]
     return {"url": url, "up": True, "release": release}, [f"{release} at {url}"]
-
-
-def _require_answer(address: str) -> None:
-    """Refuse an address where nobody listens, for which Ray itself waits for minutes."""
-    named = re.fullmatch(r"(?:\w+://)?\[?([^/@]+?)\]?:(\d+)/?", address)
-    if named is None:
-        return
-    try:
-        socket.create_connection((named[1], int(named[2])), timeout=PATIENCE_S).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ResourceError(f"{address}: nobody answers ({reason})") from None
 
 
 def _ago(seconds: float) -> str:

@@ -6,7 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from raypose.console import one_line
+
 __all__ = ["costs", "origin", "size"]
+
+
+MAX_OWNER = 40
+"""Characters of a name that are shown."""
 
 
 def size(count: float) -> str:
@@ -26,7 +32,8 @@ def origin(owner: str, began: float) -> str:
         began: seconds since 1970; 0 where it is not known.
     """
     at = time.strftime("%Y-%m-%d %H:%M", time.localtime(began)) if began else ""
-    return " ".join(filter(None, (at, f"by {owner}" if owner else "")))
+    short = one_line(owner if len(owner) <= MAX_OWNER else f"{owner[:MAX_OWNER]}…")
+    return " ".join(filter(None, (at, f"by {short}" if owner else "")))
 
 
 def costs(taken: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from raypose.config.section import Section
 from raypose.config.settings import Config
-from raypose.console import JOB, answer, status
+from raypose.console import JOB, answer, one_line, status
 from raypose.errors import UsageError, did_you_mean
 
 __all__ = [
@@ -93,7 +93,8 @@ class Call:
 
             answer(json.dumps(storage.finite(document), ensure_ascii=False))
         elif isinstance(shown, str):
-            answer(shown)
+            # names in it may come from strangers
+            answer("\n".join(map(one_line, shown.split("\n"))))
         else:
             from rich.console import Console
 

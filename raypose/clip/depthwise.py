@@ -53,7 +53,7 @@ class _Strided(nn.Conv2d):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return (B, C, ceil(H / stride), ceil(W / stride)) of (B, C, H, W)."""
-        learns = torch.is_grad_enabled() and images.requires_grad
+        learns = torch.is_grad_enabled() and images.requires_grad and images.ndim == 4
         if not (learns and images.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
             return super().forward(images)
         kind = torch.get_autocast_dtype("cpu")

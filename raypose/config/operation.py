@@ -74,6 +74,15 @@ class TrainConfig(Section):
             raise ValueError(f"the least comes first: [{given[1]}, {given[0]}]")
         return given
 
+    @field_validator("resources")
+    @classmethod
+    def _custom(cls, given: Mapping[str, float]) -> Mapping[str, float]:
+        keys = {"cpu": "train.cpus_per_worker", "gpu": "train.use_gpu"}
+        for name in given:
+            if name.lower() in keys:
+                raise ValueError(f"{name}: is said by {keys[name.lower()]}")
+        return given
+
     @property
     def least_workers(self) -> int:
         """Without which a run does not go on."""

@@ -110,9 +110,9 @@ def require(wanted: Mapping[str, float], *, what: str, mend: str) -> None:
                     f"nodes have {may:g}; they get it as they start"
                 )
             grows = f", and may grow to {may:g}" if may > has else ""
+            wants = f"{amount:g} {resource}{'s' * (amount != 1)}"
             raise ResourceError(
-                f"{what} needs {amount:g} {resource}s at once where the cluster has "
-                f"{has:g}{grows}; {mend}"
+                f"{what} needs {wants} at once where the cluster has {has:g}{grows}; {mend}"
             )
 
 

@@ -6,6 +6,7 @@ left out, and so are tasks that decode pictures elsewhere.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -48,8 +49,13 @@ class Costs:
 
 
 def added(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the sum of what some workers or epochs took; what an earlier version left out is 0."""
+    """Return the sum of what some workers or epochs took; what is absent or no amount is 0."""
     total: Counter[str] = Counter()
     for part in parts:
-        total.update({name: part.get(name) or 0 for name in COSTS})
+        total.update({name: _amount(part.get(name)) for name in COSTS})
     return {name: total[name] for name in COSTS}
+
+
+def _amount(value: Any) -> Any:
+    whole = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if whole and math.isfinite(value) and value >= 0 else 0

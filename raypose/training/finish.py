@@ -20,7 +20,7 @@ from raypose.captions import taxonomy
 from raypose.clip import batch_norm, model, tokens, zeroshot
 from raypose.clip.towers import Towers, share_buffers
 from raypose.config import Config, override
-from raypose.training import checkpoint
+from raypose.training import checkpoint, optim
 from raypose.training.context import WorkerContext, gather
 from raypose.training.costs import COSTS, added
 from raypose.training.scorer import Scorer, val_figures
@@ -151,7 +151,7 @@ def _refresh_statistics(scorer: Scorer) -> None:
 
     Source: Izmailov et al., 2018, section 3.2.
     """
-    layers = batch_norm.layers(scorer.clip.model)
+    layers = _refreshed(scorer)
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
@@ -168,6 +168,18 @@ def _refresh_statistics(scorer: Scorer) -> None:
         layer.momentum = momentum
         layer.eval()
     share_buffers(scorer.clip.model, world_size=scorer.context.world_size)
+
+
+def _refreshed(scorer: Scorer) -> list[Any]:
+    """Return the BatchNorm layers that learnt statistics in training: others stay as they were."""
+    clip, config = scorer.clip.model, scorer.config
+    if config.model.freeze_batch_norm or config.optim.method == "lora":
+        return []
+    kept = optim.frozen(clip, config.optim)
+    named = {id(module): name for name, module in clip.named_modules()}
+    return [
+        module for module in batch_norm.layers(clip) if f"{named[id(module)]}.weight" not in kept
+    ]
 
 
 def _write(scorer: Scorer, outcome: dict[str, Any], *, run_url: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "build",
     "clamp_scale",
     "distances",
+    "frozen",
     "learned",
     "schedule",
     "set_learning_rate",
@@ -56,7 +57,7 @@ def build(
         ConfigError: where the image tower has no block that is not frozen.
     """
     blocks, undecayed = distances(model), _undecayed(model)
-    unused = {*unused, *_frozen(blocks, config.frozen_blocks)}
+    unused = {*unused, *frozen(model, config)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         scale = 0.0 if name in unused else _rate(name, config, logit_bias=logit_bias)
@@ -75,16 +76,21 @@ def build(
     )
 
 
-def _frozen(distances: Mapping[str, int], count: int) -> set[str]:
-    """Return the parameters of the image tower's first blocks, and of what comes before them."""
-    image = {name: far for name, far in distances.items() if name.startswith("visual.")}
-    furthest = max(image.values(), default=0)
+def frozen(model: nn.Module, config: OptimConfig) -> set[str]:
+    """Return the parameters of the image tower's first blocks, and of what comes before them.
+
+    Raises:
+        ConfigError: where it has no more blocks than that.
+    """
+    count = config.frozen_blocks
     if not count:
         return set()
+    image = {name: far for name, far in distances(model).items() if name.startswith("visual.")}
+    furthest = max(image.values(), default=0)
     if count >= furthest - 1:
         raise ConfigError(
-            f"optim.frozen_blocks={count}: the image tower has {furthest - 1} blocks, of which the "
-            "last is to learn"
+            f"optim.frozen_blocks={count}: the image tower has {furthest - 1} blocks, what ends it "
+            "included, of which the last is to learn"
         )
     return {name for name, far in image.items() if far >= furthest - count}
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import Field
 
 from raypose import storage
-from raypose.config import Config, dump, read_stored, run_hash_0_1
+from raypose.config import Config, Stored, dump, read_stored, run_hash_0_1
+from raypose.console import status
 from raypose.data.shards import manifest_hash
 from raypose.errors import DataError, NotFoundError, did_you_mean
 from raypose.releases import registry
@@ -34,9 +38,30 @@ __all__ = [
 RESULT = "result.json"
 BASELINES = "baselines.json"
 PROVENANCE = "provenance.json"
+Form = TypeVar("Form")
 MEND = "delete it, and give the command again"
 READERS = 16
 """Runs that are looked into side by side: each is a few small files, perhaps far away."""
+
+
+class _Origin(Stored):
+    """What of a run's provenance says whose it is."""
+
+    run_id: str = ""
+    owner: str = ""
+    began: Annotated[float, Field(ge=0, le=1e11)] = 0.0
+
+
+class _Result(Stored):
+    """What of a run's result says how it came out."""
+
+    metrics: dict[str, Any] = {}
+
+
+class _State(Stored):
+    """What of a checkpoint's state says how far it is."""
+
+    epoch: Annotated[int, Field(ge=0)] = 0
 
 
 class Run(NamedTuple):
@@ -156,8 +181,10 @@ def show(root: str, run_id: str) -> dict[str, Any]:
         DataError: where there is no such run.
     """
     found = _described(_named(root, run_id), _releases(root))
-    result, recipe = (_read(found["url"], name) for name in (RESULT, "config.json"))
-    return {**found, "metrics": result.get("metrics", {}), "config": recipe}
+    if found["damaged"]:
+        return {**found, "metrics": {}, "config": {}}
+    result = _read_as(_Result, found["url"], RESULT)
+    return {**found, "metrics": result.metrics, "config": _read(found["url"], "config.json")}
 
 
 def remove(root: str, run_id: str, *, force: bool = False) -> int:
@@ -214,47 +241,69 @@ def _named(root: str, run_id: str) -> Run:
 
 def _described(run: Run, releases: dict[str, list[str]]) -> dict[str, Any]:
     parts: dict[str, int] = {}
-    epochs, finished = 0, False
-    for name, stat in storage.walk(run.url):
+    files = dict(storage.walk(run.url))
+    for name, stat in files.items():
         part = name.split("/")[0]
         parts[part] = parts.get(part, 0) + max(0, stat.size)
-        finished = finished or name == RESULT
-        epochs = max(epochs, _epochs(run, name))
-    origin = _read(run.url, PROVENANCE)
-    lines = () if finished else tracking.read(storage.join(run.url, tracking.FILE))
-    return {
+    found: dict[str, Any] = {
         "run": run.id,
         "url": run.url,
-        "owner": str(origin.get("owner", "")),
-        "began": float(origin.get("began", 0.0)),
-        "finished": finished,
-        "epochs": epochs,
-        **added(lines or [_read(run.url, RESULT).get("metrics", {})]),
+        "owner": "",
+        "began": 0.0,
+        "finished": RESULT in files,
+        "epochs": 0,
+        **added(()),
         "bytes": sum(parts.values()),
         "parts": parts,
         "releases": releases.get(run.id, []),
+        "damaged": "",
     }
+    try:
+        return found | _told(run, files)
+    except DataError as error:  # it is there all the same, hides no other, and may be deleted
+        return {**found, "damaged": str(error)}
+
+
+def _told(run: Run, files: Iterable[str]) -> dict[str, Any]:
+    """Return what a run says of itself: whose it is, how far it is, and what it took."""
+    origin = _read_as(_Origin, run.url, PROVENANCE)
+    result = _read_as(_Result, run.url, RESULT)
+    lines = [] if result.metrics else tracking.read(storage.join(run.url, tracking.FILE))
+    epochs = max((_epochs(run, name) for name in files), default=0)
+    told = {"owner": origin.owner, "began": origin.began, "epochs": epochs}
+    return told | added(lines or [result.metrics])
 
 
 def _epochs(run: Run, name: str) -> int:
     """Return the epochs of which a file of a run tells; 0 where it tells of none."""
-    return int(_read(run.url, name).get("epoch", 0)) if name.endswith("/state.json") else 0
+    if not name.endswith("/state.json"):
+        return 0
+    return _read_as(_State, run.url, name).epoch
 
 
 def _releases(root: str) -> dict[str, list[str]]:
-    """Return run id → the releases that were made of it."""
+    """Return run id → the releases that were made of it, as far as their provenance is whole."""
     found: dict[str, list[str]] = {}
     for row in registry.overview(root):
         release = registry.resolve(root, row["release"])
-        run_id = str(_read(release.url, PROVENANCE).get("run_id", ""))
+        try:
+            run_id = _read_as(_Origin, release.url, PROVENANCE).run_id
+        except DataError as error:
+            status(str(error))
+            continue
         found.setdefault(run_id, []).append(row["release"])
     return found
 
 
 def _read(url: str, name: str) -> dict[str, Any]:
     """Return a document of a run, or of a release; empty where there is none."""
+    return _read_as(dict[str, Any], url, name)
+
+
+def _read_as(form: type[Form], url: str, name: str) -> Form:
+    """Return a document of a run, or of a release; one that is not there as if it were empty."""
     place = storage.join(url, name)
     try:
-        return read_stored(dict[str, Any], place, what=f"a run's {name}", mend=MEND)
+        return read_stored(form, place, what=f"a run's {name}", mend=MEND)
     except NotFoundError:
-        return {}
+        return form()

@@ -48,6 +48,9 @@ def read(url: str) -> list[dict[str, Any]]:
     if not storage.exists(url):
         return []
     try:
-        return [json.loads(line) for line in storage.read_bytes(url).splitlines()]
-    except ValueError:
+        lines = [json.loads(line) for line in storage.read_bytes(url).splitlines()]
+    except (RecursionError, ValueError):
         raise DataError(f"{url}: not JSON lines; move it away to go on") from None
+    if not all(isinstance(line, dict) and isinstance(line.get("epoch"), int) for line in lines):
+        raise DataError(f"{url}: not lines of metrics; move it away to go on")
+    return lines

@@ -87,6 +87,58 @@ def test_runs_are_listed_shown_cleaned_and_removed(
     assert registry.names(done.storage) == ["tiny"]
 
 
+DAMAGED = [
+    ("provenance.json", '{"began": "yesterday"}'), ("provenance.json", '{"began": NaN}'),
+    ("provenance.json", '{"owner": ["anna"]}'), ("provenance.json", "null"),
+    ("provenance.json", '{"began": 1e30}'), ("provenance.json", "{"),
+    ("metrics.jsonl", "[1, 2]"), ("metrics.jsonl", "null"), ("metrics.jsonl", "{"),
+    ("metrics.jsonl", "[" * 60_000), ("result.json", '{"metrics": null}'),
+    ("result.json", '{"metrics": [1]}'), ("result.json", "{"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_run_hides_no_other_and_may_go(
+    done: Config, capsys: pytest.CaptureFixture[str], name: str, content: str
+) -> None:
+    at = f"storage={done.storage}"
+    (other,) = {row["run"] for row in runs.overview(done.storage)} - {done.run_id}
+    storage.write_bytes(f"{done.storage}/runs/{other}/{name}", content.encode())
+    code, document = asked(capsys, "runs", at)
+    rows = {row["run"]: row for row in document["runs"]}
+    assert (code, rows[done.run_id]["damaged"]) == (0, "")
+    assert f"{other}/{name}" in rows[other]["damaged"]
+    code, shown = asked(capsys, "runs", "show", other, at)
+    assert (code, shown["damaged"]) == (0, rows[other]["damaged"])
+    assert asked(capsys, "runs", "rm", other, at)[0] == 0
+    assert [row["run"] for row in runs.overview(done.storage)] == [done.run_id]
+
+
+def test_amounts_that_are_none_are_not_told(
+    done: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = {"epoch": 1, "cpu_hours": "many", "gpu_hours": -5, "bytes_read": [1]}
+    (other,) = {row["run"] for row in runs.overview(done.storage)} - {done.run_id}
+    place = f"{done.storage}/runs/{other}/metrics.jsonl"
+    storage.write_bytes(place, f'{json.dumps(odd)}\n{json.dumps(odd)[:-1]}, "x": NaN}}'.encode())
+    _, shown = asked(capsys, "runs", "show", other, f"storage={done.storage}")
+    assert [shown[key] for key in ("cpu_hours", "gpu_hours", "bytes_read")] == [0, 0, 0]
+
+
+def test_names_of_strangers_do_not_steer_the_terminal(
+    done: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "\x1b[31mred\x1b]0;title\x07\nfake-run  1 GB  finished" + "x" * 1000
+    origin = {"run_id": done.run_id, "owner": hostile, "began": 1.7e9}
+    storage.write_json(f"{runs.locate(done).url}/provenance.json", origin)
+    for words in (("runs", "list"), ("runs", "show", done.run_id)):
+        assert main([*words, f"storage={done.storage}"]) == 0
+        said = capsys.readouterr().out
+        assert "\x1b" not in said
+        assert not [line for line in said.splitlines() if line.startswith("fake-run")]
+        assert max(map(len, said.splitlines())) < 200
+
+
 def test_a_run_that_has_ended_keeps_no_moments(done: Config) -> None:
     url = runs.locate(done).url
     checkpoint.forget(url)

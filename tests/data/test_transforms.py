@@ -55,6 +55,14 @@ def test_a_margin_of_one_colour_is_trimmed(ground: int) -> None:
     assert (one[:, 0] == ground).all()  # with air around
 
 
+@pytest.mark.parametrize("room", [0, 2, 20])
+def test_what_is_padded_has_the_colour_of_the_rim(room: int) -> None:
+    """Whether or not there was anything to cut away."""
+    paper = np.full((40 + 2 * room, 100 + 2 * room, 3), 255, dtype=np.uint8)
+    paper[room + 5 : room + 35, room + 2 : room + 98] = (30, 60, 90)
+    assert (to_square(paper, 48, resize="trim")[:, 0] == 255).all()
+
+
 def test_trimming_passes_over_the_specks_of_compression() -> None:
     clean = drawing(at=(30, 50))
     content = encoded(Image.fromarray(clean), quality=60)

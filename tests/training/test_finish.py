@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from scipy.optimize import minimize_scalar
 from support.contexts import CLASSES, InMemory, batch, recipe
-from support.models import NORMED
+from support.models import NORMED, TINY
 
 from raypose import captions, storage
 from raypose.clip import batch_norm, model, zeroshot
@@ -133,3 +134,30 @@ def test_mixed_weights_have_statistics_of_their_own(tmp_path: Path) -> None:
         clip.model.encode_image(scorer.prepared(batch(list(range(24)))))
     torch.testing.assert_close(first.running_mean, seen[0].mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
     assert not first.training
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, ()),
+        ({"optim.frozen_blocks": 3}, ("conv_stem", "bn1", "blocks.0.", "blocks.1.")),
+        ({"model.freeze_batch_norm": True}, ("",)),
+    ],
+    ids=str,
+)
+def test_statistics_that_training_kept_stay(changes: dict[str, Any], kept: tuple[str, ...]) -> None:
+    """Those of a mixed model are taken anew, less what `training` left as it was."""
+    vision = {"timm_model_name": "mobilenetv2_035", "timm_pool": "avg", "timm_proj": "linear"}
+    tower = {"tiny": {**TINY, "vision_cfg": {**vision, "image_size": 33}}}
+    config = recipe(**{"model.architectures": tower, **changes})
+    trainer, _ = loop.prepare(
+        config, InMemory([batch(list(range(8)))]), run_url="/nowhere", num_rows=8
+    )
+    trainer.clip.model.eval()  # as `finish` has it
+    before = {name: value.clone() for name, value in trainer.clip.model.named_buffers()}
+    finish._refresh_statistics(trainer)
+    for name, value in trainer.clip.model.named_buffers():
+        if not name.endswith("running_mean"):
+            continue
+        stays = name.removeprefix("visual.trunk.").startswith(kept)
+        assert torch.equal(value, before[name]) == stays, name
