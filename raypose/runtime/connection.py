@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 import ray
 from ray._private import auto_init_hook, ray_constants
-from ray.exceptions import RayTaskError
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypose.config import ClusterConfig
@@ -27,6 +28,7 @@ from raypose.console import RAY_JOB, in_context, inherited, status, waiting
 from raypose.errors import RayposeError, ResourceError
 
 __all__ = [
+    "REFUSED",
     "SETTINGS",
     "beside_driver",
     "connect",
@@ -47,6 +49,9 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s are waited out several times a run
 }
+REFUSED = (
+    "Ray refuses the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+)
 LAST_S = 3.0
 """What is interrupted has this long to end."""
 VERBOSE = "RAYPOSE_VERBOSE"
@@ -100,6 +105,8 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
                     runtime_env=_passed_on(),
                 )
     except ConnectionError as error:
+        if _refuses_token(address):
+            raise ResourceError(f"{address}: {REFUSED}") from None
         reason = " ".join(str(error).split())[:120]
         raise ResourceError(f"{address}: no Ray cluster answers ({reason})") from None
     if threading.current_thread() is threading.main_thread():
@@ -111,6 +118,17 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuses_token(address: str) -> bool:
+    """Tell whether a cluster answers, and wants another token: `ray.init` says less."""
+    try:
+        GcsClient(address=address).get_all_node_info(timeout=5)
+    except AuthenticationError:
+        return True
+    except Exception:  # whatever else it is has been said already
+        return False
+    return False
 
 
 def is_local(config: ClusterConfig) -> bool:

@@ -27,6 +27,7 @@ from ray.exceptions import AuthenticationError, RayError
 
 from raypose.console import status
 from raypose.errors import ResourceError, UsageError
+from raypose.runtime.connection import REFUSED
 
 __all__ = ["await_notice", "drain", "drain_node"]
 
@@ -58,10 +59,7 @@ def drain(address: str, *, deadline_s: float, why: str, node: str = "") -> str:
         found = _meant(alive, node)
         drain_node(address, found, deadline_s, why)
     except AuthenticationError:
-        raise ResourceError(
-            f"{address}: Ray refuses the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
-            "RAY_AUTH_TOKEN_PATH"
-        ) from None
+        raise ResourceError(f"{address}: {REFUSED}") from None
     except (RayError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ResourceError(f"{address}: no Ray cluster answers ({reason})") from None
