@@ -50,7 +50,12 @@ def handed_over(verb: Verb, call: Call) -> int | None:
     with waiting(f"handing {verb.name} over to {address}"):
         job_id, new = client.submit(made)
     status(f"{job_id} {'was handed over' if new else 'is being carried out already'}")
-    return _followed(client, job_id)
+    code = _followed(client, job_id, _at(config))
+    if code == 0 and verb.name == "train":
+        from raypose.cli.training import given
+
+        call.next(f"raypose publish {given(call)}")
+    return code
 
 
 def address_of(config: Config) -> str:
@@ -68,15 +73,21 @@ def connected(address: str) -> Any:
     return Client(address)
 
 
-def _followed(client: Any, job_id: str) -> int:
+def _at(config: Config) -> str:
+    """Return the pair that names the job server; empty where the environment does."""
+    return f" cluster.jobs={config.cluster.jobs}" if config.cluster.jobs else ""
+
+
+def _followed(client: Any, job_id: str, at: str) -> int:
     """Show a job's log until it ends; Ctrl-C leaves it to itself."""
     splitter = _Splitter()
     try:
         job = client.follow(job_id, splitter.write)
         splitter.close()
     except KeyboardInterrupt:
-        status(f"{job_id} goes on; raypose jobs logs {job_id} shows it, raypose jobs stop ends it")
-        raise
+        end = "raypose jobs stop ends it"
+        status(f"{job_id} goes on; raypose jobs logs {job_id}{at} shows it, {end}")
+        return 130
     if job.state != "succeeded":
         status(f"{job_id} {job.state}: {job.message}")
     code: int = job.outcome
@@ -140,7 +151,7 @@ def show_log(call: Call) -> None:
     """Print a job's log; of one that goes on, until it ends."""
     client, job_id = _server(call), call.words[0]
     if call.keys.follow and not call.json:
-        code = _followed(client, job_id)
+        code = _followed(client, job_id, _at(call.config()))
         if code:
             sys.exit(code)
         return
@@ -151,8 +162,11 @@ def show_log(call: Call) -> None:
 
 def stop_job(call: Call) -> None:
     """End a job; what it makes goes on from there when the command is given again."""
+    server = _server(call)
+    if not server.find(call.words[0]).going:
+        status(f"{call.words[0]} has ended already")
     with waiting("stopping"):
-        job = _server(call).stop(call.words[0])
+        job = server.stop(call.words[0])
     call.show(document(job), line(job))
 
 

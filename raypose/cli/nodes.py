@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,7 +39,7 @@ class UpKeys(FolderKeys):
     """Of nodes beside the head."""
 
 
-class DrainKeys(Keys):
+class DrainKeys(FolderKeys):
     """When it goes."""
 
     deadline_s: Annotated[float, Field(gt=0, le=86400)] = 45.0
@@ -47,6 +48,10 @@ class DrainKeys(Keys):
     """aws: wait until the metadata of this spot machine announce that it is taken back."""
     node: Annotated[str, Field(pattern=r"^[0-9a-f]*$")] = ""
     """First digits of its id, where it is not the one of this machine."""
+
+
+VARIABLES = ("RAYPOSE_JOBS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+"""By which other commands come to it."""
 
 
 def _nodes(call: Call) -> Any:
@@ -68,7 +73,8 @@ def up(call: Call) -> None:
     call.show({**found, "environment": variables}, text)
     status(f"{plural(len(found['nodes']), 'node')} at {found['address']}, jobs at {found['jobs']}")
     at = f" folder={shlex.quote(keys.folder)}" if keys.folder else ""
-    call.next(f'eval "$(raypose cluster up{at})"', "raypose jobs list", f"raypose cluster down{at}")
+    first = [f'eval "$(raypose cluster up{at})"'] if sys.stdout.isatty() else []
+    call.next(*first, "raypose jobs list", f"raypose cluster down{at}")
 
 
 def show(call: Call) -> None:
@@ -82,10 +88,13 @@ def down(call: Call) -> None:
     """End what `up` started, and nothing else."""
     nodes = _nodes(call)
     there = nodes.is_up
+    named = [name for name in VARIABLES if name in os.environ]
     if there:
         with waiting("ending it"):
             nodes.down()
     call.show({"was_up": there}, "it is down" if there else f"no cluster is up in {nodes.folder}")
+    if there and named:
+        call.next(f"unset {' '.join(named)}")
 
 
 def drain(call: Call) -> None:
@@ -93,7 +102,11 @@ def drain(call: Call) -> None:
     keys = call.keys
     address = call.config().cluster.address or os.environ.get("RAY_ADDRESS", "")
     if not address:
-        raise UsageError("cluster.address: names no cluster, nor does RAY_ADDRESS; host:6379")
+        nodes = _nodes(call)
+        if not nodes.is_up:
+            raise UsageError("cluster.address: names no cluster, nor does RAY_ADDRESS; host:6379")
+        address = nodes.show()["address"]
+        os.environ.update(nodes.environment())
     from raypose.runtime import leaving
 
     left, why = keys.deadline_s, "it is ended"

@@ -104,7 +104,12 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
                     logging_level=level,
                     runtime_env=_passed_on(),
                 )
-    except ConnectionError as error:
+    except RayposeError:
+        raise
+    except Exception as error:  # Ray raises its very base where it does not come up in time
+        if address == "local":
+            reason = " ".join(str(error).split())[:200]
+            raise ResourceError(f"Ray did not start on this machine ({reason})") from error
         if _refuses_token(address):
             raise ResourceError(f"{address}: {REFUSED}") from None
         reason = " ".join(str(error).split())[:120]

@@ -68,7 +68,7 @@ def standing() -> Standing:
 
 def held() -> dict[str, float]:
     """Return what Ray has given to this worker: resource → amount; nothing outside of one."""
-    if not ray.is_initialized():
+    if not ray.is_initialized() or ray.get_runtime_context().worker.mode != ray.WORKER_MODE:
         return {}
     found: dict[str, float] = ray.get_runtime_context().get_assigned_resources()
     return found
@@ -104,6 +104,9 @@ def require(wanted: Mapping[str, float], *, what: str, mend: str) -> None:
     for resource, amount in wanted.items():
         has, may = there.get(resource, 0.0), reach.get(resource, 0.0)
         if amount > may:
+            kind = resource.removeprefix("accelerator_type:")
+            if kind != resource:
+                raise ResourceError(f"train.accelerator_type={kind}: no node has such accelerators")
             if resource not in KINDS:
                 raise ResourceError(
                     f"{what} needs {amount:g} of the resource {resource!r} at once, of which all "

@@ -166,7 +166,7 @@ def test_a_worker_that_fails_alone_does_not_leave_the_others_waiting(
         (
             {"train.accelerator_type": "A100"},
             ResourceError,
-            "needs 0.001 of the resource 'accelerator_type:A100' at once",
+            "train.accelerator_type=A100: no node has such accelerators",
         ),
         (
             {"train.num_workers": 6, "data.train": "{bucket}/few"},
