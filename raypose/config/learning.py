@@ -108,8 +108,8 @@ class AugmentConfig(Section):
     """Switches all of them."""
     image_size: Count | None = None
     """Pixels of a side in training, where the tower takes several: a smaller one than it is scored
-    at trains faster and, since crops magnify what is in them, better (Touvron et al., 2019). By
-    default the model's."""
+    at trains faster and, since crops magnify what is in them, better (Touvron et al., 2019); not
+    where a tower's last map is but a few cells wide. By default the model's."""
     min_area: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Smallest share of the picture that a random crop keeps. Pictures are decoded large enough for
     it to fill the tower's side."""
