@@ -77,6 +77,7 @@ def test_a_search(tmp_path: Path) -> None:
     assert figure("validation balanced accuracy", told) > 0.35  # chance is 0.25
 
 
+@pytest.mark.soak
 def test_captions_of_ones_own(tmp_path: Path) -> None:
     told = run("own_captions.py", tmp_path)
     for line in (

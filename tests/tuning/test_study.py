@@ -153,7 +153,7 @@ def test_the_best_are_tried_with_several_seeds_and_beside_plain_captions(
         {
             "optim.epochs": 1,
             "data.test": recipe.data.val,
-            "search": {"space": space, "num_trials": 3, "finalists": 1, "final_seeds": 2},
+            "search": {"space": space, "num_trials": 2, "finalists": 1, "final_seeds": 2},
         },
     )
     result = tuning.search(asked)
