@@ -160,8 +160,10 @@ class Reader:
             ends, arrived, read = np.cumsum([len(piece) for piece in pieces]), 0, 0
             for columns in blocks:
                 arrived += len(columns["target"])
-                for piece in pieces[read : (read := int(np.searchsorted(ends, arrived, "right")))]:
+                whole = int(np.searchsorted(ends, arrived, side="right"))
+                for piece in pieces[read:whole]:  # a large shard may come in several blocks
                     told(self.files[self._within(piece)[0]][1].num_bytes)
+                read = whole
                 yield columns, np.arange(len(columns["target"]))
 
     def _kept(self, pieces: Sequence[Rows]) -> Iterator[tuple[Columns, Rows]]:
