@@ -16,7 +16,7 @@ from support import searches
 from support.commands import run
 
 from raypose import storage
-from raypose.cli import status
+from raypose.cli import places, status
 from raypose.cli.main import main
 from raypose.config import Config, override
 from raypose.data import claims
@@ -174,7 +174,7 @@ def test_jobs_that_go_on_come_first(
 
 @pytest.mark.parametrize("address", ["auto", "local", "head"])
 def test_addresses_without_a_port_are_left_to_ray(address: str) -> None:
-    status._require_answer(address)
+    places.require_answer(address)
 
 
 def test_it_answers_as_a_command(raypose: str, tmp_path: Path) -> None:
