@@ -169,7 +169,11 @@ def unfinished(root: str) -> list[dict[str, Any]]:
             continue
         files = dict(storage.walk(run.url))
         written = max((stat.mtime_ns for stat in files.values()), default=0) / 1e9
-        epochs = max((_epochs(run, file) for file in files), default=0)
+        try:
+            epochs = max((_epochs(run, file) for file in files), default=0)
+        except DataError as error:  # one that is damaged hides no other
+            status(str(error))
+            epochs = 0
         found.append({"run": name, "url": run.url, "epochs": epochs, "written": written})
     return sorted(found, key=lambda row: -row["written"])
 

@@ -114,6 +114,15 @@ def test_a_damaged_run_hides_no_other_and_may_go(
     assert [row["run"] for row in runs.overview(done.storage)] == [done.run_id]
 
 
+def test_a_damaged_checkpoint_hides_no_unfinished_run(done: Config) -> None:
+    (row,) = runs.unfinished(done.storage)
+    (state,) = Path(row["url"]).glob("checkpoints/*/state.json")
+    state.write_text('{"epoch": "one"}')
+    assert [(one["run"], one["epochs"]) for one in runs.unfinished(done.storage)] == [
+        (row["run"], 0)
+    ]
+
+
 def test_amounts_that_are_none_are_not_told(
     done: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
