@@ -105,5 +105,5 @@ def test_more_than_the_cluster_has_is_refused_at_once(
 
     manifest = manifests.read_manifest(f"{dataset}/val")
     work = object()
-    with pytest.raises(ResourceError, match="a worker needs 1 GPUs"):
+    with pytest.raises(ResourceError, match="a worker needs 1 GPU at once"):
         list(pool.run(work, "", list(enumerate(manifest.shards)), use_gpu=True))  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ def test_a_release_tells_what_it_is_made_of(trained: Config, tmp_path: Path) -> 
     folder = registry.fetch(registry.resolve(trained.storage, "tiny"), tmp_path / "release")
     document = storage.read_json(str(folder / "provenance.json"))
     now = provenance.gather(trained)
+    assert document["began"] <= now.pop("began")
     assert {key: document[key] for key in now} == now
     manifest = storage.read_bytes(f"{trained.data.train}/MANIFEST.json")
     assert document["data"]["train"]["manifest"] == storage.sha256(manifest)
