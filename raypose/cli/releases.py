@@ -69,7 +69,7 @@ def list_releases(call: Call) -> None:
 
     root = call.config().storage
     with waiting(f"looking in {root}"):
-        found = registry.overview(root)
+        found = registry.described(root)
     lines = [
         "  ".join(filter(None, (row["release"], _whose(row["owner"], row["at"]), _pointed(row))))
         for row in found
@@ -88,13 +88,10 @@ def show_release(call: Call) -> None:
 
     def read(name: str) -> dict[str, Any]:
         url = storage.join(release.url, name)
-        return (
-            {}
-            if not storage.exists(url)
-            else read_stored(
-                dict[str, Any], url, what="a document of a release", mend="publish it again"
-            )
-        )
+        if not storage.exists(url):
+            return {}
+        mend = "publish it again"
+        return read_stored(dict[str, Any], url, what="a document of a release", mend=mend)
 
     metrics, recipe = read("metrics.json"), read("config.json")
     made = read("MANIFEST.json")

@@ -32,6 +32,7 @@ __all__ = [
     "FORMS",
     "PRODUCTION",
     "Release",
+    "described",
     "fetch",
     "names",
     "overview",
@@ -83,7 +84,7 @@ def names(root: str) -> list[str]:
 
 
 def overview(root: str) -> list[dict[str, Any]]:
-    """Return every complete release: whose and from when it is, and what aliases point at it."""
+    """Return every complete release with the aliases that point at it."""
     rows = []
     for name in names(root):
         folder = storage.join(root, "releases", name, "aliases")
@@ -91,19 +92,27 @@ def overview(root: str) -> list[dict[str, Any]]:
         targets = {alias: _read_alias(root, name, alias)[0] for alias in aliases}
         for version in _versions(root, name):
             there = [alias for alias, to in targets.items() if to and to.version == version]
-            rows.append((_release(root, name, version), there))
+            rows.append({"release": str(_release(root, name, version)), "aliases": there})
+    return rows
+
+
+def described(root: str) -> list[dict[str, Any]]:
+    """Return what `overview` does, and whose each release is and when it came.
+
+    A file of each is read. Of a damaged one it is not known: both are empty.
+    """
+
+    def about(row: dict[str, Any]) -> dict[str, Any]:
+        release = _release(root, *row["release"].split(":"))
+        place = storage.join(release.url, MANIFEST)
+        try:
+            made = documents.read(Manifest, place, mend=REPUBLISH)
+        except RegistryError:
+            return {**row, "owner": "", "at": ""}
+        return {**row, "owner": made.by, "at": made.at}
+
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda row: _row(*row), rows))
-
-
-def _row(release: Release, aliases: list[str]) -> dict[str, Any]:
-    """Return what a list says of a release; of whom a damaged one is, is not known."""
-    try:
-        made = documents.read(Manifest, storage.join(release.url, MANIFEST), mend=REPUBLISH)
-        about = {"owner": made.by, "at": made.at}
-    except RegistryError:
-        about = {"owner": "", "at": ""}
-    return {"release": str(release), "aliases": aliases, **about}
+        return list(pool.map(about, overview(root)))
 
 
 def publish(root: str, name: str, folder: Path) -> Release:

@@ -44,10 +44,9 @@ def test_publish_resolve_promote_roll_back(root: str, tmp_path: Path) -> None:
     assert registry.resolve(root, "yoga@production") == two
     assert registry.rollback(root, "yoga") == one
     assert registry.resolve(root, "yoga") == one
-    rows = registry.overview(root)
-    assert [(row["release"], row["aliases"]) for row in rows] == [
-        (str(one), ["production"]),
-        (str(two), []),
+    assert registry.overview(root) == [
+        {"release": str(one), "aliases": ["production"]},
+        {"release": str(two), "aliases": []},
     ]
 
 
@@ -57,12 +56,12 @@ def test_who_published_when(root: str, tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv("RAYPOSE_OWNER", who)
         made = registry.publish(root, "yoga", folder(tmp_path, who))
     again = registry.publish(root, "yoga", folder(tmp_path, "anna"))  # hers already
-    rows = {row["release"]: row for row in registry.overview(root)}
+    rows = {row["release"]: row for row in registry.described(root)}
     assert [row["owner"] for row in rows.values()] == ["anna", "bert"]
     assert all(began <= datetime.fromisoformat(row["at"]) for row in rows.values())
     assert rows[str(again)]["owner"] == "anna"
     storage.write_bytes(storage.join(made.url, "MANIFEST.json"), b"{")  # hides no other
-    assert [row["owner"] for row in registry.overview(root)] == ["anna", ""]
+    assert [row["owner"] for row in registry.described(root)] == ["anna", ""]
 
 
 def test_fetch_gives_the_files_back(root: str, tmp_path: Path) -> None:
@@ -285,6 +284,6 @@ def test_aliases_belong_to_a_registry(
     for place in (str(copy), "./boat", release.url):
         with pytest.raises(RegistryError, match="a place has no aliases; give the name"):
             registry.rollback(root, place)
-    assert [row["aliases"] for row in registry.overview(root)] == [[]]
+    assert registry.overview(root) == [{"release": str(release), "aliases": []}]
     assert registry.promote(root, release.url) == release  # the place of an entry is that entry
     assert registry.resolve(root, "yoga") == release
