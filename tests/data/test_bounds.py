@@ -18,7 +18,7 @@ import pytest
 import support
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from support.pictures import bomb, directory, encoded, photo, png, tiff
+from support.pictures import bomb, directory, encoded, photo, png, scans, tiff
 
 from raypose.data.images import convert, decode
 from raypose.data.transforms import Resize, preprocess, to_square
@@ -29,13 +29,6 @@ SMALL = 16 << 20
 """Bytes that Python may take over a file that is refused."""
 DOT = b"\0\0\0\0\0" * 4
 """Rows of a grey PNG of 4 × 4."""
-
-
-def scans(num: int, *, before: bytes = b"") -> bytes:
-    """A progressive JPEG that repeats its last scan."""
-    content = encoded(photo(), progressive=True)
-    last = content[content.rindex(b"\xff\xda") : -2]
-    return content[:2] + before + content[2:-2] + last * num + b"\xff\xd9"
 
 
 def gif(*, blocks: int, size: int) -> bytes:

@@ -102,6 +102,13 @@ def photo(width: int = 90, height: int = 60, seed: int = 1) -> Image.Image:
     )
 
 
+def scans(num: int, *, before: bytes = b"") -> bytes:
+    """A progressive JPEG that repeats its last scan."""
+    content = encoded(photo(), progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:2] + before + content[2:-2] + last * num + b"\xff\xd9"
+
+
 def pack(contents: dict[str, bytes], dest: str, folder: Path, *, check: bool = False) -> None:
     """Pack pictures, the bad ones too, as they are: id → bytes, where ids are class/name."""
     for name, content in contents.items():
