@@ -13,6 +13,7 @@ from support.clusters import (
     CLUSTER,
     FILES,
     FOLDERS,
+    FRONT_IMAGE,
     KUBERAY,
     ROOT,
     aws,
@@ -40,7 +41,7 @@ def test_one_image_and_one_ray_everywhere() -> None:
             for pod in pods(each)
             for container in pod["containers"]
         }
-        assert found == {image}
+        assert found == {image, FRONT_IMAGE}
         assert {each["rayVersion"] for each in clusters(folder)} == {pinned("ray")}
     assert Version(pinned("ray")) >= Version("2.60")
 
@@ -55,7 +56,9 @@ def test_files_hold_no_secret_and_open_no_door(path: Path) -> None:
     if path.suffix == ".yaml" and path.name != "aws-account.yaml":
         for each in yaml.safe_load_all(text):
             for inner in each if isinstance(each, list) else [each]:
-                assert inner.get("kind") not in {"Secret", "Service", "Ingress"}
+                assert inner.get("kind") not in {"Secret", "Ingress"}
+                if inner.get("kind") == "Service":
+                    assert inner["spec"]["type"] == "ClusterIP"
 
 
 def commands() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_a_wrong_field_of_kubernetes_is_found() -> None:
 
 
 def test_prometheus_asks_ports_that_pods_name() -> None:
-    monitor = one("PodMonitor", "overlays/prod")
+    monitor = one("PodMonitor", "overlays/prod", name="raypose")
     assert set(monitor["spec"]) == {"selector", "podMetricsEndpoints"}
     asked = {each["port"] for each in monitor["spec"]["podMetricsEndpoints"]}
     for cluster in clusters("overlays/prod"):
@@ -133,7 +134,9 @@ def test_every_file_of_a_folder_is_used() -> None:
         folder = KUBERAY / name
         document = yaml.safe_load((folder / "kustomization.yaml").read_text())
         used = [*document["resources"], *(each["path"] for each in document.get("patches", []))]
-        there = {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"}
+        for each in document.get("configMapGenerator", []):
+            used += each["files"]
+        there = {path.name for path in folder.glob("*.*")} - {"kustomization.yaml"}
         assert there == {each for each in used if not each.startswith("..")}
 
 
@@ -184,9 +187,11 @@ def test_pods_may_do_little(folder: str) -> None:
         head = pod["serviceAccountName"] == "raypose-head"  # its autoscaler asks Kubernetes
         assert head or pod["automountServiceAccountToken"] is False
         for container in pod["containers"]:
+            read_only = {"readOnlyRootFilesystem": True} if container["name"] == "haproxy" else {}
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "capabilities": {"drop": ["ALL"]},
+                **read_only,
             }
             assert set(container["resources"]) == {"requests", "limits"}
             if container["name"] != "ray-job-submitter":
@@ -262,12 +267,63 @@ def test_budgets_and_policies_choose_pods_that_there_are(folder: str) -> None:
         for each in walk(found)
         if isinstance(each, dict) and "containers" in each.get("spec", {})
     ]
-    assert all("raypose.io/cluster" in labels for labels in templates)
+    front = {"raypose.io/role": "front"}
+    assert all(labels == front or "raypose.io/cluster" in labels for labels in templates)
     for each in built(folder):
         if each["kind"] in {"NetworkPolicy", "PodDisruptionBudget"}:
             key = "selector" if each["kind"] == "PodDisruptionBudget" else "podSelector"
             wanted = each["spec"][key].get("matchLabels", {}).items()
             assert any(wanted <= labels.items() for labels in templates), each["metadata"]["name"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_clients_come_to_the_endpoint_by_its_front(folder: str) -> None:
+    deployment, service = one("Deployment", folder)["spec"], one("Service", folder)["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert deployment["selector"]["matchLabels"] == service["selector"] == labels
+    assert deployment["replicas"] == 2
+    assert policy("from-clients")["podSelector"] == {"matchLabels": labels}
+    (rule,) = policy("from-front")["ingress"]
+    assert rule["from"] == [{"podSelector": {"matchLabels": labels}}]
+    (container,) = deployment["template"]["spec"]["containers"]
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    told = {each["name"]: each["value"] for each in container["env"]}
+    assert told["FRONT_BIND"] == f":{ports['clients']}"
+    assert told["FRONT_WATCH"] == f":{ports['metrics']}"
+    served, endpoint = one("RayService", folder)["metadata"], rule["ports"][0]["port"]
+    place = f"{served['name']}-serve-svc.{served['namespace']}.svc.cluster.local"
+    assert told["FRONT_BACKEND"] == f"{place}:{endpoint}"
+    assert service["ports"][0]["targetPort"] == "clients"
+    (watched,) = policy("front-from-prometheus")["ingress"]
+    assert watched["ports"] == [{"port": ports["metrics"], "protocol": "TCP"}]
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == ports["metrics"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_front_is_that_of_serve(folder: str) -> None:
+    (made,) = [
+        each
+        for each in built(folder)
+        if each["kind"] == "ConfigMap" and each["metadata"]["name"].startswith("raypose-front-")
+    ]
+    # Kustomize reads nothing outside a folder: what lies there is a copy
+    assert made["data"] == {"front.cfg": (ROOT / "serve/front.cfg").read_text()}
+    (pod,) = pods(one("Deployment", folder))
+    (volume,) = pod["volumes"]
+    assert volume["configMap"]["name"] == made["metadata"]["name"]
+    (mount,) = pod["containers"][0]["volumeMounts"]
+    assert pod["containers"][0]["command"][-1] == f"{mount['mountPath']}/front.cfg"
+    told = {each["name"] for each in pod["containers"][0]["env"]}
+    known = set(re.findall(r"presetenv (\w+)", made["data"]["front.cfg"]))
+    assert told <= known
+
+
+def test_names_of_generated_files_are_those_of_kustomize() -> None:
+    """By examples of its own tests."""
+    assert kustomize.suffix({}) == "6ct58987ht"
+    assert kustomize.suffix({"one": ""}) == "9g67k2htb6"
+    assert kustomize.suffix({"two": 2, "one": "", "three": 3}) == "7757f9kkct"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -43,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
     """Reads a whole body of a known size; one whose size is not told is not read."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # an answer in one piece: two would wait for the first to be acknowledged
     server: Server
 
     def do_GET(self) -> None:

@@ -19,6 +19,7 @@ FOLDERS = ["base", "overlays/dev", "overlays/prod"]
 FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file())
 AWS = CLUSTER / "aws.yaml"
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
+FRONT_IMAGE = "haproxy:3.2.24-alpine"
 DRIVERS = {"raypose.io/role": "driver"}
 TRAINERS = {"raypose.io/role": "trainer", "ray.io/market-type": "spot"}
 
@@ -28,8 +29,12 @@ def built(folder: str) -> list[dict[str, Any]]:
     return kustomize.build(KUBERAY / folder)
 
 
-def one(kind: str, folder: str = "base") -> dict[str, Any]:
-    (found,) = [each for each in built(folder) if each["kind"] == kind]
+def one(kind: str, folder: str = "base", *, name: str = "") -> dict[str, Any]:
+    (found,) = [
+        each
+        for each in built(folder)
+        if each["kind"] == kind and name in ("", each["metadata"]["name"])
+    ]
     return copy.deepcopy(found)
 
 

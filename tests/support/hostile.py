@@ -173,7 +173,11 @@ def exchange(
         wait_s: for an answer after the last part.
     """
     began, sent = time.monotonic(), 0
-    with connected(url, source=source) as connection:
+    try:
+        connection = connected(url, source=source)
+    except ConnectionError as error:
+        return Reply(0, f"{type(error).__name__}: {error}", time.monotonic() - began, 0)
+    with connection:
         with suppress(OSError):  # whoever has cut us off may have said why
             connection.sendall(first)
             for part in parts:
