@@ -10,7 +10,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -19,6 +19,10 @@ from support.models import TINY
 from raypose import config, storage, synthesis
 from raypose.captions import taxonomy
 from raypose.data import packing
+
+if TYPE_CHECKING:
+    from raypose.runtime.jobs import Client
+    from raypose.runtime.nodes import Nodes
 
 # no test asks the network; set before anything imports the hub, so what is heavy comes later
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -132,6 +136,36 @@ def trained(document: dict[str, Any], cluster: None) -> config.Config:
     training.train(made, in_process=True)
     registry.promote(made.storage, str(evaluation.publish(made)))
     return made
+
+
+@pytest.fixture(scope="session")
+def nodes(s3: str, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """A head, on which nodes may be added; started after S3, so that their workers inherit the variables."""
+    from raypose.runtime.nodes import Nodes
+
+    made = Nodes(tmp_path_factory.mktemp("nodes"))
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
+    command = str(Path(sys.executable).parent / "raypose")
+    up = [command, "cluster", "up", "num_cpus=2", f"folder={made.folder}"]
+    done = subprocess.run(up, env=bare, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"export RAYPOSE_JOBS={made.show()['jobs']}" in done.stdout
+    yield made
+    made.down()
+
+
+@pytest.fixture
+def environment(nodes: Nodes) -> dict[str, str]:
+    return {**os.environ, **nodes.environment()}
+
+
+@pytest.fixture
+def client(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Client:
+    from raypose.runtime.jobs import Client
+
+    for name, value in nodes.environment().items():
+        monkeypatch.setenv(name, value)
+    return Client(nodes.show()["jobs"])
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ GO_ON = (("train",), ("search",), ("shards", "build"), ("shards", "split"), ("sy
 FLAGS = ("--json", "--quiet", "--verbose")
 LOG_FORMAT = "--log-format"
 """Takes a word: how lines on stderr are written, here and in what is started."""
-SPELLED = {"--dry-run": "dry_run=true"}
+SPELLED = {"--dry-run": "dry_run=true", "--print": "print=true"}
 """What is known from other tools → how it is written here."""
 MISSING = {
     **dict.fromkeys(("matplotlib", "open_clip", "optuna", "ray", "safetensors", "torch"), "train"),

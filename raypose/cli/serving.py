@@ -1,16 +1,43 @@
-"""The endpoint: `serve`."""
+"""The endpoint: `serve` here, `deploy` on a cluster, and `endpoint …` for what is there."""
 
 from __future__ import annotations
 
 import os
 import signal
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
 
 from raypose.cli.evaluation import RELEASE
+from raypose.cli.jobs import ENV, address_of
 from raypose.cli.places import looked_up, require_port, require_shared
-from raypose.cli.verbs import Call, Verb
-from raypose.console import waiting
+from raypose.cli.verbs import Call, Keys, Verb, Word
+from raypose.config.section import Count
+from raypose.config.settings import Config
+from raypose.console import status, waiting
+from raypose.errors import UsageError
 
 __all__ = ["VERBS"]
+
+SECTIONS = ("storage", "serve", "cluster")
+
+
+class DeployKeys(Keys):
+    """What becomes of the configuration."""
+
+    print: bool = False
+    """Print the configuration for Ray Serve, in YAML, and deploy nothing: --print."""
+
+
+class ScaleKeys(Keys):
+    """How many replicas."""
+
+    min: Annotated[int, Field(ge=0)] | None = None
+    """At least; by default as it was."""
+    max: Count | None = None
+    """At most; by default as it was."""
 
 
 def serve(call: Call) -> None:
@@ -21,6 +48,9 @@ def serve(call: Call) -> None:
     if config.cluster.address or os.environ.get("RAY_ADDRESS"):
         require_shared(release, config.cluster.shared, word=call.words[0])
     require_port(config.serve.host, config.serve.port)
+    from raypose.serving.described import choose_proxy
+
+    choose_proxy(config.serve)
     with waiting("loading torch and Ray"):
         from raypose import runtime
         from raypose.serving import endpoint as serving
@@ -34,13 +64,182 @@ def serve(call: Call) -> None:
             signal.pause()
 
 
+def deploy(call: Call) -> None:
+    """Put the endpoint on a cluster, where it outlives this command."""
+    config, reference = call.config(), call.words[0]
+    if call.keys.print:
+        from raypose.serving.described import document
+
+        made = document(config, reference)
+        call.show(made, yaml.safe_dump(made, sort_keys=False).rstrip("\n"))
+        return
+    _server(config)
+    release = looked_up(config.storage, reference)
+    require_shared(release, config.cluster.shared, word=reference)
+    endpoint = _endpoint(config)
+    with waiting(f"deploying {reference} to {endpoint.client.address}"):
+        seen = endpoint.deploy(reference)
+    _show(call, seen)
+    call.next(f"curl --data-binary @PICTURE.jpg {endpoint.url}/v1/classify")
+
+
+def show_endpoint(call: Call) -> None:
+    """Show how an endpoint stands, and which release each replica answers with."""
+    seen = _endpoint(call.config()).status()
+    _show(call, seen)
+    if not seen.url:
+        status("it is not reached from here, so what replicas answer with is not known; serve.url=")
+
+
+def show_logs(call: Call) -> None:
+    """Print the end of each replica's log."""
+    logs = _endpoint(call.config()).logs()
+    lines = [f"{name}: {line}" for name, text in logs.items() for line in text.splitlines()]
+    call.show({"logs": logs}, "\n".join(lines))
+
+
+def update(call: Call) -> None:
+    """Answer with another release, or follow another alias, without starting anything anew."""
+    endpoint = _endpoint(call.config())
+    with waiting(f"updating to {call.words[0]}"):
+        seen = endpoint.update(call.words[0])
+    _show(call, seen)
+
+
+def scale(call: Call) -> None:
+    """Set how many replicas there are."""
+    if call.keys.min is None and call.keys.max is None:
+        raise UsageError("endpoint scale: give min=, max= or both, such as min=1 max=4")
+    endpoint = _endpoint(call.config())
+    with waiting("scaling"):
+        seen = endpoint.scale(call.keys.min, call.keys.max)
+    _show(call, seen)
+
+
+def delete(call: Call) -> None:
+    """Take the endpoint off the cluster."""
+    endpoint = _endpoint(call.config())
+    with waiting("deleting"):
+        endpoint.delete()
+    address = endpoint.client.address
+    call.show({"deleted": True, "address": address}, f"the endpoint at {address} is gone")
+
+
+def make_key(call: Call) -> None:
+    """Make an API key; what is kept of it is its hash alone."""
+    with waiting("loading"):
+        from raypose.serving import guard
+    name, key = call.words[0], guard.made()
+    pair = f"{name}:{guard.digest(key)}"
+    status("the key is shown this once; the pair goes into serve.keys, or the serve.keys_env")
+    document = {"name": name, "key": key, "sha256": guard.digest(key)}
+    call.show(document, f"key   {key}\npair  {pair}")
+
+
+def _server(config: Config) -> str:
+    """Return the job server that is named."""
+    address = address_of(config)
+    if not address:
+        raise UsageError(f"cluster.jobs: names no job server, nor does {ENV}; http://host:8265")
+    return address
+
+
+def _endpoint(config: Config) -> Any:
+    address = _server(config)
+    with waiting("loading Ray"):
+        from raypose.serving.remote import Endpoint
+
+    return Endpoint(address, config)
+
+
+def _show(call: Call, seen: Any) -> None:
+    """Show an endpoint in a line, and each of its replicas in one."""
+    where = seen.url or "not reached from here"
+    lines = [f"{seen.state}  {seen.release} of {seen.storage}  {where}"]
+    if seen.message:
+        lines.append(seen.message)
+    for replica in seen.replicas:
+        words = [replica["deployment"], replica["replica"], replica["state"]]
+        words += [replica[key] for key in ("release", "backend") if replica.get(key)]
+        words += [f"canary {replica['canary']}"] if replica.get("canary") else []
+        words += [f"follows {replica['follows']}"] if replica.get("follows") else []
+        lines.append("  ".join(words))
+        refused = replica.get("refused") or {}
+        lines += [f"  refused {name}: {why}" for name, why in refused.items()]
+        lines += [f"  {replica['trouble']}"] if replica.get("trouble") else []
+        for name, found in (replica.get("releases") or {}).items():
+            lines.append(
+                f"  {name}: {found['answers']} answers, {found['mean_ms']} ms, mean probability "
+                f"{found['mean_probability']:.3f}"
+            )
+    call.show(asdict(seen), "\n".join(lines))
+
+
+AT = "cluster.jobs=http://127.0.0.1:8265"
 VERBS = (
     Verb(
         "serve",
         (RELEASE,),
-        "serve a release over HTTP",
+        "serve a release over HTTP, here",
         serve,
         ("raypose serve postures serve.port=8000", "raypose serve ./release serve.port=0"),
-        sections=("storage", "serve", "cluster"),
+        sections=SECTIONS,
+    ),
+    Verb(
+        "deploy",
+        (RELEASE,),
+        "put the endpoint on a cluster, where it stays",
+        deploy,
+        (f"raypose deploy postures@production {AT}", "raypose deploy postures --print"),
+        DeployKeys,
+        SECTIONS,
+    ),
+    Verb(
+        "endpoint status",
+        (),
+        "show how an endpoint stands, and what each replica answers with",
+        show_endpoint,
+        (f"raypose endpoint status {AT}",),
+        sections=("serve", "cluster"),
+    ),
+    Verb(
+        "endpoint logs",
+        (),
+        "print the end of each replica's log",
+        show_logs,
+        ("raypose endpoint logs",),
+        sections=("serve", "cluster"),
+    ),
+    Verb(
+        "endpoint update",
+        (RELEASE,),
+        "answer with another release, or follow another alias",
+        update,
+        ("raypose endpoint update postures:v3", "raypose endpoint update postures@staging"),
+        sections=("serve", "cluster"),
+    ),
+    Verb(
+        "endpoint scale",
+        (),
+        "set how many replicas there are",
+        scale,
+        ("raypose endpoint scale min=1 max=4",),
+        ScaleKeys,
+        ("serve", "cluster"),
+    ),
+    Verb(
+        "endpoint delete",
+        (),
+        "take an endpoint off its cluster",
+        delete,
+        ("raypose endpoint delete",),
+        sections=("serve", "cluster"),
+    ),
+    Verb(
+        "endpoint key",
+        (Word("NAME", "of the client that is to have it"),),
+        "make an API key, and the hash that the endpoint keeps",
+        make_key,
+        ("raypose endpoint key clinic",),
     ),
 )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from raypose import captions
 from raypose.captions.nodes import Node
 from raypose.captions.taxonomy import Taxonomy
-from raypose.clip import text
+from raypose.clip import arithmetic, text
 from raypose.clip.augment import normalize
 from raypose.clip.model import Clip
 from raypose.config import ModelConfig
@@ -104,7 +104,7 @@ def embed(clip: Clip, pixels: torch.Tensor, config: ModelConfig) -> torch.Tensor
 
 def _encoded(clip: Clip, images: torch.Tensor, config: ModelConfig) -> torch.Tensor:
     """Return the features of normalised pictures, of length 1."""
-    low = config.inference == "bf16"
+    low = config.inference == "bf16" and arithmetic.low(images.device)
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=low):
         features = clip.model.encode_image(images, normalize=False)
     return F.normalize(features.float(), dim=-1)  # in fp32: bf16 has three digits

@@ -25,13 +25,13 @@ from .learning import ModelConfig as ModelConfig
 from .learning import OptimConfig as OptimConfig
 from .operation import ClusterConfig as ClusterConfig
 from .operation import SearchConfig as SearchConfig
-from .operation import ServeConfig as ServeConfig
 from .operation import TrackingConfig as TrackingConfig
 from .operation import TrainConfig as TrainConfig
 from .packing import Packing as Packing
 from .reading import typed as typed
 from .section import MAX_PIXELS as MAX_PIXELS
 from .section import NAME_PATTERN as NAME_PATTERN
+from .serving import ServeConfig as ServeConfig
 from .settings import Config as Config
 from .space import Distribution as Distribution
 from .stored import Stored as Stored

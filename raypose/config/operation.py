@@ -1,4 +1,4 @@
-"""Settings of how a run, a search and an endpoint are carried out, and on which Ray."""
+"""Settings of how a run and a search are carried out, and on which Ray."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from raypose.config.space import Distribution, Space
 __all__ = [
     "ClusterConfig",
     "SearchConfig",
-    "ServeConfig",
     "TrackingConfig",
     "TrainConfig",
 ]
@@ -189,33 +188,6 @@ def _distribution(key: str, given: Any) -> Distribution:
         return Distribution.model_validate(dict(given))
     except ValidationError as error:
         raise ValueError(f"{key}: {explain(error, Distribution)}") from None
-
-
-class ServeConfig(Section):
-    """The endpoint."""
-
-    host: str = "127.0.0.1"
-    """Address to bind to."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """Port to bind to; 0 takes a free one."""
-    min_replicas: Count = 1
-    """Classifier replicas that always run."""
-    max_replicas: Count = 2
-    """Classifier replicas under load."""
-    cpus_per_replica: Positive = 1.0
-    """Logical CPUs of one classifier replica."""
-    gpus_per_replica: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs of one classifier replica, or the part of one."""
-    max_batch_size: Count = 16
-    """Pictures that one forward pass takes at most."""
-    batch_wait_s: Annotated[float, Field(ge=0)] = 0.005
-    """How long a request waits for others to share its pass."""
-    max_queued_requests: Count = 256
-    """Requests that may wait before new ones get 503."""
-    request_timeout_s: Positive = 30.0
-    """After this a request is given up."""
-    max_body_bytes: Count = 16 << 20
-    """Larger pictures get 413."""
 
 
 class ClusterConfig(Section):

@@ -18,11 +18,11 @@ from raypose.config.learning import (
 from raypose.config.operation import (
     ClusterConfig,
     SearchConfig,
-    ServeConfig,
     TrackingConfig,
     TrainConfig,
 )
 from raypose.config.section import NAME_PATTERN, Section
+from raypose.config.serving import ServeConfig
 
 __all__ = ["Config"]
 

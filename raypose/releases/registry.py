@@ -32,10 +32,13 @@ __all__ = [
     "FORMS",
     "PRODUCTION",
     "Release",
+    "bare",
     "described",
     "fetch",
+    "followed",
     "names",
     "overview",
+    "pointed",
     "promote",
     "publish",
     "resolve",
@@ -215,6 +218,32 @@ def resolve(root: str, reference: str | Path) -> Release:
             f"{', '.join(versions)}"
         )
     return _release(root, name, target.version)
+
+
+def bare(reference: str) -> str:
+    """Return the name in a reference."""
+    return re.split("[:@]", reference, maxsplit=1)[0]
+
+
+def followed(root: str, reference: str) -> tuple[str, str] | None:
+    """Return name and alias of a reference that goes through an alias of a registry, else None."""
+    found = re.fullmatch(r"([^:@]+)(?:@(.+))?", reference)
+    if _is_place(reference) or not found or not root or not _versions(root, found[1]):
+        return None
+    return found[1], found[2] or PRODUCTION
+
+
+def pointed(root: str, name: str, alias: str) -> tuple[Release, Release | None]:
+    """Return what an alias points at and what it pointed at before: one small file is read.
+
+    Raises:
+        RegistryError: where there is no such alias, or it is damaged.
+    """
+    target, _ = _read_alias(root, name, alias)
+    if target is None:
+        raise RegistryError(f'{name}@{alias}: alias "{alias}" is not set')
+    before = _release(root, name, target.previous) if target.previous else None
+    return _release(root, name, target.version), before
 
 
 def promote(root: str, reference: str, *, alias: str = PRODUCTION) -> Release:

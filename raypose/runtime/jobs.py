@@ -198,13 +198,22 @@ class Client:
         return Standing(len(alive), dict(total), free)
 
     def _asked(self, path: str, **query: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.request("GET", path, **query).json()["data"]
+        return found
+
+    def request(self, method: str, path: str, *, body: Any = None, **query: str) -> Any:
+        """Ask the same server for more than jobs; return its answer, which is a good one."""
         with self._told():
-            answer = requests.get(
-                f"{self.address}{path}", params=query, headers=self._headers, timeout=30
+            answer = requests.request(
+                method,
+                f"{self.address}{path}",
+                params=query,
+                json=body,
+                headers=self._headers,
+                timeout=TIMEOUT_S,
             )
             answer.raise_for_status()
-            found: dict[str, Any] = answer.json()["data"]
-        return found
+        return answer
 
     def find(self, job_id: str) -> Job:
         """Return a job.

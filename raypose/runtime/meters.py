@@ -1,4 +1,4 @@
-"""What Prometheus is told of runs and searches, by Ray's own exporter; all names stand here.
+"""What Prometheus is told, by Ray's own exporter, of runs, searches and endpoints: all names.
 
 Each node's agent is asked by Prometheus, and calls them ``ray_raypose_…``: what is counted ends in
 ``_total``, what is spread out in ``_bucket``, ``_sum`` and ``_count``. A series bears the id of a
@@ -16,7 +16,10 @@ import ray
 
 __all__ = ["METERS", "Meter", "Meters", "exported"]
 
-SECONDS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
+SECONDS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0),
+    *(300.0, 900.0, 3600.0, 14400.0),
+)
 """Bounds of what is spread out."""
 
 
@@ -54,6 +57,8 @@ METERS: Mapping[str, Meter] = {
     "raypose_search_cpu_hours": Meter("gauge", "hours of CPUs that trials held", SEARCH),
     "raypose_search_gpu_hours": Meter("gauge", "hours of GPUs that trials held", SEARCH),
     "raypose_search_bytes_read": Meter("gauge", "bytes of shards that trials read", SEARCH),
+    "raypose_serve_requests": Meter("counter", "requests by status", ("release", "status")),
+    "raypose_serve_s": Meter("histogram", "of a request, from its headers on", ("release",)),
 }
 """Name → what it is."""
 _EPOCH = {
@@ -75,10 +80,10 @@ _EPOCH = {
 
 
 class Meters:
-    """The meters of one run, or one search.
+    """The meters of one run, one search or one replica.
 
     Args:
-        tags: ``run`` or ``search`` → its id.
+        tags: ``run`` or ``search`` → its id; of a replica none.
     """
 
     def __init__(self, **tags: str) -> None:

@@ -1,222 +1,43 @@
-"""A release behind HTTP, on Ray Serve: ingress (CPU: limits, decoding) → classifier (batches).
+"""A release behind HTTP, on Ray Serve; built by `build` from arguments of one kind.
 
 ``POST /v1/classify`` takes the bytes of one picture and answers with postures and the release that
-named them. The ingress decodes, so that a classifier replica on a GPU does nothing but its forward
-pass; it retries when a replica dies under a request. Answers never hold tracebacks or pictures.
+named them. A replica of `Ingress` speaks HTTP. On a CPU it classifies too, in the same process,
+with no hop between; with GPUs it hands the bytes to a replica of `Classifier`, and on to another
+where that one dies. Answers never hold tracebacks or pictures.
 
 Annotations are kept as objects in this module: FastAPI reads them in the replica, where its names
 are not at hand.
 """
 
 import asyncio
-import tempfile
+import math
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.config import AutoscalingConfig
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from raypose.config import ServeConfig
-from raypose.data.transforms import preprocess
-from raypose.errors import DataError
+from raypose.errors import BadPicture
 from raypose.releases import registry
-from raypose.releases.predictor import Prediction, Predictor
+from raypose.runtime.meters import Meters
+from raypose.serving.batches import Full
+from raypose.serving.described import APP
+from raypose.serving.guard import Guard
+from raypose.serving.worker import Answer, Worker
 
-__all__ = ["APP", "ATTEMPTS", "Answer", "Classifier", "Ingress", "Spec", "api", "build"]
-
-APP = "raypose"
-
+__all__ = ["ATTEMPTS", "Arguments", "Classifier", "Ingress", "api", "build"]
 
 ATTEMPTS = 3
-
-
-@dataclass(frozen=True)
-class Spec:
-    """How the ingress is to prepare pictures for a release."""
-
-    release: str
-    image_size: int
-    resize: str
-    max_pixels: int
-    dct_scaled: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the classifier says of one picture; `top` is empty where the spec was out of date."""
-
-    spec: Spec
-    top: list[Prediction]
-
-
-@serve.deployment
-class Classifier:
-    """Holds one release and classifies decoded pictures, many in a pass."""
-
-    def __init__(self, storage: str, settings: ServeConfig) -> None:
-        self.storage = storage
-        self.predictor: Predictor | None = None
-        self.spec = Spec("", 0, "squash", 0)
-        self.classify.set_max_batch_size(settings.max_batch_size)
-        self.classify.set_batch_wait_timeout_s(settings.batch_wait_s)
-
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load the release that ``{"release": reference}`` names, beside the one in use."""
-        release = registry.resolve(self.storage, user_config["release"])
-        if str(release) == self.spec.release:
-            return
-        with tempfile.TemporaryDirectory() as name:
-            predictor = Predictor.load(registry.fetch(release, Path(name)))
-        size = predictor.clip.image_size
-        predictor.probabilities(np.zeros((1, 3, size, size), dtype=np.uint8))  # it must work
-        self.predictor = predictor
-        self.spec = Spec(
-            release=str(release),
-            image_size=size,
-            resize=predictor.config.model.resize,
-            max_pixels=predictor.config.data.max_pixels,
-            dct_scaled=predictor.config.data.dct_scaled,
-        )
-
-    def check_health(self) -> None:
-        """Fail where no release is loaded; Serve then replaces the replica."""
-        if self.predictor is None:
-            raise RuntimeError("no release is loaded")
-
-    def describe(self) -> Spec:
-        """Return how pictures are to be prepared."""
-        return self.spec
-
-    @serve.batch
-    async def classify(self, pictures: list[tuple[str, npt.NDArray[np.uint8]]]) -> list[Answer]:
-        """Classify pictures prepared for a release, each uint8 (3, S, S).
-
-        Those prepared for another release come back unanswered, with the spec to use.
-        """
-        assert self.predictor is not None
-        fit = [pixels for release, pixels in pictures if release == self.spec.release]
-        rows = await asyncio.to_thread(self.predictor.probabilities, np.stack(fit)) if fit else ()
-        probabilities = iter(rows)
-        return [
-            Answer(
-                self.spec,
-                self.predictor.rank(next(probabilities)) if release == self.spec.release else [],
-            )
-            for release, _ in pictures
-        ]
-
-
-# defined above the ingress: Serve copies an ingress when it decorates it, with what its handlers
-# name at that moment
-def _refusal(status: int, message: str) -> JSONResponse:
-    headers = {"Retry-After": "1"} if status == 503 else {}
-    return JSONResponse({"error": message}, status_code=status, headers=headers)
-
-
-api = FastAPI(title="raypose", docs_url="/docs", redoc_url=None)
-
-
-@serve.deployment
-@serve.ingress(api)
-class Ingress:
-    """Speaks HTTP: limits, decoding, retries, and errors in one line of JSON."""
-
-    def __init__(self, classifier: DeploymentHandle, settings: ServeConfig) -> None:
-        self.classifier = classifier
-        self.settings = settings
-        self.spec: Spec | None = None
-
-    @api.get("/healthz")
-    async def healthz(self) -> JSONResponse:
-        """Answer 200 while a classifier that holds a release answers."""
-        try:
-            self.spec = await self._ask("describe")
-        except (RayActorError, BackPressureError):
-            return _refusal(503, "the classifier does not answer; try again in a second")
-        return JSONResponse({"status": "ok", "release": self.spec.release})
-
-    @api.post("/v1/classify")
-    async def classify(self, request: Request) -> JSONResponse:
-        """Classify the picture that is the body: JPEG, PNG, WebP, BMP, GIF or TIFF."""
-        started = time.perf_counter()
-        content = await self._body(request)
-        if content is None:
-            limit = self.settings.max_body_bytes
-            return _refusal(413, f"picture is larger than {limit} bytes; send a smaller one")
-        if not content:
-            return _refusal(400, "body is empty; send the bytes of one picture")
-        try:
-            answer = await self._classify(content)
-        except DataError as error:
-            return _refusal(400, str(error))
-        except BackPressureError:
-            return _refusal(503, "too many requests are waiting; try again in a second")
-        except (RayActorError, TimeoutError):
-            return _refusal(503, "the classifier is restarting; try again in a second")
-        best = answer.top[0]
-        return JSONResponse(
-            {
-                "release": answer.spec.release,
-                "label": best.label,
-                "name": best.name,
-                "probability": best.probability,
-                "top": [asdict(prediction) for prediction in answer.top],
-                "ms": round(1000 * (time.perf_counter() - started), 2),
-            }
-        )
-
-    async def _classify(self, content: bytes) -> Answer:
-        """Prepare a picture and ask for its classes; again where the release has just changed."""
-        spec = await self._spec()
-        for _ in range(ATTEMPTS):
-            pixels = await asyncio.to_thread(
-                preprocess,
-                content,
-                size=spec.image_size,
-                resize=spec.resize,  # type: ignore[arg-type]
-                max_pixels=spec.max_pixels,
-                dct_scaled=spec.dct_scaled,
-            )
-            answer: Answer = await self._ask("classify", (spec.release, pixels))
-            if answer.top:
-                return answer
-            self.spec = spec = answer.spec
-        raise TimeoutError("releases change faster than pictures are prepared")
-
-    async def _spec(self) -> Spec:
-        if self.spec is None:
-            self.spec = await self._ask("describe")
-        return self.spec
-
-    async def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call the classifier; a request on a replica that dies goes to another."""
-        for attempt in range(ATTEMPTS):
-            try:
-                return await getattr(self.classifier, method).remote(*arguments)
-            except RayActorError:
-                if attempt == ATTEMPTS - 1:
-                    raise
-        raise AssertionError
-
-    async def _body(self, request: Request) -> bytes | None:
-        """Read the body, or None where it is over the limit."""
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.settings.max_body_bytes:
-                return None
-            parts.append(part)
-        return b"".join(parts)
+"""Classifiers that may die under a request."""
+GONE = (RayActorError, DeploymentUnavailableError)
 
 
 class Arguments(BaseModel):
@@ -229,32 +50,308 @@ class Arguments(BaseModel):
     release: str
     """NAME, NAME@ALIAS or NAME:VERSION, or a place that every node can see."""
     serve: ServeConfig = ServeConfig()
-    """Limits, replicas and batches."""
+    """Limits, replicas, batches and keys."""
+
+
+def _whereabouts() -> dict[str, str]:
+    """Return which replica this is, and where."""
+    context = serve.get_replica_context()
+    return {"replica": context.replica_id.unique_id, "node": context._internal_node_id or ""}
+
+
+@serve.deployment
+class Classifier:
+    """Classifies for replicas of `Ingress`, where these do not themselves."""
+
+    def __init__(self, storage: str, settings: ServeConfig) -> None:
+        self.worker = Worker(storage, settings)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Answer with what ``{"release": reference}`` means."""
+        await self.worker.point(user_config["release"])
+
+    def check_health(self) -> None:
+        """Fail where no release is loaded; Serve then replaces the replica."""
+        if not self.worker.ready:
+            raise RuntimeError("no release is loaded")
+
+    async def classify(self, content: bytes) -> Answer | BadPicture | Full:
+        """Return what the release says of a picture, or why nothing: Serve wraps what is raised."""
+        try:
+            return await self.worker.classify(content)
+        except (BadPicture, Full) as error:
+            return error
+
+    def status(self) -> dict[str, Any]:
+        """Return what this replica answers with."""
+        return {**_whereabouts(), **self.worker.status()}
+
+
+class Remote:
+    """Classifiers in processes of their own, behind a handle of Serve's."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self.handle = handle
+
+    async def classify(self, content: bytes) -> Answer:
+        """Classify by any of them; where that one dies, by another."""
+        for attempt in range(ATTEMPTS):
+            try:
+                answer: Answer | Exception = await self.handle.classify.remote(content)
+            except GONE:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(0.1 * attempt)
+                continue
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        raise AssertionError
+
+    async def statuses(self) -> list[dict[str, Any]]:
+        """Return what each answers with."""
+        return await _all(self.handle)
+
+    async def release(self) -> str:
+        """Return what one of them answers with."""
+        found: dict[str, Any] = await self.handle.status.remote()
+        return str(found["release"])
+
+
+class Local:
+    """The classifier of this process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.classify = worker.classify
+
+    async def statuses(self) -> list[dict[str, Any]]:
+        """Return what each replica answers with, this one and its like."""
+        return await _all(serve.get_deployment_handle("Ingress", APP))
+
+    async def release(self) -> str:
+        """Return what this one answers with."""
+        return self.worker.release
+
+
+async def _all(handle: DeploymentHandle) -> list[dict[str, Any]]:
+    """Return the status of each replica of a deployment."""
+    found = await handle.broadcast("status").results_async()
+    return sorted((each for each in found if isinstance(each, dict)), key=lambda s: s["replica"])
+
+
+# defined above the ingress: Serve copies an ingress when it decorates it, with what its handlers
+# name at that moment
+def _refusal(status: int, message: str, *, retry_after_s: float = 0.0) -> JSONResponse:
+    after = retry_after_s or (1.0 if status == 503 else 0.0)
+    headers = {"Retry-After": str(math.ceil(after))} if after else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status in (408, 413):  # what is still to come of the body is not read
+        headers["Connection"] = "close"
+    return JSONResponse({"error": message}, status_code=status, headers=headers)
+
+
+api = FastAPI(title="raypose", docs_url="/docs", redoc_url=None)
+
+
+@serve.deployment
+@serve.ingress(api)
+class Ingress:
+    """Speaks HTTP: keys, limits, and errors in one line of JSON."""
+
+    def __init__(
+        self, storage: str, settings: ServeConfig, classifier: DeploymentHandle | None = None
+    ) -> None:
+        self.settings = settings
+        self.guard = Guard(settings)
+        self.meters = Meters()
+        self.worker = None if classifier else Worker(storage, settings)
+        self.classifier: Local | Remote = (
+            Remote(classifier) if classifier else Local(self.worker)  # type: ignore[arg-type]
+        )
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Answer with what ``{"release": reference}`` means, where this process classifies."""
+        if self.worker is not None:
+            await self.worker.point(user_config["release"])
+
+    def check_health(self) -> None:
+        """Fail where no release is loaded; Serve then replaces the replica."""
+        if self.worker is not None and not self.worker.ready:
+            raise RuntimeError("no release is loaded")
+
+    def status(self) -> dict[str, Any]:
+        """Return what this replica answers with."""
+        return {**_whereabouts(), **(self.worker.status() if self.worker else {})}
+
+    @api.get("/healthz")
+    async def healthz(self) -> JSONResponse:
+        """Answer 200 while a classifier that holds a release answers."""
+        try:
+            async with asyncio.timeout(self.settings.request_timeout_s):
+                release = await self.classifier.release()
+        except (*GONE, BackPressureError, TimeoutError):
+            return _refusal(503, "the classifier does not answer; try again in a second")
+        return JSONResponse({"status": "ok", "release": release})
+
+    @api.get("/v1/status", include_in_schema=False)
+    async def replicas(self, request: Request) -> JSONResponse:
+        """Tell of each replica which release it answers with, which it refused, and figures."""
+        if self.guard.client(request.headers) is None:
+            return _refusal(401, "no valid API key; send it as Authorization: Bearer KEY")
+        try:
+            return JSONResponse({"replicas": await self.classifier.statuses()})
+        except GONE:
+            return _refusal(503, "a replica does not answer; try again in a second")
+
+    @api.post("/v1/classify")
+    async def classify(self, request: Request) -> JSONResponse:
+        """Classify the picture that is the body: JPEG, PNG, WebP, BMP, GIF or TIFF."""
+        started = time.perf_counter()
+        refusal = self._turned_away(request)
+        if refusal is not None:
+            return refusal
+        try:
+            async with asyncio.timeout(self.settings.request_timeout_s):
+                content = await self._body(request)
+                if isinstance(content, JSONResponse):
+                    return content
+                answer = await self.classifier.classify(content)
+        except BadPicture as error:
+            return self._counted(_refusal(400, str(error)))
+        except Full as full:
+            return self._counted(_refusal(503, str(full), retry_after_s=full.retry_after_s))
+        except BackPressureError:
+            return self._counted(_refusal(503, "too many requests are waiting; try again"))
+        except GONE:
+            return self._counted(_refusal(503, "the classifier is restarting; try again"))
+        except TimeoutError:
+            limit = self.settings.request_timeout_s
+            return self._counted(_refusal(503, f"no answer within {limit:g} s; try again"))
+        except RayTaskError:  # what is wrong is in the log of the replica, not in the answer
+            return self._counted(_refusal(500, "the classifier failed; see its log"))
+        best, seconds = answer.top[0], time.perf_counter() - started
+        self.meters.tell("raypose_serve_requests", 1, release=answer.release, status="200")
+        self.meters.tell("raypose_serve_s", seconds, release=answer.release)
+        return JSONResponse(
+            {
+                "release": answer.release,
+                "label": best.label,
+                "name": best.name,
+                "probability": best.probability,
+                "top": [asdict(prediction) for prediction in answer.top],
+                "ms": round(1000 * seconds, 2),
+            }
+        )
+
+    def _counted(self, refusal: JSONResponse) -> JSONResponse:
+        status = str(refusal.status_code)
+        self.meters.tell("raypose_serve_requests", 1, release="", status=status)
+        return refusal
+
+    def _turned_away(self, request: Request) -> JSONResponse | None:
+        """Refuse by the headers alone."""
+        client = self.guard.client(request.headers)
+        if client is None:
+            return _refusal(401, "no valid API key; send it as Authorization: Bearer KEY")
+        wait_s = self.guard.wait_s(client)
+        if wait_s:
+            message = f"more than {self.settings.limit} requests; try again in {wait_s} s"
+            return self._counted(_refusal(429, message, retry_after_s=wait_s))
+        headers = request.headers
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > self.settings.max_body_bytes:
+            return self._too_large()
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            return _refusal(415, "send the picture as it is, without Content-Encoding")
+        if headers.get("content-type", "").startswith("multipart/"):
+            return _refusal(415, "send the picture's bytes as the body, not a form")
+        return None
+
+    def _too_large(self) -> JSONResponse:
+        limit = self.settings.max_body_bytes
+        return _refusal(413, f"picture is larger than {limit} bytes; send a smaller one")
+
+    async def _body(self, request: Request) -> bytes | JSONResponse:
+        """Read the body, or refuse it."""
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self.settings.body_timeout_s):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > self.settings.max_body_bytes:
+                        return self._too_large()
+                    parts.append(part)
+        except TimeoutError:
+            limit = self.settings.body_timeout_s
+            return _refusal(408, f"the body did not come whole within {limit:g} s")
+        if not size:
+            return _refusal(400, "body is empty; send the bytes of one picture")
+        return b"".join(parts)
 
 
 def build(arguments: Arguments) -> serve.Application:
-    """Put ingress and classifier together for one release.
+    """Put the application together for one release, or what an alias points at.
 
     Raises:
         RegistryError: where there is no such release.
     """
-    settings, release = arguments.serve, registry.resolve(arguments.storage, arguments.release)
-    classifier = Classifier.options(  # type: ignore[attr-defined]
-        user_config={"release": release.url},
-        autoscaling_config=AutoscalingConfig(
-            min_replicas=settings.min_replicas,
-            max_replicas=max(settings.min_replicas, settings.max_replicas),
-            target_ongoing_requests=settings.max_batch_size,
-        ),
-        max_ongoing_requests=2 * settings.max_batch_size,
-        max_queued_requests=settings.max_queued_requests,
-        ray_actor_options={
-            "num_cpus": settings.cpus_per_replica,
-            "num_gpus": settings.gpus_per_replica,
-        },
-    ).bind(arguments.storage, settings)
-    app: serve.Application = Ingress.options(  # type: ignore[attr-defined]
-        max_ongoing_requests=settings.max_queued_requests,
-        ray_actor_options={"num_cpus": 0.5},
-    ).bind(classifier, settings)
-    return app
+    settings, reference = arguments.serve, pointed_at(arguments)
+    registry.resolve(arguments.storage, reference)
+    user_config = {"release": reference}
+    model = _grown(
+        settings,
+        num_cpus=settings.cpus_per_replica,
+        num_gpus=settings.gpus_per_replica,
+        user_config=user_config,
+    )
+    given = (arguments.storage, settings)
+    if settings.in_one_process:
+        return _bound(Ingress, model, *given)
+    front = _grown(settings, num_cpus=0.5, num_gpus=0.0, user_config=None)
+    return _bound(Ingress, front, *given, _bound(Classifier, model, *given))
+
+
+def _bound(deployment: Any, options: dict[str, Any], *arguments: Any) -> serve.Application:
+    bound: serve.Application = deployment.options(**options).bind(*arguments)
+    return bound
+
+
+def pointed_at(arguments: Arguments) -> str:
+    """Return the reference that replicas take: `serve.follow` counts before its own alias."""
+    if not arguments.serve.follow:
+        return arguments.release
+    return f"{registry.bare(arguments.release)}@{arguments.serve.follow}"
+
+
+def autoscaling(settings: ServeConfig) -> dict[str, Any]:
+    """Return how Serve grows and shrinks a deployment."""
+    return {
+        "min_replicas": settings.min_replicas,
+        "max_replicas": settings.max_replicas,
+        "target_ongoing_requests": settings.max_batch_size,
+    }
+
+
+def _grown(
+    settings: ServeConfig,
+    *,
+    num_cpus: float,
+    num_gpus: float,
+    user_config: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the options of a deployment: replicas, queues, and how it ends."""
+    options: dict[str, Any] = {
+        "autoscaling_config": AutoscalingConfig(**autoscaling(settings)),
+        "max_ongoing_requests": settings.max_queued_requests,
+        "max_queued_requests": settings.max_queued_requests,
+        "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1.0),
+        "graceful_shutdown_timeout_s": settings.request_timeout_s,
+        "ray_actor_options": {"num_cpus": num_cpus, "num_gpus": num_gpus},
+    }
+    if settings.max_replicas_per_node:
+        options["max_replicas_per_node"] = settings.max_replicas_per_node
+    if user_config is not None:
+        options["user_config"] = user_config
+    return options

@@ -2,13 +2,11 @@
 
 import json
 import socket
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from ray import serve
 from ray.serve.config import HTTPOptions
@@ -17,8 +15,9 @@ from raypose.config import Config
 from raypose.console import status
 from raypose.errors import TrainError
 from raypose.releases import registry
-from raypose.releases.predictor import Predictor
-from raypose.serving.app import APP, Arguments, build
+from raypose.serving import holding
+from raypose.serving.app import Arguments, build
+from raypose.serving.described import APP, http_options
 
 __all__ = ["READY_S", "Endpoint", "running"]
 
@@ -43,16 +42,12 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
         TrainError: where the port is taken, or the endpoint does not answer.
     """
     release = registry.resolve(config.storage, reference)
-    with tempfile.TemporaryDirectory() as name:
-        Predictor.load(registry.fetch(release, Path(name)), device="cpu")
-    arguments = Arguments(storage=config.storage, release=release.url, serve=config.serve)
+    holding.loaded(release, config.serve)
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)
+    arguments = Arguments(storage=config.storage, release=_named(config, reference, release),
+                          serve=config.serve)  # fmt: skip
     status(f"starting the endpoint for {release}")
-    serve.start(
-        http_options=HTTPOptions(
-            host=host, port=port, request_timeout_s=config.serve.request_timeout_s
-        )
-    )
+    serve.start(http_options=HTTPOptions(**{**http_options(config), "host": host, "port": port}))
     try:
         serve.run(build(arguments), name=APP, route_prefix="/", logging_config=_QUIET)
         endpoint = Endpoint(f"http://{host}:{port}", str(release))
@@ -60,6 +55,13 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
         yield endpoint
     finally:
         serve.delete(APP)  # not shutdown: others may serve on the same cluster
+
+
+def _named(config: Config, reference: str, release: registry.Release) -> str:
+    """Return how replicas are to name a release: an alias as such, all else by its place."""
+    if config.serve.follow or registry.followed(config.storage, reference):
+        return reference
+    return release.url
 
 
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from raypose.clip import arithmetic
 from raypose.config import TrainConfig
 
 __all__ = ["LossScale", "dtype_of"]
@@ -17,12 +18,13 @@ GROWTH_STEPS = 2000
 
 def dtype_of(config: TrainConfig, device: torch.device) -> torch.dtype | None:
     """Return the type of autocast; None for none. Where a GPU has no bf16, such as a T4, fp16."""
+    if config.precision == "bf16" and device.type == "cpu" and not arithmetic.low(device):
+        return None
     if config.precision != "auto":
         return NAMED[config.precision]
     if device.type != "cuda":
         return None
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if has_bf16 else torch.float16
+    return torch.bfloat16 if arithmetic.has_bf16(device) else torch.float16
 
 
 @dataclass

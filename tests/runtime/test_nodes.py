@@ -27,32 +27,6 @@ pytestmark = pytest.mark.ray
 PATIENCE_S = 400.0
 
 
-@pytest.fixture(scope="module")
-def nodes(s3: str, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """Three nodes, started after S3, so that their workers inherit the variables."""
-    made = Nodes(tmp_path_factory.mktemp("nodes"))
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
-    command = str(Path(sys.executable).parent / "raypose")
-    up = [command, "cluster", "up", "num_cpus=2", f"folder={made.folder}"]
-    done = subprocess.run(up, env=bare, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"export RAYPOSE_JOBS={made.show()['jobs']}" in done.stdout
-    yield made
-    made.down()
-
-
-@pytest.fixture
-def environment(nodes: Nodes) -> dict[str, str]:
-    return {**os.environ, **nodes.environment()}
-
-
-@pytest.fixture
-def client(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Client:
-    for name, value in nodes.environment().items():
-        monkeypatch.setenv(name, value)
-    return Client(nodes.show()["jobs"])
-
-
 def until(what: Callable[[], Any], *processes: subprocess.Popen[str]) -> Any:
     deadline = time.monotonic() + PATIENCE_S
     while not (found := what()):

@@ -74,6 +74,16 @@ class Load:
             came = self.told.wait_for(lambda: len(self.asked) >= num, within_s)
         assert came, f"{len(self.asked)} of {num} requests are done in {within_s:g} s"
 
+    def answers(self, words: str, *, within_s: float = 120.0) -> None:
+        """Wait until an answer to a request that begins from now on holds some words."""
+        now = time.monotonic()
+
+        def came() -> bool:
+            return any(words in each.text for each in self.asked[-50:] if each.began >= now)
+
+        with self.told:
+            assert self.told.wait_for(came, within_s), f"no answer holds {words}"
+
     def ask(self, client: httpx.Client, number: int) -> Asked:
         """Ask once, and as often again as is allowed where the answer is a 5xx or none."""
         began, content = time.monotonic(), self.contents[number % len(self.contents)]

@@ -1,0 +1,102 @@
+"""The endpoint as a document of Ray Serve's: what a configuration file, KubeRay and REST carry.
+
+Only what differs from the defaults is in it. `args` are `app.Arguments`; nothing here needs Ray.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+import tempfile
+from typing import Any
+
+from raypose.config import Config, ServeConfig
+
+__all__ = [
+    "APP",
+    "HAPROXY",
+    "IMPORT_PATH",
+    "application",
+    "choose_proxy",
+    "document",
+    "http_options",
+]
+
+APP = "raypose"
+IMPORT_PATH = "raypose.serving.app:build"
+OF_THIS_SIDE = {"url", "port", "proxy", "proxies"}
+"""Keys of `serve` that are of Serve as a whole, or of the one who deploys."""
+HAPROXY, HAPROXY_SETTING = "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_HAPROXY"
+FILES = {
+    "CONFIG_FILE_LOC": "haproxy.cfg",
+    "SOCKET_PATH": "admin.sock",
+    "SERVER_STATE_BASE": "",
+    "SERVER_STATE_FILE": "server-state",
+}
+
+
+GRACE_S = 5.0
+"""Beyond our own time limit, whose answer is a line of JSON."""
+KEEP_ALIVE_S = 65
+"""Longer than the 60 s after which balancers before it close a connection: none is closed under a
+request."""
+
+
+def choose_proxy(settings: ServeConfig) -> None:
+    """Have Serve take connections by HAProxy where that is asked for: before Ray is imported.
+
+    Its files and the ports of its figures are this process's own, unless the environment names
+    others, so that what another left behind is in nobody's way.
+    """
+    if settings.proxy != "haproxy":
+        return
+    os.environ[HAPROXY] = "1"
+    folder = tempfile.mkdtemp(prefix="raypose-haproxy-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name, file in FILES.items():
+        os.environ.setdefault(f"{HAPROXY_SETTING}_{name}", f"{folder}/{file}".rstrip("/"))
+    for name in ("METRICS_PORT", "STATS_PORT"):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            os.environ.setdefault(f"{HAPROXY_SETTING}_{name}", str(probe.getsockname()[1]))
+
+
+def application(config: Config, reference: str) -> dict[str, Any]:
+    """Return the application for a release, as Serve's schema has it.
+
+    Args:
+        config: says where releases lie, and all of `serve`.
+        reference: NAME, NAME@ALIAS or NAME:VERSION, or a place that every node can see.
+    """
+    settings = config.serve.model_dump(mode="json", exclude_defaults=True, exclude=OF_THIS_SIDE)
+    arguments: dict[str, Any] = {"storage": config.storage, "release": reference}
+    if settings:
+        arguments["serve"] = settings
+    return {
+        "name": APP,
+        "route_prefix": "/",
+        "import_path": IMPORT_PATH,
+        "args": arguments,
+    }
+
+
+def document(config: Config, reference: str) -> dict[str, Any]:
+    """Return the whole configuration of a Serve that holds nothing but the endpoint."""
+    return {
+        "proxy_location": "HeadOnly" if config.serve.proxies == "head" else "EveryNode",
+        "http_options": http_options(config),
+        "logging_config": {"enable_access_log": False},
+        "applications": [application(config, reference)],
+    }
+
+
+def http_options(config: Config) -> dict[str, Any]:
+    """Return where Serve listens, and how long it waits; our own limits come first."""
+    return {
+        "host": config.serve.host,
+        "port": config.serve.port,
+        "request_timeout_s": config.serve.request_timeout_s + GRACE_S,
+        "keep_alive_timeout_s": KEEP_ALIVE_S,
+    }

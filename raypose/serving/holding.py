@@ -1,0 +1,157 @@
+"""The release that a replica answers with: pinned, or following an alias from one to the next.
+
+A new release is fetched once a node, held against its manifest, loaded beside the one in use, and
+has to give its own golden answers; only then does it take requests. One that fails in any of this
+is refused by name, and what was in use stays. Here is no Ray.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raypose.config import ServeConfig
+from raypose.console import status
+from raypose.errors import RayposeError, RegistryError, StorageError
+from raypose.releases import golden, registry, shelf
+from raypose.releases.predictor import Predictor
+from raypose.releases.registry import LOCAL, Release
+
+__all__ = ["Held", "Holder", "loaded"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A release in use.
+
+    Attributes:
+        release: its name and version.
+        predictor: what it classifies by.
+        since: seconds since 1970.
+    """
+
+    release: str
+    predictor: Predictor
+    since: float
+
+
+def loaded(release: Release, settings: ServeConfig) -> Held:
+    """Fetch, check, load and try a release, and warm it up.
+
+    Raises:
+        RegistryError: naming a file that is not what was published.
+        CheckpointError: where it does not load, or does not give its golden answers.
+        StorageError: where it cannot be read.
+    """
+    device = None if settings.gpus_per_replica else "cpu"
+    threads = max(1, int(settings.cpus_per_replica))
+    with tempfile.TemporaryDirectory() as name:
+        if release.version == LOCAL:  # it has no manifest to be known by
+            folder = registry.fetch(release, Path(name))
+        else:
+            folder = shelf.fetched(release)
+        predictor = Predictor.load(folder, device=device, backend=settings.backend, threads=threads)
+        golden.prove(predictor, folder)
+    _warm(predictor, settings.max_batch_size)
+    return Held(str(release), predictor, time.time())
+
+
+def _warm(predictor: Predictor, most: int) -> None:
+    """Make what the first passes of the smallest and the largest batch would wait for."""
+    side = predictor.clip.image_size
+    for count in (1, most):
+        predictor.probabilities(np.zeros((count, 3, side, side), dtype=np.uint8))
+
+
+class Holder:
+    """Holds one release, or what an alias points at.
+
+    Args:
+        storage: where releases/ lies.
+        settings: of the endpoint.
+        load: a release → ready to use.
+
+    Attributes:
+        held: what is in use; None before the first.
+        refused: name and version → why it was not taken.
+        trouble: why the alias or a release could not be read when it was last looked at.
+    """
+
+    def __init__(
+        self,
+        storage: str,
+        settings: ServeConfig,
+        *,
+        load: Callable[[Release, ServeConfig], Held] = loaded,
+    ) -> None:
+        self.storage, self.settings = storage, settings
+        self.held: Held | None = None
+        self.refused: dict[str, str] = {}
+        self.trouble = ""
+        self._load = load
+        self._followed: tuple[str, str] | None = None
+
+    @property
+    def follows(self) -> str:
+        """The alias that is followed, as NAME@ALIAS; empty where a release is pinned."""
+        return "@".join(self._followed) if self._followed else ""
+
+    def point(self, reference: str) -> None:
+        """Take what a reference means from now on; what is in use stays where that fails.
+
+        Raises:
+            RayposeError: where nothing is in use, and nothing can be.
+        """
+        wanted = registry.resolve(self.storage, reference)
+        self._followed = registry.followed(self.storage, reference)
+        self.refused.pop(str(wanted), None)  # who asks by name asks again
+        self._take(wanted)
+        if self.held is None and self._followed:
+            _, earlier = registry.pointed(self.storage, *self._followed)
+            if earlier:
+                status(f"{wanted} is refused; starting with {earlier}, which was there before")
+                self._take(earlier)
+        if self.held is None:
+            raise RegistryError(f"{wanted}: {self.refused.get(str(wanted)) or self.trouble}")
+
+    def look(self) -> None:
+        """Take what the alias points at by now, where that is new and was not refused."""
+        if not self._followed:
+            return
+        try:
+            wanted, _ = registry.pointed(self.storage, *self._followed)
+        except RayposeError as error:
+            self._tell(str(error))
+            return
+        self.trouble = ""
+        if self.held is None or str(wanted) != self.held.release:
+            self._take(wanted)
+
+    def _take(self, release: Release) -> None:
+        """Load a release and answer with it, or note why not."""
+        if str(release) in self.refused:
+            return
+        try:
+            self.held = self._load(release, self.settings)
+        except StorageError as error:  # it may be read the next time
+            self._tell(str(error))
+        except RayposeError as error:
+            self._refuse(release, str(error))
+        except Exception as error:  # what a broken release may raise is without end
+            self._refuse(release, f"{type(error).__name__}: {error}")
+
+    def _refuse(self, release: Release, why: str) -> None:
+        line = " ".join(why.split())[:300]
+        self.refused[str(release)] = line
+        status(f"{release} is refused: {line}")
+
+    def _tell(self, trouble: str) -> None:
+        line = " ".join(trouble.split())[:300]
+        if line != self.trouble:
+            status(line)
+        self.trouble = line

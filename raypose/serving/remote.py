@@ -1,0 +1,357 @@
+"""The endpoint on a cluster, by Ray Serve's REST interface: it outlives who put it there.
+
+Serve knows one configuration, of all applications; ours is changed within it, and others' stay.
+Where a change fails, what was there before is put back, which Serve does not do by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import requests
+
+from raypose.config import Config, ServeConfig
+from raypose.console import one_line, status
+from raypose.errors import NotFoundError, ResourceError, TrainError
+from raypose.releases import registry
+from raypose.runtime.jobs import Client
+from raypose.serving.described import APP, document
+
+__all__ = ["KEY", "Endpoint", "Seen"]
+
+KEY = "RAYPOSE_KEY"
+"""In the environment: an API key, for an endpoint that asks for one."""
+PERIOD_S = 0.5
+ANSWER_S = 10.0
+APPLICATIONS = "/api/serve/applications/"
+LOG_LINES = "1000"
+FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of an endpoint.
+
+    Attributes:
+        state: Serve's word, in small letters: running, deploying, deploy_failed …
+        message: why.
+        release: what it was asked to answer with.
+        storage: where that lies.
+        replicas: of each its deployment, id, node, state; and, where the endpoint was reached, what
+            it answers with: see `worker.Worker.status`.
+        url: where it answers; empty where that was not seen from here.
+    """
+
+    state: str
+    message: str
+    release: str
+    storage: str
+    replicas: list[dict[str, Any]]
+    url: str
+
+
+class Endpoint:
+    """The endpoint of a cluster.
+
+    Args:
+        address: of the cluster's job server, which Serve's REST interface is part of.
+        config: says where clients reach the endpoint.
+
+    Raises:
+        ResourceError: where nobody answers there.
+    """
+
+    def __init__(self, address: str, config: Config) -> None:
+        self.client = Client(address)
+        self.config = config
+        host = urlsplit(self.client.address).hostname
+        self.url = config.serve.url or f"http://{host}:{config.serve.port}"
+
+    def deploy(self, reference: str) -> Seen:
+        """Put the endpoint on the cluster, or change it; return when it answers with a real 200.
+
+        Raises:
+            TrainError: where it does not come up; what was there before is put back.
+            ResourceError: where Serve says that it runs, and it is not reached from here.
+        """
+        made = document(self.config, reference)
+        (application,) = made.pop("applications")
+        self._change(application, made, wanted=_target(self.config.storage, application))
+        return self.status()
+
+    def update(self, reference: str) -> Seen:
+        """Answer with another release, or follow another alias; no process is started anew.
+
+        Raises:
+            TrainError: where a replica refuses it; what was there before is put back.
+        """
+        application = self._application()
+        registry.resolve(application["args"]["storage"], reference)
+        named = _options(application)
+        named["user_config"] = {"release": reference}
+        self._change(application, wanted=_target(application["args"]["storage"], application))
+        return self.status()
+
+    def scale(self, least: int | None, most: int | None) -> Seen:
+        """Set how many replicas there are at least and at most; those that serve go on.
+
+        Raises:
+            TrainError: where they do not come up.
+        """
+        application = self._application()
+        settings = ServeConfig.model_validate(application["args"].get("serve", {}))
+        named = _options(application)
+        known = named.get("autoscaling_config") or {}
+        low = known.get("min_replicas", settings.min_replicas) if least is None else least
+        high = known.get("max_replicas", settings.max_replicas) if most is None else most
+        if most is None:
+            high = max(low, high)
+        if least is None:
+            low = min(low, high)
+        sizes = {"min_replicas": low, "max_replicas": high}
+        checked = ServeConfig.model_validate({**settings.model_dump(), **sizes})
+        goal = {"target_ongoing_requests": checked.max_batch_size}
+        named["autoscaling_config"] = {**goal, **known, **sizes}
+        self._change(application)
+        return self.status()
+
+    def delete(self) -> None:
+        """Take the endpoint off the cluster; requests that it holds are answered first."""
+        self._application()
+        self._put(None)
+        self._wait(lambda found: APP not in found["applications"], "is still being deleted")
+
+    def status(self) -> Seen:
+        """Return what is known of it."""
+        found = self._found()
+        application = found["deployed_app_config"] or {"args": {}}
+        replicas = [
+            {
+                "deployment": deployment["name"],
+                "replica": replica["replica_id"],
+                "node": replica.get("node_id") or "",
+                "state": replica["state"].lower(),
+            }
+            for deployment in found["deployments"].values()
+            for replica in deployment["replicas"]
+        ]
+        told = self._told_by_replicas()
+        for replica in replicas:
+            replica.update((told or {}).get(replica["replica"], {}))
+        return Seen(
+            state=found["status"].lower(),
+            message=one_line(" ".join((found.get("message") or "").split())[:500]),
+            release=_reference(application),
+            storage=application["args"].get("storage", ""),
+            replicas=replicas,
+            url=self.url if told is not None else "",
+        )
+
+    def logs(self) -> dict[str, str]:
+        """Return replica → the end of its log."""
+        found = self._found()
+        logs = {}
+        for deployment in found["deployments"].values():
+            for replica in deployment["replicas"]:
+                path = (replica.get("log_file_path") or "").lstrip("/")
+                if path:
+                    logs[f"{deployment['name']} {replica['replica_id']}"] = self._log(
+                        replica["node_id"], path
+                    )
+        return logs
+
+    def _log(self, node: str, path: str) -> str:
+        answer = self.client.request(
+            "GET", "/api/v0/logs/file", node_id=node, filename=path, lines=LOG_LINES
+        )
+        text: str = answer.text
+        return text.removeprefix("1")  # Ray's mark of a stream that is whole
+
+    def _details(self) -> dict[str, Any]:
+        return cast(dict[str, Any], self.client.request("GET", APPLICATIONS).json())
+
+    def _found(self) -> dict[str, Any]:
+        """Return what Serve says of our application.
+
+        Raises:
+            NotFoundError: where it is not there.
+        """
+        found = self._details()["applications"].get(APP)
+        if found is None:
+            raise NotFoundError(
+                f"{self.client.address}: has no endpoint of raypose; raypose deploy makes one"
+            )
+        return cast(dict[str, Any], found)
+
+    def _application(self) -> dict[str, Any]:
+        """Return the configuration that our application was deployed by, to be changed.
+
+        Raises:
+            NotFoundError: where there is none.
+        """
+        application = self._found()["deployed_app_config"]
+        if not application:
+            raise NotFoundError(
+                f"{self.client.address}: the endpoint there was not put by a configuration; "
+                "raypose deploy replaces it"
+            )
+        return copy.deepcopy(cast(dict[str, Any], application))
+
+    def _change(
+        self,
+        application: dict[str, Any],
+        options: Mapping[str, Any] | None = None,
+        *,
+        wanted: str = "",
+    ) -> None:
+        """Put a configuration and wait until it is in force; where it fails, the last one again.
+
+        Args:
+            application: ours.
+            options: of Serve as a whole.
+            wanted: name and version that replicas are to answer with.
+        """
+        before = self._details()["applications"].get(APP, {}).get("deployed_app_config")
+        self._put(application, options)
+        try:
+            self._settled(wanted)
+        except TrainError as error:
+            if before and before != application:
+                self._put(before, options)
+                self._wait(_running, "does not run")
+                raise TrainError(f"{error}; what was there before is back") from None
+            raise
+
+    def _put(
+        self, application: dict[str, Any] | None, options: Mapping[str, Any] | None = None
+    ) -> None:
+        details = self._details()
+        others = [
+            each["deployed_app_config"]
+            for name, each in details["applications"].items()
+            if name != APP and each.get("deployed_app_config")
+        ]
+        kept = {k: details[k] for k in ("proxy_location", "http_options") if details.get(k)}
+        ours = [application] if application else []
+        body = {**(options or {}), **kept, "applications": [*others, *ours]}
+        self.client.request("PUT", APPLICATIONS, body=body)
+
+    def _settled(self, wanted: str) -> None:
+        """Wait until the application runs, and answers.
+
+        Raises:
+            TrainError: saying why it does not.
+        """
+        self._wait(_running, "does not run")
+        deadline = time.monotonic() + self.config.cluster.max_wait_s
+        while wanted:
+            told = self._told_by_replicas()
+            if told is None:
+                if not self._is_reached(deadline):
+                    raise ResourceError(
+                        f"{self.url}: Serve says that the endpoint runs, but it is not reached "
+                        "from here; serve.url says where it is"
+                    )
+                continue
+            _check_refused(told, wanted)
+            if told and all(each.get("release") == wanted for each in told.values()):
+                return
+            if time.monotonic() > deadline:
+                raise TrainError(f"{self.url}: replicas do not take {wanted}")
+            time.sleep(PERIOD_S)
+
+    def _is_reached(self, deadline: float) -> bool:
+        """Wait for a 200: just after a start there may be a while of other answers."""
+        last = min(deadline, time.monotonic() + 3 * ANSWER_S)
+        while time.monotonic() < last:
+            try:
+                answer = requests.get(f"{self.url}/healthz", timeout=ANSWER_S)
+            except requests.RequestException:
+                time.sleep(PERIOD_S)
+                continue
+            if answer.status_code == requests.codes.ok:
+                return True
+            time.sleep(PERIOD_S)
+        return False
+
+    def _wait(self, done: Callable[[dict[str, Any]], bool], lasts: str) -> None:
+        """Wait for what Serve says of the applications.
+
+        Raises:
+            TrainError: where ours has failed, or takes too long.
+        """
+        deadline, told = time.monotonic() + self.config.cluster.max_wait_s, ""
+        while not done(found := self._details()):
+            ours = found["applications"].get(APP, {})
+            message = one_line(" ".join((ours.get("message") or "").split())[:300])
+            if ours.get("status") == "DEPLOY_FAILED":
+                raise TrainError(f"the endpoint was not deployed: {message}")
+            if message and message != told:
+                status(told := message)
+            if time.monotonic() > deadline:
+                raise TrainError(f"the endpoint {lasts}: {message or 'see endpoint status'}")
+            time.sleep(PERIOD_S)
+
+    def _told_by_replicas(self) -> dict[str, dict[str, Any]] | None:
+        """Return replica → what it says of itself; None where the endpoint is not reached."""
+        key = os.environ.get(KEY, "")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            answer = requests.get(f"{self.url}/v1/status", headers=headers, timeout=ANSWER_S)
+            if answer.status_code == requests.codes.unauthorized:
+                raise ResourceError(f"{self.url}: wants an API key; set {KEY} to one")
+            answer.raise_for_status()
+            replicas = answer.json()["replicas"]
+        except (requests.RequestException, ValueError, KeyError):
+            return None
+        return {each["replica"]: each for each in replicas}
+
+
+def _running(found: dict[str, Any]) -> bool:
+    return bool(found["applications"].get(APP, {}).get("status") == "RUNNING")
+
+
+def _check_refused(told: Mapping[str, Mapping[str, Any]], wanted: str) -> None:
+    for replica, each in told.items():
+        why = each.get("refused", {}).get(wanted)
+        if why:
+            raise TrainError(f"{wanted} is refused by replica {replica}: {one_line(why)}")
+
+
+def _model(application: Mapping[str, Any]) -> str:
+    """Return the name of the deployment that classifies."""
+    settings = ServeConfig.model_validate(application["args"].get("serve", {}))
+    return "Ingress" if settings.in_one_process else "Classifier"
+
+
+def _options(application: dict[str, Any]) -> dict[str, Any]:
+    """Return what a configuration says of the deployment that classifies, to be changed."""
+    known = application.setdefault("deployments", [])
+    name = _model(application)
+    for each in known:
+        if each["name"] == name:
+            return cast(dict[str, Any], each)
+    known.append({"name": name})
+    return cast(dict[str, Any], known[-1])
+
+
+def _reference(application: Mapping[str, Any]) -> str:
+    """Return the reference that replicas were given."""
+    for each in application.get("deployments") or []:
+        if (each.get("user_config") or {}).get("release"):
+            return str(each["user_config"]["release"])
+    arguments = application["args"]
+    follow = (arguments.get("serve") or {}).get("follow")
+    reference = str(arguments.get("release", ""))
+    return f"{registry.bare(reference)}@{follow}" if follow else reference
+
+
+def _target(storage: str, application: Mapping[str, Any]) -> str:
+    """Return name and version of what replicas are to answer with."""
+    return str(registry.resolve(storage, _reference(application)))

@@ -1,0 +1,199 @@
+"""`raypose deploy` and `raypose endpoint` on a cluster: a real head, Serve's REST, real HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from support import loads
+from support.pictures import encoded, photo
+from support.releases import altered, broken, promoted
+
+from raypose import config
+from raypose.config import Config
+from raypose.releases import registry
+from raypose.runtime.nodes import Nodes
+from raypose.serving import app, described
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.ray
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        found: int = probe.getsockname()[1]
+    return found
+
+
+@pytest.fixture(scope="module")
+def command(nodes: Nodes, port: int, trained: Config) -> Iterator[Run]:
+    """Calls raypose in a process of its own, and returns its answer, or what it said."""
+    raypose = str(Path(os.sys.executable).parent / "raypose")
+    where = [f"serve.url=http://127.0.0.1:{port}"]
+
+    def run(*words: str, code: int = 0) -> dict[str, Any]:
+        done = subprocess.run(
+            [raypose, "--json", *words, *where],
+            env={**os.environ, **nodes.environment()},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout) if code == 0 else {"said": done.stderr}
+        return answer
+
+    yield run
+    run("endpoint", "delete")
+    run("endpoint", "status", code=3)
+
+
+@pytest.fixture(scope="module")
+def deployed(command: Run, port: int, trained: Config, nodes: Nodes) -> str:
+    """An endpoint whose maker has gone; its address."""
+    seen = command("deploy", "tiny@production", *_pairs(trained, port))
+    assert seen["state"] == "running"
+    assert [each["release"] for each in seen["replicas"]] == [_production(trained)]
+    return f"http://127.0.0.1:{port}"
+
+
+def _pairs(trained: Config, port: int) -> list[str]:
+    return [
+        f"storage={trained.storage}",
+        f"serve.port={port}",
+        "serve.proxies=head",
+        "serve.cpus_per_replica=0.25",
+        "serve.poll_s=0.5",
+    ]
+
+
+def _production(trained: Config) -> str:
+    return str(registry.resolve(trained.storage, "tiny@production"))
+
+
+def ask(url: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/classify", content=encoded(photo()), timeout=60)
+
+
+def test_it_outlives_its_maker(deployed: str, command: Run, trained: Config) -> None:
+    answer = ask(deployed)
+    assert answer.status_code == 200
+    assert answer.json()["release"] == _production(trained)
+    seen = command("endpoint", "status")
+    assert (seen["state"], seen["release"]) == ("running", "tiny@production")
+    (replica,) = seen["replicas"]
+    assert replica["follows"] == "tiny@production"
+    assert replica["releases"][_production(trained)]["answers"] >= 1
+    (log,) = command("endpoint", "logs")["logs"].values()
+    assert "Traceback" not in log
+
+
+def test_a_change_of_release_starts_no_process(
+    deployed: str, command: Run, trained: Config
+) -> None:
+    first = registry.resolve(trained.storage, "tiny@production")
+    other = altered(trained.storage, first, note="another")
+    (before,) = command("endpoint", "status")["replicas"]
+    with loads.going(f"{deployed}/v1/classify", [encoded(photo())], num_clients=2) as load:
+        seen = command("endpoint", "update", str(other))
+        load.answers(str(other))
+        command("endpoint", "update", "tiny@production")
+    (after,) = seen["replicas"]
+    assert (after["release"], after["replica"]) == (str(other), before["replica"])
+    assert after["follows"] == ""
+    assert load.failed() == []
+    assert ask(deployed).json()["release"] == str(first)
+
+
+def test_a_broken_release_is_refused_and_the_last_is_back(
+    deployed: str, command: Run, trained: Config
+) -> None:
+    first = registry.resolve(trained.storage, "tiny@production")
+    bad = broken(trained.storage, first)
+    with loads.going(f"{deployed}/v1/classify", [encoded(photo())], num_clients=2) as load:
+        said = command("endpoint", "update", str(bad), code=1)["said"]
+    assert f"{bad} is refused by replica" in said
+    assert said.strip().endswith("what was there before is back")
+    assert load.failed() == []
+    seen = command("endpoint", "status")
+    assert seen["release"] == "tiny@production"
+    assert [each["release"] for each in seen["replicas"]] == [str(first)]
+
+
+def test_a_promotion_is_followed(deployed: str, command: Run, trained: Config) -> None:
+    first = registry.resolve(trained.storage, "tiny@production")
+    other = altered(trained.storage, first, note="promoted")
+    with loads.going(f"{deployed}/v1/classify", [encoded(photo())], num_clients=2) as load:
+        with promoted(trained.storage, str(other)):
+            load.answers(str(other))
+        load.answers(str(first))
+    assert load.failed() == []
+
+
+def test_scaling(deployed: str, command: Run, trained: Config) -> None:
+    with loads.going(f"{deployed}/v1/classify", [encoded(photo())]) as load:
+        seen = command("endpoint", "scale", "min=2", "max=2")
+        running = [each for each in seen["replicas"] if each["state"] == "running"]
+        assert len(running) == 2
+        command("endpoint", "scale", "min=1", "max=1")
+        left = 2
+        while left > 1:
+            left = len(command("endpoint", "status")["replicas"])
+    assert load.failed() == []
+    said = command("endpoint", "scale", code=2)["said"]
+    assert "give min=, max= or both" in said
+
+
+def test_what_cannot_be_deployed(command: Run, port: int, trained: Config, tmp_path: Path) -> None:
+    pairs = [f"storage={trained.storage}", f"serve.port={port}"]
+    assert 'no release "tini"' in command("deploy", "tini", *pairs, code=3)["said"]
+    said = command("deploy", "tiny", *pairs, "serve.host=0.0.0.0", code=3)["said"]
+    assert "others could reach it, and no API key is set" in said
+    copy = registry.fetch(registry.resolve(trained.storage, "tiny"), tmp_path / "copy")
+    assert "lies on this machine" in command("deploy", str(copy), *pairs, code=2)["said"]
+    said = command("deploy", "tiny", *pairs, "serve.min_replicas=3", code=3)["said"]
+    assert "serve.min_replicas=3: is more than serve.max_replicas=2" in said
+
+
+def test_the_files_are_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """serve/config.yaml and KubeRay's service are what `raypose deploy --print` prints."""
+    from raypose.cli import main
+
+    words = ["deploy", "postures@production", "storage=s3://my-bucket", "--print"]
+    assert main(words) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    text = (ROOT / "serve/config.yaml").read_text()
+    assert yaml.safe_load(text) == printed
+    assert " ".join(["raypose", *words]) in text
+    service = yaml.safe_load((ROOT / "cluster/kuberay/base/service.yaml").read_text())
+    open_to_all = ["serve.host=0.0.0.0", "serve.keys_env=RAYPOSE_KEYS"]
+    assert main([*words, *open_to_all]) == 0
+    assert yaml.safe_load(service["spec"]["serveConfigV2"]) == yaml.safe_load(
+        capsys.readouterr().out
+    )
+
+
+def test_what_is_printed_is_what_serve_takes() -> None:
+    from ray._common.utils import import_attr
+    from ray.serve.schema import ServeDeploySchema
+
+    settings = {"serve.min_replicas": 0, "serve.keys_env": "KEYS", "serve.host": "0.0.0.0"}
+    made = described.document(config.override(Config(), settings), "a@b")
+    (application,) = ServeDeploySchema.model_validate(made).applications
+    assert import_attr(application.import_path) is app.build
+    arguments = app.Arguments.model_validate(application.args)
+    assert arguments.serve.model_dump(exclude_defaults=True) == {
+        name.removeprefix("serve."): value for name, value in settings.items()
+    }

@@ -1,0 +1,194 @@
+"""What a replica takes, what it refuses, and what stays meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from support.pictures import encoded, photo
+from support.releases import altered, broken, promoted, without
+
+from raypose import config, storage
+from raypose.config import Config
+from raypose.errors import RayposeError, RegistryError
+from raypose.releases import golden, registry, shelf
+from raypose.releases.predictor import Predictor
+from raypose.serving.holding import Holder
+from raypose.serving.worker import Worker
+
+PICTURE = encoded(photo())
+
+
+@pytest.fixture
+def mine(trained: Config, bucket: str, tmp_path: Path) -> Config:
+    """A registry of the test's own, with a release in production."""
+    first = registry.resolve(trained.storage, "tiny")
+    registry.publish(bucket, "tiny", registry.fetch(first, tmp_path / "first"))
+    registry.promote(bucket, "tiny:v1")
+    return config.override(trained, {"storage": bucket, "serve.poll_s": 0.1})
+
+
+def held(holder: Holder) -> str:
+    return holder.held.release if holder.held else ""
+
+
+def test_an_alias_is_followed_and_a_version_is_not(mine: Config) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    second = altered(mine.storage, first, note="second")
+    following, pinned = (Holder(mine.storage, mine.serve) for _ in range(2))
+    following.point("tiny")
+    pinned.point(str(first))
+    assert (following.follows, pinned.follows) == ("tiny@production", "")
+    registry.promote(mine.storage, str(second))
+    for holder in (following, pinned):
+        holder.look()
+    assert (held(following), held(pinned)) == (str(second), str(first))
+    registry.rollback(mine.storage, "tiny")
+    following.look()
+    assert held(following) == str(first)
+
+
+def test_what_is_broken_is_refused_by_name(mine: Config) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    holder = Holder(mine.storage, mine.serve)
+    holder.point("tiny@production")
+    mixed = broken(mine.storage, first)
+    lacking = without(mine.storage, first, "taxonomy.json")
+    torn = altered(mine.storage, first, note="torn")
+    storage.write_bytes(storage.join(torn.url, "open_clip_model.safetensors"), b"torn")
+    reasons = {
+        mixed: "are not what was published",
+        lacking: "not a whole release",
+        torn: "open_clip_model.safetensors is not what was published",
+    }
+    for release, reason in reasons.items():
+        registry.promote(mine.storage, str(release))
+        holder.look()
+        assert held(holder) == str(first)
+        assert reason in holder.refused[str(release)]
+        assert "\n" not in holder.refused[str(release)]
+    good = altered(mine.storage, first, note="good")
+    registry.promote(mine.storage, str(good))
+    holder.look()
+    assert held(holder) == str(good)
+
+
+def test_a_refused_release_is_not_loaded_again_and_again(mine: Config) -> None:
+    from raypose.serving import holding
+
+    first = registry.resolve(mine.storage, "tiny")
+    tries: list[str] = []
+
+    def load(release: registry.Release, settings: config.ServeConfig) -> holding.Held:
+        tries.append(str(release))
+        return holding.loaded(release, settings)
+
+    holder = Holder(mine.storage, mine.serve, load=load)
+    holder.point("tiny")
+    bad = broken(mine.storage, first)
+    with promoted(mine.storage, str(bad)):
+        for _ in range(3):
+            holder.look()
+    assert tries == [str(first), str(bad)]
+
+
+def test_a_replica_that_starts_at_a_broken_release_takes_the_one_before(mine: Config) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    bad = broken(mine.storage, first)
+    registry.promote(mine.storage, str(bad))
+    holder = Holder(mine.storage, mine.serve)
+    holder.point("tiny")
+    assert held(holder) == str(first)
+    assert str(bad) in holder.refused
+    alone = Holder(mine.storage, mine.serve)
+    with pytest.raises(RegistryError, match="are not what was published"):
+        alone.point(str(bad))
+
+
+def test_storage_that_does_not_answer_changes_nothing(
+    mine: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = Holder(mine.storage, mine.serve)
+    holder.point("tiny")
+    before = held(holder)
+    alias = storage.join(mine.storage, "releases/tiny/aliases/production.json")
+    content = storage.read_bytes(alias)
+    storage.write_bytes(alias, b"{")
+    holder.look()
+    assert held(holder) == before
+    assert "production.json" in holder.trouble
+    storage.write_bytes(alias, content)
+    holder.look()
+    assert holder.trouble == ""
+
+
+def test_a_request_is_answered_by_one_release(mine: Config) -> None:
+    """Also where another is taken while it is decoded; what a canary says bears its name."""
+    first = registry.resolve(mine.storage, "tiny")
+    other = altered(mine.storage, first, note="canary")
+    registry.promote(mine.storage, str(other), alias="next")
+
+    async def run(share: float) -> tuple[set[str], dict[str, int]]:
+        settings = mine.serve.model_copy(update={"canary": "next", "canary_share": share})
+        worker = Worker(mine.storage, settings)
+        await worker.point("tiny")
+        answers = await asyncio.gather(*(worker.classify(PICTURE) for _ in range(40)))
+        found = worker.status()
+        assert found["canary"] == str(other)
+        counts = {name: each["answers"] for name, each in found["releases"].items()}
+        return {answer.release for answer in answers}, counts
+
+    named, counts = asyncio.run(run(0.5))
+    assert named == {str(first), str(other)}
+    assert sum(counts.values()) == 40
+    assert asyncio.run(run(0.0)) == ({str(first)}, {str(first): 40})
+
+
+def test_a_canary_that_is_broken_gets_nothing(mine: Config) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    bad = broken(mine.storage, first)
+    registry.promote(mine.storage, str(bad), alias="next")
+
+    async def run() -> None:
+        settings = mine.serve.model_copy(update={"canary": "next", "canary_share": 1.0})
+        worker = Worker(mine.storage, settings)
+        await worker.point("tiny")
+        assert (await worker.classify(PICTURE)).release == str(first)
+        assert str(bad) in worker.status()["refused"]
+
+    asyncio.run(run())
+
+
+def test_a_release_is_fetched_once_and_checked_each_time(mine: Config, tmp_path: Path) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    folder = shelf.fetched(first, tmp_path / "shelf")
+    assert golden.prove(Predictor.load(folder, device="cpu"), folder)
+    whole = (folder / "classifier.safetensors").read_bytes()
+    url = storage.join(first.url, "classifier.safetensors")
+    storage.write_bytes(url, b"changed meanwhile")
+    assert shelf.fetched(first, tmp_path / "shelf") == folder  # it is not read again
+    (folder / "classifier.safetensors").write_bytes(b"written over")
+    with pytest.raises(RegistryError, match=r"classifier\.safetensors is not what was published"):
+        shelf.fetched(first, tmp_path / "shelf")
+    storage.write_bytes(url, whole)
+    assert (shelf.fetched(first, tmp_path / "shelf") / url.split("/")[-1]).read_bytes() == whole
+
+
+def test_a_shelf_that_others_can_write_to_is_not_used(mine: Config, tmp_path: Path) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    (tmp_path / "open").mkdir(mode=0o777)
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(RayposeError, match="is not this user's alone"):
+        shelf.fetched(first, tmp_path / "open")
+
+
+def test_old_releases_leave_the_shelf(mine: Config, tmp_path: Path) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    for number in range(shelf.KEPT + 2):
+        last = shelf.fetched(
+            altered(mine.storage, first, note=str(number)), tmp_path / "shelf"
+        )
+    left = [path for path in (tmp_path / "shelf").iterdir() if path.is_dir()]
+    assert len(left) == shelf.KEPT
+    assert last in left
