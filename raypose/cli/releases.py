@@ -13,7 +13,7 @@ from raypose.cli.telling import origin
 from raypose.cli.training import RECIPE, given
 from raypose.cli.verbs import ANY, Call, Keys, Verb, Word
 from raypose.config.section import NAME_PATTERN
-from raypose.console import status, waiting
+from raypose.console import plural, status, waiting
 
 __all__ = ["VERBS"]
 
@@ -25,6 +25,15 @@ class AliasKeys(Keys):
 
     alias: str = Field("production", pattern=NAME_PATTERN)
     """Its name."""
+
+
+class PublishKeys(Keys):
+    """What is found out about a release beside making it."""
+
+    backends: bool | None = None
+    """Hold what computes faster on a CPU against torch, on pictures of data.val, and let the
+    release be served by what answers alike; by default where the image tower has a million
+    parameters and more: of a smaller one torch is fast, and the others take seconds to be made."""
 
 
 def publish(call: Call) -> None:
@@ -41,7 +50,7 @@ def publish(call: Call) -> None:
     with waiting("loading torch"):
         from raypose.evaluation import publishing
     known = {row["release"] for row in registry.overview(config.storage)}
-    release = publishing.publish(config)
+    release = publishing.publish(config, backends=call.keys.backends)
     text = f"{release}\n{release.url}"
     alike = publishing.with_same_weights(config.storage, release)
     if str(release) in known:
@@ -93,7 +102,7 @@ def show_release(call: Call) -> None:
         mend = "publish it again"
         return read_stored(dict[str, Any], url, what="a document of a release", mend=mend)
 
-    metrics, recipe = read("metrics.json"), read("config.json")
+    metrics, recipe, backends = read("metrics.json"), read("config.json"), _backends(release.url)
     made = read("MANIFEST.json")
     owner, at = str(made.get("by", "")), str(made.get("at", ""))
     document = {
@@ -104,6 +113,7 @@ def show_release(call: Call) -> None:
         "metrics": metrics,
         "config": recipe,
         "provenance": read("provenance.json"),
+        "backends": backends,
     }
     model, data = recipe.get("model"), recipe.get("data")
     lines = [str(release), release.url]
@@ -111,7 +121,32 @@ def show_release(call: Call) -> None:
     lines += [f"backbone {model.get('backbone')}"] if isinstance(model, dict) else []
     lines += [f"trained on {data.get('train')}"] if isinstance(data, dict) else []
     lines += [f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float)]
+    lines += [f"backend {name}: {_standing(one)}" for name, one in backends.items()]
     call.show(document, "\n".join(lines))
+
+
+def _backends(url: str) -> dict[str, dict[str, Any]]:
+    """Return how each backend of a release did; nothing for one published before there were any."""
+    from raypose import storage
+    from raypose.releases import documents
+
+    place = storage.join(url, documents.BACKENDS)
+    if not storage.exists(place):
+        return {}
+    found = documents.read(documents.Backends, place, mend="publish it again")
+    return {name: one.model_dump(exclude_none=True) for name, one in found.backends.items()}
+
+
+def _standing(one: dict[str, Any]) -> str:
+    """Return in a few words whether a backend is admitted, and by what."""
+    if not one["admitted"]:
+        return f"not admitted: {one['why']}"
+    if not one["num_pictures"]:
+        return "the reference"
+    return (
+        f"admitted: of {plural(one['num_pictures'], 'picture')} {one['changed_top1']:.1%} changed "
+        f"class, no logit by more than {one['largest_difference']:g}"
+    )
 
 
 def _whose(owner: str, at: str) -> str:
@@ -155,6 +190,7 @@ VERBS = (
         "make a release of a finished run",
         publish,
         ("raypose publish postures-recipe.yaml",),
+        PublishKeys,
         sections=(ANY,),
     ),
     Verb(

@@ -17,7 +17,7 @@ from raypose.clip.augment import normalize
 from raypose.clip.model import Clip
 from raypose.config import ModelConfig
 
-__all__ = ["best_scale", "build_classifier", "embed", "normalized", "probabilities"]
+__all__ = ["best_scale", "build_classifier", "embed", "logits", "normalized", "probabilities"]
 
 PRIOR_SD = 0.5
 """Of the logarithm of the factor: two thirds of the prior lie within 1.65 times either way."""
@@ -52,17 +52,24 @@ def build_classifier(
     return F.normalize(torch.stack(rows), dim=-1)
 
 
-def probabilities(
+def logits(
     image_features: torch.Tensor, classifier: torch.Tensor, logit_scale: float
 ) -> torch.Tensor:
-    """Return the class probabilities, float32 (B, C).
+    """Return what probabilities are made of, float32 (B, C): cosines times their factor.
 
     Args:
         image_features: (B, D), normalised.
         classifier: (C, D), normalised.
         logit_scale: factor on cosines, the inverse of a temperature.
     """
-    return (logit_scale * image_features.float() @ classifier.float().T).softmax(dim=-1)
+    return logit_scale * image_features.float() @ classifier.float().T
+
+
+def probabilities(
+    image_features: torch.Tensor, classifier: torch.Tensor, logit_scale: float
+) -> torch.Tensor:
+    """Return the class probabilities, float32 (B, C): see `logits`."""
+    return logits(image_features, classifier, logit_scale).softmax(dim=-1)
 
 
 def normalized(

@@ -9,10 +9,10 @@ from typing import Any
 
 from raypose import storage, training
 from raypose.config import Config
-from raypose.console import plural
+from raypose.console import bar, plural
 from raypose.errors import TrainError
-from raypose.releases import documents, registry
-from raypose.releases.predictor import write_release
+from raypose.releases import documents, gate, golden, registry
+from raypose.releases.predictor import Predictor, write_release
 from raypose.training import finish, runs, sinks
 
 __all__ = ["publish", "with_same_weights"]
@@ -25,14 +25,20 @@ MODELS = {"run": "this release", "probe": "probe", "zero_shot": "zero-shot"}
 """Key of `verdict.hold_up` → its name, in the order of the card."""
 
 
-def publish(config: Config) -> registry.Release:
+def publish(config: Config, *, backends: bool | None = None) -> registry.Release:
     """Make a release of a finished run's final model.
 
     What the run was held against, where it was, goes into its metrics and its model card. The same
     again is the same version.
 
+    Args:
+        config: of the run.
+        backends: whether to find on validation pictures by which backends it may be served: see
+            `gate`. By default where its image tower is large, as of a small one torch is fast.
+
     Raises:
         TrainError: where the run is not finished.
+        CheckpointError: where its model is of no use.
     """
     result = training.finished(config)
     if result is None:
@@ -49,10 +55,20 @@ def publish(config: Config) -> registry.Release:
             card = folder / "release" / CARD
             text = card.read_text(encoding="utf-8")
             card.write_text(_with_baselines(text, held), encoding="utf-8")
+        _prove(folder / "release", config.data.val, backends=backends)
         release = registry.publish(config.storage, config.name, folder / "release")
     about = {"name": release.name, "version": release.version, "url": release.url}
     sinks.register(config, result.url, metrics=result.metrics, **about)
     return release
+
+
+def _prove(folder: Path, url: str, *, backends: bool | None) -> None:
+    """Write what a release is proven by where it is loaded, and by which backends it may be."""
+    predictor = Predictor.load(folder, device="cpu")
+    golden.write(predictor, folder, side=predictor.clip.image_size)
+    with bar("holding backends against torch") as progress:
+        found = gate.open_to(predictor, url, asked=backends, progress=progress)
+    gate.write(found, folder)
 
 
 def with_same_weights(root: str, release: registry.Release) -> list[registry.Release]:

@@ -1,4 +1,4 @@
-"""What the registry keeps in JSON, each kind read in one way: manifests and aliases.
+"""What the registry keeps in JSON, each kind read in one way: manifests, aliases, backends.
 
 A document that is not what it should be is an error of one line that names its place; one that
 cannot be read at all is the storage's own.
@@ -14,9 +14,22 @@ from raypose import storage
 from raypose.config import NAME_PATTERN, Stored, parse_stored
 from raypose.errors import RegistryError
 
-__all__ = ["FORMAT", "VERSION_PATTERN", "Alias", "Manifest", "Number", "Settings", "parse", "read"]
+__all__ = [
+    "BACKENDS",
+    "FORMAT",
+    "VERSION_PATTERN",
+    "Admission",
+    "Alias",
+    "Backends",
+    "Manifest",
+    "Number",
+    "Settings",
+    "parse",
+    "read",
+]
 
 FORMAT: Final = "raypose-release/1"
+BACKENDS = "backends.json"
 VERSION_PATTERN = r"^v(\d+)-[0-9a-f]{8}$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -59,6 +72,39 @@ class Number(Stored):
     content: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
     by: str = ""
     """Who took it."""
+
+
+class Admission(Stored):
+    """How a backend did beside torch, and whether a release may be served by it."""
+
+    admitted: bool
+    why: str = ""
+    """Why it is not, or was not held against torch."""
+    precision: str = ""
+    """What it computes in."""
+    num_pictures: Annotated[int, Field(ge=0)] = 0
+    """On how many pictures."""
+    changed_top1: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of them that are taken for another class."""
+    largest_difference: Annotated[float, Field(ge=0)] | None = None
+    """Of any logit."""
+    allowed_difference: Annotated[float, Field(ge=0)] | None = None
+    """The bound on it."""
+
+
+class Backends(Stored):
+    """A release's backends.json: by what its image tower may be computed."""
+
+    format: Literal["raypose-backends/1"] = "raypose-backends/1"
+    data: str = ""
+    """SHA-256 of the manifest of the pictures; empty where there were none."""
+    backends: dict[str, Admission]
+    """Name → how it did."""
+
+    @property
+    def admitted(self) -> list[str]:
+        """Names of those that a release may be served by."""
+        return [name for name, one in self.backends.items() if one.admitted]
 
 
 class Settings(Stored):

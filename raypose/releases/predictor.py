@@ -27,15 +27,13 @@ from raypose.clip import model, zeroshot
 from raypose.config import Config, dump, parse_config
 from raypose.data import Decode
 from raypose.data.transforms import preprocess
-from raypose.errors import CheckpointError
+from raypose.errors import CheckpointError, UsageError
+from raypose.releases import card, choosing
+from raypose.releases.backends import REFERENCE, Backend, Maker, Torch
 
 __all__ = ["CLASSIFIER", "Prediction", "Predictor", "write_release"]
 
 CLASSIFIER = "classifier.safetensors"
-
-TRIM = """
-Its `preprocess` does not trim: raypose cuts a margin of one colour away before (`model.resize`).
-"""
 
 
 @dataclass(frozen=True)
@@ -59,32 +57,70 @@ class Predictor:
         config: Config,
         *,
         device: torch.device,
+        backend: Backend | None = None,
     ) -> None:
         self.clip = clip
         self.classifier = classifier
         self.logit_scale = logit_scale
         self.classes = classes
         self.config = config
+        self.backend: Backend = backend or Torch(clip, config.model)
         self.to(device)
 
     def to(self, device: torch.device) -> None:
-        """Move to a device, in the layout that the config asks for."""
+        """Move to a device, in the layout that the config asks for.
+
+        Raises:
+            UsageError: where the backend computes on a CPU alone, and the device is none.
+        """
+        if device.type != "cpu" and self.backend.name != REFERENCE:
+            raise UsageError(f"backend: {self.backend.name} computes on a CPU, not on {device}")
         self.device = device
         model.place(self.clip.model, device, channels_last=self.config.model.channels_last).eval()
         self.classifier = self.classifier.to(device)
 
     @classmethod
-    def load(cls, folder: Path, *, device: torch.device | str | None = None) -> Predictor:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: torch.device | str | None = None,
+        backend: str = REFERENCE,
+        threads: int | None = None,
+    ) -> Predictor:
         """Load a release from a local folder.
 
         Args:
             folder: as `registry.fetch` fills it.
-            device: by default a GPU where there is one.
+            device: by default a GPU where there is one; a CPU where a backend needs it.
+            backend: how the image tower is computed: see `backends`. ``auto`` is the fastest here
+                of those that the release admits, and torch on a GPU.
+            threads: that a CPU computes with; for torch, of the whole process. By default 1, but
+                for torch asked for by its name, which takes what the process has.
 
         Raises:
             CheckpointError: where a file of it is missing or damaged.
+            RegistryError: where it does not say by what it may be computed.
+            UsageError: for a backend that this machine has not.
         """
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        auto = backend == "auto"
+        cpu_only = not auto and backend != REFERENCE
+        by_default = "cuda" if torch.cuda.is_available() and not cpu_only else "cpu"
+        where = torch.device(device or by_default)
+        made = cls._loaded(folder, where)
+        if where.type != "cpu" and cpu_only:
+            raise UsageError(f"backend: {backend} computes on a CPU, not on {where}")
+        if where.type != "cpu" or (backend == REFERENCE and threads is None):
+            return made
+        torch.set_num_threads(threads or 1)
+        maker = Maker(made.clip, made.config.model, threads=threads or 1)
+        if not auto:
+            return made.by(maker.make(backend))
+        names, side = choosing.admitted(folder), made.clip.image_size
+        return choosing.fastest(lambda name: made.by(maker.make(name)), names, folder, side=side)
+
+    @classmethod
+    def _loaded(cls, folder: Path, device: torch.device) -> Predictor:
         try:
             config = parse_config(_read(folder / "config.json"), where=f"{folder}/config.json")
             document = _read(folder / "taxonomy.json")
@@ -98,7 +134,19 @@ class Predictor:
             scale,
             taxonomy.parse(document, where=f"{folder}/taxonomy.json"),
             config,
-            device=torch.device(chosen),
+            device=device,
+        )
+
+    def by(self, backend: Backend) -> Predictor:
+        """Return a predictor of the same release by another backend, made of its tower."""
+        return Predictor(
+            self.clip,
+            self.classifier,
+            self.logit_scale,
+            self.classes,
+            self.config,
+            device=self.device,
+            backend=backend,
         )
 
     def decode(self, index: Mapping[str, int]) -> Decode:
@@ -126,11 +174,18 @@ class Predictor:
         )
 
     @torch.inference_mode()
+    def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return what probabilities are made of, float32 (B, C), of uint8 (B, 3, S, S)."""
+        return self._logits(pixels).cpu().numpy()
+
+    @torch.inference_mode()
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return class probabilities, float32 (B, C), of uint8 (B, 3, S, S)."""
-        features = zeroshot.embed(self.clip, torch.from_numpy(pixels), self.config.model)
-        probabilities = zeroshot.probabilities(features, self.classifier, self.logit_scale)
-        return probabilities.cpu().numpy()
+        return self._logits(pixels).softmax(dim=-1).cpu().numpy()
+
+    def _logits(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+        features = self.backend(torch.from_numpy(pixels))
+        return zeroshot.logits(features, self.classifier, self.logit_scale)
 
     def rank(
         self, probabilities: npt.NDArray[np.float32], *, k: int = 5, level: int = 0
@@ -199,47 +254,7 @@ def write_release(
     for name, document in documents.items():
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
-    (folder / "README.md").write_text(_card(config, classes, metrics, origin), encoding="utf-8")
-
-
-def _card(
-    config: Config, classes: Taxonomy, metrics: Mapping[str, Any], origin: Mapping[str, Any]
-) -> str:
-    """Return a model card."""
-    end = origin["final"]
-    figures = "\n".join(
-        f"| {key} | {value:.4f} |" for key, value in metrics.items() if isinstance(value, float)
-    )
-    return f"""---
-library_name: open_clip
-pipeline_tag: zero-shot-image-classification
----
-
-# {config.name}
-
-A CLIP model fine-tuned to tell {len(classes)} postures of the taxonomy "{classes.name}" apart.
-Backbone `{config.model.backbone}`; trained on `{config.data.train}`, loss `{config.loss.name}`,
-method `{config.optim.method}`, {config.optim.epochs} epochs at most.
-
-| figure | value |
-|---|---|
-{figures}
-
-It names the posture of one person in a picture. It was not made to judge health, ability or
-identity. `config.json` holds every setting, `captions.json` the sentences of each class.
-
-## How it came about
-
-Figures named `val_` are of `{config.data.val or "no validation set"}`, on which epoch
-{end["epoch"]}, the mixing weight {end["alpha"]:g} of the trained weights with those it started
-from, and the factor {end["logit_scale"]:.2f} on cosines were chosen: they lean to the high side.
-`provenance.json` holds the hashes of recipe, captions, classes, data and code. To score it, with
-intervals and baselines: `raypose evaluate {config.name} DATA`.
-
-## In open_clip
-
-    model, preprocess = open_clip.create_model_from_pretrained("local-dir:THIS_FOLDER")
-{TRIM if config.model.resize == "trim" else ""}"""
+    (folder / "README.md").write_text(card.text(config, classes, metrics, origin), encoding="utf-8")
 
 
 def _read(path: Path) -> Any:

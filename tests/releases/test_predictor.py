@@ -30,6 +30,8 @@ def test_a_release_holds_what_is_promised(folder: Path) -> None:
         "taxonomy.json",
         "captions.json",
         "classifier.safetensors",
+        "golden.safetensors",
+        "backends.json",
         "metrics.json",
         "provenance.json",
         "README.md",

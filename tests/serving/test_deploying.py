@@ -15,7 +15,7 @@ import pytest
 import yaml
 from support import loads
 from support.pictures import encoded, photo
-from support.releases import altered, broken, promoted
+from support.variants import altered, broken, promoted
 
 from raypose import config
 from raypose.config import Config
@@ -169,7 +169,7 @@ def test_what_cannot_be_deployed(command: Run, port: int, trained: Config, tmp_p
 
 def test_the_files_are_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """serve/config.yaml and KubeRay's service are what `raypose deploy --print` prints."""
-    from raypose.cli import main
+    from raypose.cli.main import main
 
     words = ["deploy", "postures@production", "storage=s3://my-bucket", "--print"]
     assert main(words) == 0

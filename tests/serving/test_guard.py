@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from pydantic import ValidationError
 
-from raypose.cli import main
+from raypose.cli.main import main
 from raypose.config import ServeConfig
 from raypose.errors import ConfigError
 from raypose.serving import guard

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.pictures import encoded, photo
-from support.releases import altered, broken, promoted, without
+from support.variants import altered, broken, promoted, without
 
 from raypose import config, storage
 from raypose.config import Config

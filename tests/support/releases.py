@@ -1,52 +1,43 @@
-"""Releases made from another: with other words, or broken in a way that only shows when used."""
+"""Releases made in a second, without a run: random weights, a random classifier."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.nn.functional as F
+from safetensors.torch import save_file
 
-from raypose.releases import registry
-from raypose.releases.predictor import CLASSIFIER
-from raypose.releases.registry import Release
+from raypose import config
+from raypose.clip import model
+from raypose.releases.predictor import CLASSIFIER, write_release
+from support.models import TINY
 
-
-def altered(root: str, release: Release, *, note: str) -> Release:
-    """Publish the same again under a version of its own."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = registry.fetch(release, Path(name) / "release")
-        with (folder / "README.md").open("a", encoding="utf-8") as card:
-            card.write(f"\n{note}\n")
-        return registry.publish(root, release.name, folder)
+END = {"epoch": 1, "alpha": 1.0, "logit_scale": 20.0}
 
 
-def broken(root: str, release: Release, *, turn: int = 1) -> Release:
-    """Publish one whose files are whole and load, and whose classes are mixed up."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = registry.fetch(release, Path(name) / "release")
-        tensors = load_file(folder / CLASSIFIER)
-        tensors["text_features"] = torch.roll(tensors["text_features"], turn, 0).contiguous()
-        save_file(tensors, folder / CLASSIFIER)
-        return registry.publish(root, release.name, folder)
-
-
-def without(root: str, release: Release, file: str) -> Release:
-    """Publish one that lacks a file."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = registry.fetch(release, Path(name) / "release")
-        (folder / file).unlink()
-        return registry.publish(root, release.name, folder)
-
-
-@contextmanager
-def promoted(root: str, reference: str, *, alias: str = "production") -> Iterator[None]:
-    """Point an alias at a release within a block, and back at its end."""
-    release = registry.promote(root, reference, alias=alias)
-    try:
-        yield
-    finally:
-        registry.rollback(root, release.name, alias=alias)
+def make(
+    folder: Path,
+    *,
+    seed: int = 0,
+    architecture: dict[str, Any] = TINY,
+    classifier: torch.Tensor | None = None,
+    **changes: Any,
+) -> Path:
+    """Fill a folder with the files of a release of 12 classes, all but what proves it."""
+    recipe = config.parse_config(
+        {
+            "name": "made",
+            "storage": str(folder),
+            "data": {"train": "nowhere", "taxonomy": "synthetic12"},
+            "model": {"backbone": "made", "architectures": {"made": architecture}, **changes},
+        }
+    )
+    model.save(model.build(recipe.model, seed=seed), folder / "final")
+    rows = torch.randn(12, 16, generator=torch.Generator().manual_seed(seed))
+    rows = F.normalize(rows, dim=-1) if classifier is None else classifier
+    tensors = {"text_features": rows, "logit_scale": torch.tensor(20.0)}
+    save_file(tensors, folder / "final" / CLASSIFIER)
+    write_release(folder / "final", folder / "release", recipe, {"val_top1": 0.5}, {"final": END})
+    return folder / "release"
