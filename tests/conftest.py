@@ -140,7 +140,7 @@ def trained(document: dict[str, Any], cluster: None) -> config.Config:
 
 @pytest.fixture(scope="session")
 def nodes(s3: str, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    """A head, on which nodes may be added; started after S3, so that their workers inherit the variables."""
+    """A head, to which nodes may come; after S3, so that workers inherit the variables."""
     from raypose.runtime.nodes import Nodes
 
     made = Nodes(tmp_path_factory.mktemp("nodes"))

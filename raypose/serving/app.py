@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import ray
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
@@ -55,8 +56,8 @@ class Arguments(BaseModel):
 
 def _whereabouts() -> dict[str, str]:
     """Return which replica this is, and where."""
-    context = serve.get_replica_context()
-    return {"replica": context.replica_id.unique_id, "node": context._internal_node_id or ""}
+    replica = serve.get_replica_context().replica_id.unique_id
+    return {"replica": replica, "node": ray.get_runtime_context().get_node_id()}
 
 
 @serve.deployment
@@ -70,7 +71,7 @@ class Classifier:
         """Answer with what ``{"release": reference}`` means."""
         await self.worker.point(user_config["release"])
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Fail where no release is loaded; Serve then replaces the replica."""
         if not self.worker.ready:
             raise RuntimeError("no release is loaded")
@@ -82,9 +83,13 @@ class Classifier:
         except (BadPicture, Full) as error:
             return error
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Return what this replica answers with."""
         return {**_whereabouts(), **self.worker.status()}
+
+    async def release(self) -> str:
+        """Return the name and version of that."""
+        return self.worker.release
 
 
 class Remote:
@@ -114,8 +119,7 @@ class Remote:
 
     async def release(self) -> str:
         """Return what one of them answers with."""
-        found: dict[str, Any] = await self.handle.status.remote()
-        return str(found["release"])
+        return str(await self.handle.release.remote())
 
 
 class Local:
@@ -176,12 +180,12 @@ class Ingress:
         if self.worker is not None:
             await self.worker.point(user_config["release"])
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Fail where no release is loaded; Serve then replaces the replica."""
         if self.worker is not None and not self.worker.ready:
             raise RuntimeError("no release is loaded")
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Return what this replica answers with."""
         return {**_whereabouts(), **(self.worker.status() if self.worker else {})}
 
@@ -191,7 +195,7 @@ class Ingress:
         try:
             async with asyncio.timeout(self.settings.request_timeout_s):
                 release = await self.classifier.release()
-        except (*GONE, BackPressureError, TimeoutError):
+        except (*GONE, RayTaskError, BackPressureError, TimeoutError):
             return _refusal(503, "the classifier does not answer; try again in a second")
         return JSONResponse({"status": "ok", "release": release})
 
@@ -202,7 +206,7 @@ class Ingress:
             return _refusal(401, "no valid API key; send it as Authorization: Bearer KEY")
         try:
             return JSONResponse({"replicas": await self.classifier.statuses()})
-        except GONE:
+        except (*GONE, RayTaskError):
             return _refusal(503, "a replica does not answer; try again in a second")
 
     @api.post("/v1/classify")

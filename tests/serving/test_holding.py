@@ -186,9 +186,7 @@ def test_a_shelf_that_others_can_write_to_is_not_used(mine: Config, tmp_path: Pa
 def test_old_releases_leave_the_shelf(mine: Config, tmp_path: Path) -> None:
     first = registry.resolve(mine.storage, "tiny")
     for number in range(shelf.KEPT + 2):
-        last = shelf.fetched(
-            altered(mine.storage, first, note=str(number)), tmp_path / "shelf"
-        )
+        last = shelf.fetched(altered(mine.storage, first, note=str(number)), tmp_path / "shelf")
     left = [path for path in (tmp_path / "shelf").iterdir() if path.is_dir()]
     assert len(left) == shelf.KEPT
     assert last in left

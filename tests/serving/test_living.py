@@ -1,0 +1,161 @@
+"""What operators do to an endpoint, and what happens to it, while it is asked without a pause.
+
+Replicas that classify in processes of their own: nothing that is done here may cost a request.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from PIL import ImageOps
+from ray import serve as ray_serve
+from support import loads
+from support.pictures import encoded, photo
+from support.processes import descendants
+from support.variants import altered, broken, promoted
+
+from raypose import config, serving
+from raypose.config import Config
+from raypose.releases import registry
+from raypose.serving import app, described
+
+PICTURES = [encoded(photo()), encoded(ImageOps.mirror(photo()))]
+CLASSIFIER = "ray::ServeReplica:raypose:Classifier"
+INGRESS = "ray::ServeReplica:raypose:Ingress"
+SETTINGS = {
+    "serve.port": 0,
+    "serve.processes": "two",
+    "serve.poll_s": 0.5,
+    "serve.cpus_per_replica": 0.25,
+    "serve.min_replicas": 2,
+    "serve.max_replicas": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def living(trained: Config) -> Iterator[serving.Endpoint]:
+    with serving.running(config.override(trained, SETTINGS), "tiny@production") as endpoint:
+        yield endpoint
+
+
+def until(what: Callable[[], Any], *, within_s: float = 120.0) -> Any:
+    deadline = time.monotonic() + within_s
+    while not (found := what()):
+        assert time.monotonic() < deadline, "in vain"
+        time.sleep(0.2)
+    return found
+
+
+def statuses(endpoint: serving.Endpoint) -> list[dict[str, Any]]:
+    answer = httpx.get(f"{endpoint.url}/v1/status", timeout=60)
+    found: list[dict[str, Any]] = answer.json()["replicas"] if answer.status_code == 200 else []
+    return found
+
+
+def going(endpoint: serving.Endpoint, **how: Any) -> Any:
+    return loads.going(f"{endpoint.url}/v1/classify", PICTURES, **how)
+
+
+def ended(pids: list[int]) -> bool:
+    """Whether these processes are gone: one that was killed stays a moment in lists."""
+    return not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_a_classifier_that_is_killed_costs_no_request(
+    living: serving.Endpoint, campaign_round: int
+) -> None:
+    with going(living) as load:
+        load.wait(20)
+        (first, *_), before = descendants(CLASSIFIER), len(descendants(CLASSIFIER))
+        os.kill(first, signal.SIGKILL)
+        load.wait(60)
+        until(lambda: ended([first]) and len(descendants(CLASSIFIER)) == before)
+        load.wait(20)
+    assert load.failed() == []
+
+
+def test_an_ingress_that_is_killed_costs_nothing_to_those_who_ask_again(
+    living: serving.Endpoint, campaign_round: int
+) -> None:
+    with going(living, retries=6) as load:
+        load.wait(20)
+        (first, *_), before = descendants(INGRESS), len(descendants(INGRESS))
+        os.kill(first, signal.SIGKILL)
+        load.wait(60)
+        until(lambda: ended([first]) and len(descendants(INGRESS)) == before)
+        load.wait(20)
+    assert load.failed() == []
+
+
+def test_a_release_that_is_promoted_is_taken_by_all(
+    living: serving.Endpoint, trained: Config, campaign_round: int
+) -> None:
+    first = registry.resolve(trained.storage, "tiny")
+    other = altered(trained.storage, first, note="living")
+    pids = descendants(CLASSIFIER)
+    with going(living) as load:
+        load.answers(str(first))
+        with promoted(trained.storage, str(other)):
+            until(lambda: {each["release"] for each in statuses(living)} == {str(other)})
+            load.answers(str(other))
+        until(lambda: {each["release"] for each in statuses(living)} == {str(first)})
+    assert load.failed() == []
+    named = {each.text.partition('"release":"')[2].partition('"')[0] for each in load.asked}
+    assert named == {str(first), str(other)}
+    assert descendants(CLASSIFIER) == pids  # no process was started for it
+
+
+def test_a_broken_release_is_refused_by_all(
+    living: serving.Endpoint, trained: Config, campaign_round: int
+) -> None:
+    first = registry.resolve(trained.storage, "tiny")
+    bad = broken(trained.storage, first, turn=2)
+    with going(living) as load:
+        with promoted(trained.storage, str(bad)):
+            until(lambda: all(str(bad) in each["refused"] for each in statuses(living)))
+            load.wait(20)
+    assert load.failed() == []
+    assert not any(str(bad) in each.text for each in load.asked)
+    for each in statuses(living):
+        assert "are not what was published" in each["refused"][str(bad)]
+        assert each["release"] == str(first)
+
+
+def test_it_grows_and_shrinks(
+    living: serving.Endpoint, trained: Config, campaign_round: int
+) -> None:
+    def sized(num: int) -> None:
+        sizes = {"serve.min_replicas": num, "serve.max_replicas": num}
+        settings = config.override(trained, {**SETTINGS, **sizes}).serve
+        arguments = app.Arguments(storage=trained.storage, release="tiny", serve=settings)
+        ray_serve.run(app.build(arguments), name=described.APP, route_prefix="/")
+        until(lambda: len(statuses(living)) == num)
+
+    with going(living) as load:
+        for num in (1, 3, 1, 2):
+            sized(num)
+            load.wait(10)
+    assert load.failed() == []
+
+
+def test_ten_times_too_many(living: serving.Endpoint, trained: Config) -> None:
+    """Those it takes wait for a bounded time; the rest are told at once; then all is as before."""
+    tight = {**SETTINGS, "serve.max_queued_requests": 8, "serve.max_batch_size": 4}
+    settings = config.override(trained, tight).serve
+    arguments = app.Arguments(storage=trained.storage, release="tiny", serve=settings)
+    ray_serve.run(app.build(arguments), name=described.APP, route_prefix="/")
+    until(lambda: len(statuses(living)) == 2)
+    load = loads.sent(f"{living.url}/v1/classify", PICTURES, 600, num_clients=160)
+    assert set(load.counts()) <= {200, 503}
+    assert load.counts()[200] > 0
+    refused = [each for each in load.asked if each.status == 503]
+    assert refused
+    assert all("too many requests" in each.text or "backpressure" in each.text for each in refused)
+    after = loads.sent(f"{living.url}/v1/classify", PICTURES, 20, num_clients=2)
+    assert after.counts() == {200: 20}
