@@ -133,17 +133,24 @@ def evaluate(
         return evaluation.evaluate("", loaded, url, with_baselines=baselines, progress=update)
 
 
-def publish(recipe: Recipe, overrides: Mapping[str, Any] | None = None) -> Release:
+def publish(
+    recipe: Recipe,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    backends: bool | None = None,
+) -> Release:
     """Make a release of a finished run's final model; the same again is the same release.
 
     Args:
         recipe: see `Recipe`; the one that was trained.
         overrides: dotted key → value, as in training.
+        backends: whether to find on `data.val` by which backends it may be served on a CPU; by
+            default where its image tower has a million parameters and more.
 
     Raises:
         TrainError: where the run is not finished.
     """
-    return evaluation.publish(_settled(recipe, overrides))
+    return evaluation.publish(_settled(recipe, overrides), backends=backends)
 
 
 def _settled(recipe: Recipe, overrides: Mapping[str, Any] | None) -> Config:
