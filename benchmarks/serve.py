@@ -59,7 +59,7 @@ done = function(summary, latency, requests)
     bad.status + bad.connect + bad.read + bad.write + bad.timeout))
 end
 """
-HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1"}, []
+HAPROXY = {}, ["serve.proxy=haproxy"]
 """Environment and words of `raypose serve` by Ray Serve's other proxy."""
 OURS: dict[str, tuple[dict[str, str], list[str]]] = {"ours": ({}, []), "ours_haproxy": HAPROXY}
 PARTS = ("bare", "fastapi", "litserve", "ray_serve", *OURS)

@@ -42,7 +42,7 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
         TrainError: where the port is taken, or the endpoint does not answer.
     """
     release = registry.resolve(config.storage, reference)
-    holding.loaded(release, config.serve)
+    holding.proven(release, device="cpu")
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)
     arguments = Arguments(storage=config.storage, release=_named(config, reference, release),
                           serve=config.serve)  # fmt: skip

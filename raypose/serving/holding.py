@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from raypose.releases import golden, registry, shelf
 from raypose.releases.predictor import Predictor
 from raypose.releases.registry import LOCAL, Release
 
-__all__ = ["Held", "Holder", "loaded"]
+__all__ = ["Held", "Holder", "loaded", "proven"]
 
 
 @dataclass(frozen=True)
@@ -40,23 +41,33 @@ class Held:
     since: float
 
 
-def loaded(release: Release, settings: ServeConfig) -> Held:
-    """Fetch, check, load and try a release, and warm it up.
+def proven(release: Release, **how: Any) -> Predictor:
+    """Fetch, check, load and try a release.
+
+    Args:
+        release: to load.
+        how: see `Predictor.load`.
 
     Raises:
         RegistryError: naming a file that is not what was published.
         CheckpointError: where it does not load, or does not give its golden answers.
         StorageError: where it cannot be read.
     """
-    device = None if settings.gpus_per_replica else "cpu"
-    threads = max(1, int(settings.cpus_per_replica))
     with tempfile.TemporaryDirectory() as name:
         if release.version == LOCAL:  # it has no manifest to be known by
             folder = registry.fetch(release, Path(name))
         else:
             folder = shelf.fetched(release)
-        predictor = Predictor.load(folder, device=device, backend=settings.backend, threads=threads)
+        predictor = Predictor.load(folder, **how)
         golden.prove(predictor, folder)
+    return predictor
+
+
+def loaded(release: Release, settings: ServeConfig) -> Held:
+    """Return a release, tried and warm: see `proven`."""
+    device = None if settings.gpus_per_replica else "cpu"
+    threads = max(1, int(settings.cpus_per_replica))
+    predictor = proven(release, device=device, backend=settings.backend, threads=threads)
     _warm(predictor, settings.max_batch_size)
     return Held(str(release), predictor, time.time())
 
