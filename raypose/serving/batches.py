@@ -62,6 +62,7 @@ class Batches(Generic[T, R]):
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._running = 0
         self._took: deque[float] = deque(maxlen=REMEMBERED)
+        self._takes_s = 0.0
         self._thread = ThreadPoolExecutor(1, "batches")
         self._more = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
@@ -69,11 +70,6 @@ class Batches(Generic[T, R]):
     def __len__(self) -> int:
         """Return how many wait or are worked on."""
         return len(self._waiting) + self._running
-
-    @property
-    def wait_s(self) -> float:
-        """How long an item that came now would wait for its turn."""
-        return len(self) * statistics.median(self._took) if self._took else 0.0
 
     def check(self, others: int = 0) -> None:
         """Refuse an item that is to come where there is no room.
@@ -84,7 +80,7 @@ class Batches(Generic[T, R]):
         Raises:
             Full: saying when there may be.
         """
-        wait_s = (len(self) + others) * statistics.median(self._took) if self._took else 0.0
+        wait_s = (len(self) + others) * self._takes_s
         if len(self._waiting) + others >= self._limit or wait_s > self._max_wait_s:
             raise Full(max(1.0, wait_s))
 
@@ -122,6 +118,7 @@ class Batches(Generic[T, R]):
             except Exception as error:  # of them all: the loop goes on
                 outcomes = [error] * len(batch)
             self._took.append((time.perf_counter() - began) / len(batch))
+            self._takes_s = statistics.median(self._took)
             self._running = 0
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 _settle(future, outcome)

@@ -53,6 +53,8 @@ def choose_proxy(settings: ServeConfig) -> None:
     if settings.proxy != "haproxy":
         return
     os.environ[HAPROXY] = "1"
+    # a replica that is to go waits this long for proxies on other nodes to hear of it
+    os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "2")
     folder = tempfile.mkdtemp(prefix="raypose-haproxy-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, file in FILES.items():
