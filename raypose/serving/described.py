@@ -16,7 +16,6 @@ from raypose.config import Config, ServeConfig
 
 __all__ = [
     "APP",
-    "HAPROXY",
     "IMPORT_PATH",
     "application",
     "choose_proxy",
