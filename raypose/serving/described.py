@@ -47,14 +47,14 @@ def choose_proxy(settings: ServeConfig) -> None:
     """Have Serve take connections by HAProxy where that is asked for: before Ray is imported.
 
     Its files and the ports of its figures are this process's own, unless the environment names
-    others, so that what another left behind is in nobody's way.
+    others: what another left behind is in nobody's way, and who reaches the folder may command it.
     """
     if settings.proxy != "haproxy":
         return
     os.environ[HAPROXY] = "1"
     # a replica that is to go waits this long for proxies on other nodes to hear of it
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "2")
-    folder = tempfile.mkdtemp(prefix="raypose-haproxy-")
+    folder = tempfile.mkdtemp(prefix="rp-", dir="/tmp")  # names of sockets have to be short
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, file in FILES.items():
         os.environ.setdefault(f"{HAPROXY_SETTING}_{name}", f"{folder}/{file}".rstrip("/"))

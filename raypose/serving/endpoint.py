@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 
 from raypose.config import Config
@@ -47,7 +48,7 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
     arguments = Arguments(storage=config.storage, release=_named(config, reference, release),
                           serve=config.serve)  # fmt: skip
     status(f"starting the endpoint for {release}")
-    serve.start(http_options=HTTPOptions(**{**http_options(config), "host": host, "port": port}))
+    _start(HTTPOptions(**{**http_options(config), "host": host, "port": port}))
     try:
         serve.run(build(arguments), name=APP, route_prefix="/", logging_config=_QUIET)
         endpoint = Endpoint(f"http://{host}:{port}", str(release))
@@ -55,6 +56,21 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
         yield endpoint
     finally:
         serve.delete(APP)  # not shutdown: others may serve on the same cluster
+
+
+def _start(options: HTTPOptions) -> None:
+    """Start Serve where it does not run.
+
+    Raises:
+        TrainError: where what takes connections does not come up.
+    """
+    try:
+        serve.start(http_options=options)
+    except (RayError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[-300:]
+        raise TrainError(
+            f"{options.host}:{options.port}: Ray Serve did not start ({reason})"
+        ) from error
 
 
 def _named(config: Config, reference: str, release: registry.Release) -> str:

@@ -156,6 +156,26 @@ def test_scaling(deployed: str, command: Run, trained: Config) -> None:
     assert "give min=, max= or both" in said
 
 
+def test_a_node_that_leaves_costs_nothing_to_those_who_ask_again(
+    deployed: str, command: Run, nodes: Nodes, campaign_round: int
+) -> None:
+    nodes.up(2, num_cpus=2)
+    command("endpoint", "scale", "min=2", "max=2")
+    where = {each["node"] for each in command("endpoint", "status")["replicas"]}
+    with loads.going(f"{deployed}/v1/classify", [encoded(photo())], retries=8) as load:
+        load.wait(20)
+        nodes.remove(nodes.show()["nodes"][-1]["number"])
+        load.wait(100)
+        back: list[str] = []
+        while len(back) < 2:
+            found = command("endpoint", "status")["replicas"]
+            back = [each["node"] for each in found if each["state"] == "running"]
+    assert load.failed() == []
+    if len(where) == 2:  # it held one, which came back where there was room
+        assert set(back) < where
+    command("endpoint", "scale", "min=1", "max=1")
+
+
 def test_what_cannot_be_deployed(command: Run, port: int, trained: Config, tmp_path: Path) -> None:
     pairs = [f"storage={trained.storage}", f"serve.port={port}"]
     assert 'no release "tini"' in command("deploy", "tini", *pairs, code=3)["said"]
