@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
+import shlex
+import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -61,7 +62,10 @@ def serve(call: Call) -> None:
             text = f"serving {served.release} at {served.url}/v1/classify; Ctrl-C stops it"
             call.show(document, text)
             call.next(f"curl --data-binary @PICTURE.jpg {served.url}/v1/classify")
-            signal.pause()
+            while True:  # until a signal
+                time.sleep(config.serve.poll_s)
+                for line in served.news():
+                    status(line)
 
 
 def deploy(call: Call) -> None:
@@ -80,15 +84,14 @@ def deploy(call: Call) -> None:
     with waiting(f"deploying {reference} to {endpoint.client.address}"):
         seen = endpoint.deploy(reference)
     _show(call, seen)
-    call.next(f"curl --data-binary @PICTURE.jpg {endpoint.url}/v1/classify")
+    key = '-H "Authorization: Bearer $RAYPOSE_KEY" ' if _guarded(config) else ""
+    call.next(f"curl {key}--data-binary @PICTURE.jpg {endpoint.url}/v1/classify")
 
 
 def show_endpoint(call: Call) -> None:
     """Show how an endpoint stands, and which release each replica answers with."""
     seen = _endpoint(call.config()).status()
     _show(call, seen)
-    if not seen.url:
-        status("it is not reached from here, so what replicas answer with is not known; serve.url=")
 
 
 def show_logs(call: Call) -> None:
@@ -131,17 +134,24 @@ def make_key(call: Call) -> None:
         from raypose.serving import guard
     name, key = call.words[0], guard.made()
     pair = f"{name}:{guard.digest(key)}"
-    status("the key is shown this once; the pair goes into serve.keys, or the serve.keys_env")
-    document = {"name": name, "key": key, "sha256": guard.digest(key)}
-    call.show(document, f"key   {key}\npair  {pair}")
+    status("the key is shown this once; the pair goes into the variable of serve.keys_env")
+    document = {"name": name, "key": key, "sha256": guard.digest(key), "pair": pair}
+    given = shlex.quote(f"serve.keys={{{name}: {guard.digest(key)}}}")
+    call.show(document, f"key   {key}\npair  {pair}\nas    {given}")
 
 
 def _server(config: Config) -> str:
     """Return the job server that is named."""
     address = address_of(config)
     if not address:
-        raise UsageError(f"cluster.jobs: names no job server, nor does {ENV}; http://host:8265")
+        raise UsageError(
+            f"cluster.jobs: names no job server, nor does {ENV}; such as http://host:8265"
+        )
     return address
+
+
+def _guarded(config: Config) -> bool:
+    return bool(config.serve.keys or config.serve.keys_env)
 
 
 def _endpoint(config: Config) -> Any:

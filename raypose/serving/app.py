@@ -33,7 +33,7 @@ from raypose.errors import BadPicture
 from raypose.releases import registry
 from raypose.runtime.meters import Meters
 from raypose.serving.batches import Full
-from raypose.serving.described import APP
+from raypose.serving.described import APP, autoscaling
 from raypose.serving.guard import Guard
 from raypose.serving.worker import Answer, Worker
 
@@ -356,15 +356,6 @@ def pointed_at(arguments: Arguments) -> str:
     if not arguments.serve.follow:
         return arguments.release
     return f"{registry.bare(arguments.release)}@{arguments.serve.follow}"
-
-
-def autoscaling(settings: ServeConfig) -> dict[str, Any]:
-    """Return how Serve grows and shrinks a deployment."""
-    return {
-        "min_replicas": settings.min_replicas,
-        "max_replicas": settings.max_replicas,
-        "target_ongoing_requests": settings.max_batch_size,
-    }
 
 
 def _grown(

@@ -18,9 +18,11 @@ __all__ = [
     "APP",
     "IMPORT_PATH",
     "application",
+    "autoscaling",
     "choose_proxy",
     "document",
     "http_options",
+    "model",
 ]
 
 APP = "raypose"
@@ -75,11 +77,28 @@ def application(config: Config, reference: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {"storage": config.storage, "release": reference}
     if settings:
         arguments["serve"] = settings
+    # said here, and not by `build` alone, so that a later change of it leaves replicas as they are
+    sizes = {"name": model(config.serve), "autoscaling_config": autoscaling(config.serve)}
     return {
         "name": APP,
         "route_prefix": "/",
         "import_path": IMPORT_PATH,
         "args": arguments,
+        "deployments": [sizes],
+    }
+
+
+def model(settings: ServeConfig) -> str:
+    """Return the name of the deployment that classifies."""
+    return "Ingress" if settings.in_one_process else "Classifier"
+
+
+def autoscaling(settings: ServeConfig) -> dict[str, Any]:
+    """Return how Serve grows and shrinks it."""
+    return {
+        "min_replicas": settings.min_replicas,
+        "max_replicas": settings.max_replicas,
+        "target_ongoing_requests": settings.max_batch_size,
     }
 
 

@@ -6,7 +6,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray import serve
 from ray.exceptions import RayError
@@ -31,6 +31,24 @@ class Endpoint:
 
     url: str
     release: str
+    told: dict[str, str] = field(default_factory=dict)
+    """Release → what was last said of it: see `news`."""
+
+    def news(self) -> list[str]:
+        """Return what changed since this was last asked: a release that is taken, or refused."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/v1/status", timeout=5) as answer:
+                replicas = json.load(answer)["replicas"]
+        except (OSError, ValueError, KeyError):
+            return []  # it is busy, or wants a key
+        found = {each["release"]: "is answered with" for each in replicas if each.get("release")}
+        for each in replicas:
+            found |= {name: f"is refused: {why}" for name, why in each.get("refused", {}).items()}
+        news = [f"{name} {what}" for name, what in found.items() if self.told.get(name) != what]
+        first = not self.told
+        self.told.clear()
+        self.told.update(found)
+        return [] if first else news
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from raypose.console import one_line, status
 from raypose.errors import NotFoundError, ResourceError, TrainError
 from raypose.releases import registry
 from raypose.runtime.jobs import Client
-from raypose.serving.described import APP, document
+from raypose.serving.described import APP, document, model
 
 __all__ = ["KEY", "Endpoint", "Seen"]
 
@@ -70,8 +71,16 @@ class Endpoint:
     def __init__(self, address: str, config: Config) -> None:
         self.client = Client(address)
         self.config = config
+        self.trouble = ""
+
+    @property
+    def url(self) -> str:
+        """Where it is reached: `serve.url`, else the job server's host at the port of Serve."""
+        if self.config.serve.url:
+            return self.config.serve.url
+        known = (self._details().get("http_options") or {}).get("port")
         host = urlsplit(self.client.address).hostname
-        self.url = config.serve.url or f"http://{host}:{config.serve.port}"
+        return f"http://{host}:{known or self.config.serve.port}"
 
     def deploy(self, reference: str) -> Seen:
         """Put the endpoint on the cluster, or change it; return when it answers with a real 200.
@@ -146,7 +155,7 @@ class Endpoint:
             replica.update((told or {}).get(replica["replica"], {}))
         return Seen(
             state=found["status"].lower(),
-            message=one_line(" ".join((found.get("message") or "").split())[:500]),
+            message=_why(found) or (self.trouble if told is None else ""),
             release=_reference(application),
             storage=application["args"].get("storage", ""),
             replicas=replicas,
@@ -253,11 +262,8 @@ class Endpoint:
         while wanted:
             told = self._told_by_replicas()
             if told is None:
-                if not self._is_reached(deadline):
-                    raise ResourceError(
-                        f"{self.url}: Serve says that the endpoint runs, but it is not reached "
-                        "from here; serve.url says where it is"
-                    )
+                if "API key" in self.trouble or not self._is_reached(deadline):
+                    raise ResourceError(f"the endpoint runs, as Serve says, but {self.trouble}")
                 continue
             _check_refused(told, wanted)
             if told and all(each.get("release") == wanted for each in told.values()):
@@ -289,7 +295,7 @@ class Endpoint:
         deadline, told = time.monotonic() + self.config.cluster.max_wait_s, ""
         while not done(found := self._details()):
             ours = found["applications"].get(APP, {})
-            message = one_line(" ".join((ours.get("message") or "").split())[:300])
+            message = _why(ours)
             if ours.get("status") == "DEPLOY_FAILED":
                 raise TrainError(f"the endpoint was not deployed: {message}")
             if message and message != told:
@@ -302,15 +308,28 @@ class Endpoint:
         """Return replica → what it says of itself; None where the endpoint is not reached."""
         key = os.environ.get(KEY, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        url = self.url
         try:
-            answer = requests.get(f"{self.url}/v1/status", headers=headers, timeout=ANSWER_S)
+            answer = requests.get(f"{url}/v1/status", headers=headers, timeout=ANSWER_S)
             if answer.status_code == requests.codes.unauthorized:
-                raise ResourceError(f"{self.url}: wants an API key; set {KEY} to one")
+                self.trouble = f"{url} wants an API key; set {KEY} to one"
+                return None
             answer.raise_for_status()
             replicas = answer.json()["replicas"]
         except (requests.RequestException, ValueError, KeyError):
+            self.trouble = f"{url} is not reached from here; say where by serve.url=http://…"
             return None
         return {each["replica"]: each for each in replicas}
+
+
+def _why(application: Mapping[str, Any]) -> str:
+    """Return what Serve says of an application: of a replica that failed its error alone."""
+    for each in (application.get("deployments") or {}).values():
+        lines = [line.strip() for line in (each.get("message") or "").splitlines()]
+        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
+        if errors and application.get("status") != "RUNNING":
+            return one_line(errors[-1][:500])
+    return one_line(" ".join((application.get("message") or "").split())[:300])
 
 
 def _running(found: dict[str, Any]) -> bool:
@@ -324,16 +343,10 @@ def _check_refused(told: Mapping[str, Mapping[str, Any]], wanted: str) -> None:
             raise TrainError(f"{wanted} is refused by replica {replica}: {one_line(why)}")
 
 
-def _model(application: Mapping[str, Any]) -> str:
-    """Return the name of the deployment that classifies."""
-    settings = ServeConfig.model_validate(application["args"].get("serve", {}))
-    return "Ingress" if settings.in_one_process else "Classifier"
-
-
 def _options(application: dict[str, Any]) -> dict[str, Any]:
     """Return what a configuration says of the deployment that classifies, to be changed."""
     known = application.setdefault("deployments", [])
-    name = _model(application)
+    name = model(ServeConfig.model_validate(application["args"].get("serve", {})))
     for each in known:
         if each["name"] == name:
             return cast(dict[str, Any], each)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 
 import pytest
 from pydantic import ValidationError
 
+from raypose import config
 from raypose.cli.main import main
-from raypose.config import ServeConfig
+from raypose.config import Config, ServeConfig, parse_assignments
 from raypose.errors import ConfigError
 from raypose.serving import guard
 
@@ -62,7 +64,11 @@ def test_without_keys_nobody_else_is_served() -> None:
 
 def test_the_command_makes_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["endpoint", "key", "clinic"]) == 0
-    (first, key), (second, pair) = (line.split() for line in capsys.readouterr().out.splitlines())
-    assert (first, second) == ("key", "pair")
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert [first for first, _ in lines] == ["key", "pair", "as"]
+    key, pair, given = (rest for _, rest in lines)
+    (words,) = parse_assignments(shlex.split(given)).items()
+    made = config.override(Config(), dict([words])).serve
+    assert guard.Guard(made).client(bearer(key)) == "clinic"
     assert pair == f"clinic:{guard.digest(key)}"
     assert len(key) > 40
