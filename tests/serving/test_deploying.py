@@ -49,7 +49,7 @@ def command(nodes: Nodes, port: int, trained: Config) -> Iterator[Run]:
             env={**os.environ, **nodes.environment()},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr

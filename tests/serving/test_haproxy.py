@@ -59,7 +59,7 @@ def test_haproxy_takes_the_connections(
         assert httpx.post(f"{url}/v1/classify", content=b"<html>").status_code == 400
     finally:
         serving.send_signal(signal.SIGTERM)
-        said = serving.communicate(timeout=120)[1]
+        said = serving.communicate(timeout=300)[1]
     assert serving.returncode == 143, said
     assert "Traceback" not in said
     assert none_left(mark)

@@ -44,7 +44,7 @@ def living(trained: Config) -> Iterator[serving.Endpoint]:
         yield endpoint
 
 
-def until(what: Callable[[], Any], *, within_s: float = 120.0) -> Any:
+def until(what: Callable[[], Any], *, within_s: float = 400.0) -> Any:
     deadline = time.monotonic() + within_s
     while not (found := what()):
         assert time.monotonic() < deadline, "in vain"

@@ -64,17 +64,17 @@ class Load:
         spent = sorted(each.seconds for each in self.asked)
         return spent[min(len(spent) - 1, int(share * len(spent)))]
 
-    def wait(self, num: int, *, within_s: float = 120.0) -> None:
+    def wait(self, num: int, *, within_s: float = 400.0) -> None:
         """Wait until so many more requests than now are done."""
         self.until(len(self.asked) + num, within_s=within_s)
 
-    def until(self, num: int, *, within_s: float = 120.0) -> None:
+    def until(self, num: int, *, within_s: float = 400.0) -> None:
         """Wait until so many requests in all are done."""
         with self.told:
             came = self.told.wait_for(lambda: len(self.asked) >= num, within_s)
         assert came, f"{len(self.asked)} of {num} requests are done in {within_s:g} s"
 
-    def answers(self, words: str, *, within_s: float = 120.0) -> None:
+    def answers(self, words: str, *, within_s: float = 400.0) -> None:
         """Wait until an answer to a request that begins from now on holds some words."""
         now = time.monotonic()
 
