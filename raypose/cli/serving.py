@@ -44,6 +44,7 @@ class ScaleKeys(Keys):
 def serve(call: Call) -> None:
     """Serve a release over HTTP until it is interrupted."""
     config = call.config()
+    config.serve.check_open()
 
     release = looked_up(config.storage, call.words[0])  # before anything starts
     if config.cluster.address or os.environ.get("RAY_ADDRESS"):
@@ -78,6 +79,7 @@ def deploy(call: Call) -> None:
         call.show(made, yaml.safe_dump(made, sort_keys=False).rstrip("\n"))
         return
     _server(config)
+    config.serve.check_open()
     release = looked_up(config.storage, reference)
     require_shared(release, config.cluster.shared, word=reference)
     endpoint = _endpoint(config)

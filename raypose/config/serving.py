@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from raypose.config.section import NAME_PATTERN, Count, Fraction, Positive, Section
+from raypose.errors import ConfigError
 
 __all__ = ["ServeConfig"]
 
@@ -47,7 +48,7 @@ class ServeConfig(Section):
     min_replicas: Annotated[int, Field(ge=0)] = 1
     """Replicas that always run; with 0 the first request after a rest waits for one to start."""
     max_replicas: Count = 2
-    """Replicas under load."""
+    """Replicas under load; no fewer than `min_replicas`."""
     max_replicas_per_node: Count | None = None
     """Replicas on one node at most; by default as many as have room, spread over nodes."""
     cpus_per_replica: Positive = 1.0
@@ -80,20 +81,17 @@ class ServeConfig(Section):
     """Requests of one key, such as 600/minute, that each process which speaks HTTP lets through;
     more get 429."""
 
-    @model_validator(mode="after")
-    def _guarded(self) -> ServeConfig:
-        """Refuse to be open to others than this machine without keys."""
+    def check_open(self) -> None:
+        """Refuse to be open to others than this machine without keys; asked where one serves.
+
+        Raises:
+            ConfigError: saying what to set.
+        """
         if self.host not in LOOPBACK and not (self.keys or self.keys_env):
-            raise ValueError(
+            raise ConfigError(
                 f"serve.host={self.host}: others could reach it, and no API key is set; "
                 "set serve.keys or serve.keys_env (raypose endpoint key makes one)"
             )
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(
-                f"serve.min_replicas={self.min_replicas}: is more than "
-                f"serve.max_replicas={self.max_replicas}"
-            )
-        return self
 
     @property
     def in_one_process(self) -> bool:

@@ -327,9 +327,11 @@ def build(arguments: Arguments) -> serve.Application:
     """Put the application together for one release, or what an alias points at.
 
     Raises:
+        ConfigError: where others could reach it without a key.
         RegistryError: where there is no such release.
     """
     settings, reference = arguments.serve, pointed_at(arguments)
+    settings.check_open()
     registry.resolve(arguments.storage, reference)
     user_config = {"release": reference}
     model = _grown(

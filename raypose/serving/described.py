@@ -72,7 +72,11 @@ def application(config: Config, reference: str) -> dict[str, Any]:
     Args:
         config: says where releases lie, and all of `serve`.
         reference: NAME, NAME@ALIAS or NAME:VERSION, or a place that every node can see.
+
+    Raises:
+        ConfigError: where others could reach it without a key.
     """
+    config.serve.check_open()
     settings = config.serve.model_dump(mode="json", exclude_defaults=True, exclude=OF_THIS_SIDE)
     arguments: dict[str, Any] = {"storage": config.storage, "release": reference}
     if settings:
@@ -97,7 +101,7 @@ def autoscaling(settings: ServeConfig) -> dict[str, Any]:
     """Return how Serve grows and shrinks it."""
     return {
         "min_replicas": settings.min_replicas,
-        "max_replicas": settings.max_replicas,
+        "max_replicas": max(settings.min_replicas, settings.max_replicas),
         "target_ongoing_requests": settings.max_batch_size,
     }
 

@@ -60,6 +60,7 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
         CheckpointError: where it does not load; nothing is deployed then.
         TrainError: where the port is taken, or the endpoint does not answer.
     """
+    config.serve.check_open()
     release = registry.resolve(config.storage, reference)
     holding.proven(release, device="cpu")
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)

@@ -19,7 +19,7 @@ import requests
 
 from raypose.config import Config, ServeConfig
 from raypose.console import one_line, status
-from raypose.errors import NotFoundError, ResourceError, TrainError
+from raypose.errors import NotFoundError, ResourceError, TrainError, UsageError
 from raypose.releases import registry
 from raypose.runtime.jobs import Client
 from raypose.serving.described import APP, document, model
@@ -111,6 +111,7 @@ class Endpoint:
         """Set how many replicas there are at least and at most; those that serve go on.
 
         Raises:
+            UsageError: for less at most than at least.
             TrainError: where they do not come up.
         """
         application = self._application()
@@ -123,9 +124,10 @@ class Endpoint:
             high = max(low, high)
         if least is None:
             low = min(low, high)
+        if low > high:
+            raise UsageError(f"min={low} is more than max={high}")
         sizes = {"min_replicas": low, "max_replicas": high}
-        checked = ServeConfig.model_validate({**settings.model_dump(), **sizes})
-        goal = {"target_ongoing_requests": checked.max_batch_size}
+        goal = {"target_ongoing_requests": settings.max_batch_size}
         named["autoscaling_config"] = {**goal, **known, **sizes}
         self._change(application)
         return self.status()

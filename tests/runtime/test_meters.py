@@ -55,8 +55,9 @@ def of(found: Series, name: str, **labels: str) -> list[float]:
 
 def test_names_and_tags_are_of_the_house() -> None:
     for name, meter in METERS.items():
-        assert re.fullmatch(r"raypose_(train|search)_[a-z_]+[a-z]", name)
-        assert meter.tags[0] == name.split("_")[1].replace("train", "run")
+        assert re.fullmatch(r"raypose_(train|search|serve)_[a-z_]*[a-z]", name)
+        whose = {"train": "run", "search": "search", "serve": "release"}
+        assert meter.tags[0] == whose[name.split("_")[1]]
         assert not name.endswith("_total")  # Ray puts that behind what is counted
     assert set(meters._EPOCH.values()) < set(METERS)
 

@@ -4,13 +4,12 @@ import hashlib
 import shlex
 
 import pytest
-from pydantic import ValidationError
 
 from raypose import config
 from raypose.cli.main import main
 from raypose.config import Config, ServeConfig, parse_assignments
 from raypose.errors import ConfigError
-from raypose.serving import guard
+from raypose.serving import app, guard
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -55,11 +54,13 @@ def test_limits_are_each_keys_own() -> None:
 
 def test_without_keys_nobody_else_is_served() -> None:
     for host in ("127.0.0.1", "localhost", "::1"):
-        assert ServeConfig(host=host).host == host
+        ServeConfig(host=host).check_open()
     for host in ("0.0.0.0", "::", "10.0.0.4", "postures.example.com", ""):
-        with pytest.raises(ValidationError, match="others could reach it, and no API key is set"):
-            ServeConfig(host=host)
-        assert ServeConfig(host=host, keys_env="KEYS").host == host
+        with pytest.raises(ConfigError, match="others could reach it, and no API key is set"):
+            ServeConfig(host=host).check_open()
+        ServeConfig(host=host, keys_env="KEYS").check_open()
+        with pytest.raises(ConfigError, match="no API key is set"):
+            app.build(app.Arguments(storage="", release="x", serve=ServeConfig(host=host)))
 
 
 def test_the_command_makes_keys(capsys: pytest.CaptureFixture[str]) -> None:
