@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 from support.pictures import bomb, encoded, photo
-from support.processes import descendants
 
 from raypose import config, evaluation, serving, storage, training
 from raypose.config import Config
@@ -91,20 +87,6 @@ def test_it_listens_on_the_loopback_alone(served: serving.Endpoint) -> None:
     if not outer.startswith("127."):
         with pytest.raises(OSError, match=r"refused|timed out"):
             socket.create_connection((outer, port), timeout=2)
-
-
-def test_a_killed_replica_costs_no_request(served: serving.Endpoint, campaign_round: int) -> None:
-    content = encoded(photo())
-
-    def ask(number: int) -> int:
-        if number == 20:
-            os.kill(descendants("ray::ServeReplica:raypose:Classifier")[0], signal.SIGKILL)
-        time.sleep(0.02)
-        return post(served, content).status_code
-
-    with ThreadPoolExecutor(4) as pool:
-        codes = list(pool.map(ask, range(120)))
-    assert codes == [200] * 120
 
 
 def test_a_new_release_is_taken_without_a_restart(
