@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import time
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from raypose.cli.evaluation import RELEASE
 from raypose.cli.jobs import ENV, address_of
 from raypose.cli.places import looked_up, require_port, require_shared
 from raypose.cli.verbs import Call, Keys, Verb, Word
-from raypose.config.section import Count
+from raypose.config.section import NAME_PATTERN, Count
 from raypose.config.settings import Config
 from raypose.console import status, waiting
 from raypose.errors import UsageError
@@ -135,6 +136,8 @@ def make_key(call: Call) -> None:
     with waiting("loading"):
         from raypose.serving import guard
     name, key = call.words[0], guard.made()
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UsageError(f"{name!r}: not a name; use letters, digits, dot, dash and underscore")
     pair = f"{name}:{guard.digest(key)}"
     status("the key is shown this once; the pair goes into the variable of serve.keys_env")
     document = {"name": name, "key": key, "sha256": guard.digest(key), "pair": pair}

@@ -61,6 +61,8 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
         TrainError: where the port is taken, or the endpoint does not answer.
     """
     config.serve.check_open()
+    if config.serve.follow:
+        reference = f"{registry.bare(reference)}@{config.serve.follow}"
     release = registry.resolve(config.storage, reference)
     holding.proven(release, device="cpu")
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)
@@ -94,9 +96,7 @@ def _start(options: HTTPOptions) -> None:
 
 def _named(config: Config, reference: str, release: registry.Release) -> str:
     """Return how replicas are to name a release: an alias as such, all else by its place."""
-    if config.serve.follow or registry.followed(config.storage, reference):
-        return reference
-    return release.url
+    return reference if registry.followed(config.storage, reference) else release.url
 
 
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
@@ -121,7 +121,7 @@ def _await_ready(endpoint: Endpoint) -> None:
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{endpoint.url}/healthz", timeout=5) as answer:
-                if json.load(answer)["release"] == endpoint.release:
+                if json.load(answer)["release"]:  # an alias may have moved meanwhile
                     return
         except (OSError, ValueError):
             time.sleep(0.2)

@@ -59,7 +59,8 @@ def proven(release: Release, **how: Any) -> Predictor:
         else:
             folder = shelf.fetched(release)
         predictor = Predictor.load(folder, **how)
-        golden.prove(predictor, folder)
+        if not golden.prove(predictor, folder):
+            status(f"{release} has no golden pictures: it was published before there were any")
     return predictor
 
 
@@ -118,8 +119,8 @@ class Holder:
         Raises:
             RayposeError: where nothing is in use, and nothing can be.
         """
-        wanted = registry.resolve(self.storage, reference)
         self._followed = registry.followed(self.storage, reference)
+        wanted = registry.resolve(self.storage, reference)
         self.refused.pop(str(wanted), None)  # who asks by name asks again
         self._take(wanted)
         if self.held is None and self._followed:
@@ -149,8 +150,8 @@ class Holder:
             return
         try:
             self.held = self._load(release, self.settings)
-        except StorageError as error:  # it may be read the next time
-            self._tell(str(error))
+        except (StorageError, OSError, MemoryError) as error:  # it may do the next time
+            self._tell(f"{release}: {error or type(error).__name__}")
         except RayposeError as error:
             self._refuse(release, str(error))
         except Exception as error:  # what a broken release may raise is without end

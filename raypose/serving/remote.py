@@ -91,7 +91,9 @@ class Endpoint:
         """
         made = document(self.config, reference)
         (application,) = made.pop("applications")
-        self._change(application, made, wanted=_target(self.config.storage, application))
+        self._check_open()
+        _target(application)
+        self._change(application, made, follows=True)
         return self.status()
 
     def update(self, reference: str) -> Seen:
@@ -104,7 +106,7 @@ class Endpoint:
         registry.resolve(application["args"]["storage"], reference)
         named = _options(application)
         named["user_config"] = {"release": reference}
-        self._change(application, wanted=_target(application["args"]["storage"], application))
+        self._change(application, follows=True)
         return self.status()
 
     def scale(self, least: int | None, most: int | None) -> Seen:
@@ -219,19 +221,19 @@ class Endpoint:
         application: dict[str, Any],
         options: Mapping[str, Any] | None = None,
         *,
-        wanted: str = "",
+        follows: bool = False,
     ) -> None:
         """Put a configuration and wait until it is in force; where it fails, the last one again.
 
         Args:
             application: ours.
             options: of Serve as a whole.
-            wanted: name and version that replicas are to answer with.
+            follows: wait until replicas answer with what it names, too.
         """
         before = self._details()["applications"].get(APP, {}).get("deployed_app_config")
         self._put(application, options)
         try:
-            self._settled(wanted)
+            self._settled(application if follows else None)
         except TrainError as error:
             if before and before != application:
                 self._put(before, options)
@@ -253,7 +255,13 @@ class Endpoint:
         body = {**(options or {}), **kept, "applications": [*others, *ours]}
         self.client.request("PUT", APPLICATIONS, body=body)
 
-    def _settled(self, wanted: str) -> None:
+    def _check_open(self) -> None:
+        """Refuse a Serve that runs already and listens for others, where there are no keys."""
+        found = (self._details().get("http_options") or {}).get("host")
+        if found:
+            self.config.serve.model_copy(update={"host": found}).check_open()
+
+    def _settled(self, application: Mapping[str, Any] | None) -> None:
         """Wait until the application runs, and answers.
 
         Raises:
@@ -261,8 +269,8 @@ class Endpoint:
         """
         self._wait(_running, "does not run")
         deadline = time.monotonic() + self.config.cluster.max_wait_s
-        while wanted:
-            told = self._told_by_replicas()
+        while application:
+            told, wanted = self._told_by_replicas(), _target(application)
             if told is None:
                 if "API key" in self.trouble or not self._is_reached(deadline):
                     raise ResourceError(f"the endpoint runs, as Serve says, but {self.trouble}")
@@ -308,7 +316,7 @@ class Endpoint:
 
     def _told_by_replicas(self) -> dict[str, dict[str, Any]] | None:
         """Return replica → what it says of itself; None where the endpoint is not reached."""
-        key = os.environ.get(KEY, "")
+        key = os.environ.get(KEY, "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         url = self.url
         try:
@@ -317,11 +325,10 @@ class Endpoint:
                 self.trouble = f"{url} wants an API key; set {KEY} to one"
                 return None
             answer.raise_for_status()
-            replicas = answer.json()["replicas"]
-        except (requests.RequestException, ValueError, KeyError):
+            return {each["replica"]: each for each in answer.json()["replicas"]}
+        except (requests.RequestException, ValueError, LookupError, TypeError):
             self.trouble = f"{url} is not reached from here; say where by serve.url=http://…"
             return None
-        return {each["replica"]: each for each in replicas}
 
 
 def _why(application: Mapping[str, Any]) -> str:
@@ -367,6 +374,6 @@ def _reference(application: Mapping[str, Any]) -> str:
     return f"{registry.bare(reference)}@{follow}" if follow else reference
 
 
-def _target(storage: str, application: Mapping[str, Any]) -> str:
-    """Return name and version of what replicas are to answer with."""
-    return str(registry.resolve(storage, _reference(application)))
+def _target(application: Mapping[str, Any]) -> str:
+    """Return name and version of what replicas are to answer with by now."""
+    return str(registry.resolve(application["args"]["storage"], _reference(application)))

@@ -112,13 +112,14 @@ class Worker:
         name = self.settings.canary
         if not name or self.main.held is None:
             return
-        held_by = self.main.held.release.partition(":")[0]
-        canary = self.canary or Holder(self.main.storage, self.settings)
+        reference = f"{self.main.held.release.partition(':')[0]}@{name}"
+        if self.canary is None or self.canary.follows != reference:  # of another name
+            self.canary = Holder(self.main.storage, self.settings)
         try:
-            canary.point(f"{held_by}@{name}")
-        except RayposeError as error:  # all goes to the other
+            self.canary.point(reference)
+        except RayposeError as error:  # all goes to the other until there is one
+            self.canary.trouble = str(error)
             status(f"no canary: {error}")
-        self.canary = canary
 
     async def _look(self) -> None:
         """Follow aliases, for good; not all replicas look at the same moment."""

@@ -14,6 +14,7 @@ from raypose.config import Config
 from raypose.errors import RayposeError, RegistryError
 from raypose.releases import golden, registry, shelf
 from raypose.releases.predictor import Predictor
+from raypose.serving import holding
 from raypose.serving.holding import Holder
 from raypose.serving.worker import Worker
 
@@ -74,9 +75,60 @@ def test_what_is_broken_is_refused_by_name(mine: Config) -> None:
     assert held(holder) == str(good)
 
 
-def test_a_refused_release_is_not_loaded_again_and_again(mine: Config) -> None:
-    from raypose.serving import holding
+def test_a_release_that_would_prove_itself_by_what_is_no_number_is_refused(mine: Config) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    for value in (float("nan"), float("inf")):
+        bad = broken(mine.storage, first, logits=value)
+        holder = Holder(mine.storage, mine.serve)
+        with pytest.raises(RegistryError, match=r"golden\.safetensors: of another form"):
+            holder.point(str(bad))
 
+
+def test_a_disk_that_is_full_bans_no_release(mine: Config) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    other = altered(mine.storage, first, note="later")
+    full = [True]
+
+    def load(release: registry.Release, settings: config.ServeConfig) -> holding.Held:
+        if full and release == other:
+            raise OSError(28, "No space left on device")
+        return holding.loaded(release, settings)
+
+    holder = Holder(mine.storage, mine.serve, load=load)
+    holder.point("tiny")
+    registry.promote(mine.storage, str(other))
+    holder.look()
+    assert (held(holder), holder.refused) == (str(first), {})
+    assert "No space left on device" in holder.trouble
+    full.clear()
+    holder.look()
+    assert (held(holder), holder.trouble) == (str(other), "")
+
+
+def test_a_canary_is_of_the_name_that_is_served_and_may_come_later(
+    mine: Config, tmp_path: Path
+) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    registry.publish(mine.storage, "other", registry.fetch(first, tmp_path / "copy"))
+    registry.promote(mine.storage, "other:v1")
+
+    async def run() -> None:
+        settings = mine.serve.model_copy(update={"canary": "next", "poll_s": 0.05})
+        worker = Worker(mine.storage, settings)
+        await worker.point("tiny")
+        found = worker.status()
+        assert (found["canary"], 'alias "next" is not set' in found["trouble"]) == ("", True)
+        registry.promote(mine.storage, "tiny:v1", alias="next")
+        while not (found := worker.status())["canary"]:
+            await asyncio.sleep(0.05)
+        assert (found["canary"], found["trouble"]) == (str(first), "")
+        await worker.point("other")
+        assert worker.status()["canary"] == ""
+
+    asyncio.run(run())
+
+
+def test_a_refused_release_is_not_loaded_again_and_again(mine: Config) -> None:
     first = registry.resolve(mine.storage, "tiny")
     tries: list[str] = []
 
