@@ -138,6 +138,19 @@ def trained(document: dict[str, Any], cluster: None) -> config.Config:
     return made
 
 
+@pytest.fixture(scope="module")
+def own(trained: config.Config, tmp_path_factory: pytest.TempPathFactory) -> config.Config:
+    """The same in a registry of a module's own, whose aliases its tests may move."""
+    from raypose.releases import registry
+
+    bucket = f"s3://own-{uuid.uuid4().hex[:12]}"
+    storage.make_bucket(bucket)
+    first = registry.resolve(trained.storage, "tiny@production")
+    registry.publish(bucket, "tiny", registry.fetch(first, tmp_path_factory.mktemp("own")))
+    registry.promote(bucket, "tiny:v1")
+    return config.override(trained, {"storage": bucket})
+
+
 @pytest.fixture(scope="session")
 def nodes(s3: str, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """A head, to which nodes may come; after S3, so that workers inherit the variables."""

@@ -38,7 +38,7 @@ def port() -> int:
 
 
 @pytest.fixture(scope="module")
-def command(nodes: Nodes, port: int, trained: Config) -> Iterator[Run]:
+def command(nodes: Nodes, port: int, own: Config) -> Iterator[Run]:
     """Calls raypose in a process of its own, and returns its answer, or what it said."""
     raypose = str(Path(os.sys.executable).parent / "raypose")
     where = [f"serve.url=http://127.0.0.1:{port}"]
@@ -62,17 +62,17 @@ def command(nodes: Nodes, port: int, trained: Config) -> Iterator[Run]:
 
 
 @pytest.fixture(scope="module")
-def deployed(command: Run, port: int, trained: Config, nodes: Nodes) -> str:
+def deployed(command: Run, port: int, own: Config, nodes: Nodes) -> str:
     """An endpoint whose maker has gone; its address."""
-    seen = command("deploy", "tiny@production", *_pairs(trained, port))
+    seen = command("deploy", "tiny@production", *_pairs(own, port))
     assert seen["state"] == "running"
-    assert [each["release"] for each in seen["replicas"]] == [_production(trained)]
+    assert [each["release"] for each in seen["replicas"]] == [_production(own)]
     return f"http://127.0.0.1:{port}"
 
 
-def _pairs(trained: Config, port: int) -> list[str]:
+def _pairs(own: Config, port: int) -> list[str]:
     return [
-        f"storage={trained.storage}",
+        f"storage={own.storage}",
         f"serve.port={port}",
         "serve.proxies=head",
         "serve.cpus_per_replica=0.25",
@@ -80,32 +80,30 @@ def _pairs(trained: Config, port: int) -> list[str]:
     ]
 
 
-def _production(trained: Config) -> str:
-    return str(registry.resolve(trained.storage, "tiny@production"))
+def _production(own: Config) -> str:
+    return str(registry.resolve(own.storage, "tiny@production"))
 
 
 def ask(url: str) -> httpx.Response:
     return httpx.post(f"{url}/v1/classify", content=encoded(photo()), timeout=60)
 
 
-def test_it_outlives_its_maker(deployed: str, command: Run, trained: Config) -> None:
+def test_it_outlives_its_maker(deployed: str, command: Run, own: Config) -> None:
     answer = ask(deployed)
     assert answer.status_code == 200
-    assert answer.json()["release"] == _production(trained)
+    assert answer.json()["release"] == _production(own)
     seen = command("endpoint", "status")
     assert (seen["state"], seen["release"]) == ("running", "tiny@production")
     (replica,) = seen["replicas"]
     assert replica["follows"] == "tiny@production"
-    assert replica["releases"][_production(trained)]["answers"] >= 1
+    assert replica["releases"][_production(own)]["answers"] >= 1
     (log,) = command("endpoint", "logs")["logs"].values()
     assert "Traceback" not in log
 
 
-def test_a_change_of_release_starts_no_process(
-    deployed: str, command: Run, trained: Config
-) -> None:
-    first = registry.resolve(trained.storage, "tiny@production")
-    other = altered(trained.storage, first, note="another")
+def test_a_change_of_release_starts_no_process(deployed: str, command: Run, own: Config) -> None:
+    first = registry.resolve(own.storage, "tiny@production")
+    other = altered(own.storage, first, note="another")
     (before,) = command("endpoint", "status")["replicas"]
     with loads.going(f"{deployed}/v1/classify", [encoded(photo())], num_clients=2) as load:
         seen = command("endpoint", "update", str(other))
@@ -119,10 +117,10 @@ def test_a_change_of_release_starts_no_process(
 
 
 def test_a_broken_release_is_refused_and_the_last_is_back(
-    deployed: str, command: Run, trained: Config
+    deployed: str, command: Run, own: Config
 ) -> None:
-    first = registry.resolve(trained.storage, "tiny@production")
-    bad = broken(trained.storage, first)
+    first = registry.resolve(own.storage, "tiny@production")
+    bad = broken(own.storage, first)
     with loads.going(f"{deployed}/v1/classify", [encoded(photo())], num_clients=2) as load:
         said = command("endpoint", "update", str(bad), code=1)["said"]
     assert f"{bad} is refused by replica" in said
@@ -133,17 +131,17 @@ def test_a_broken_release_is_refused_and_the_last_is_back(
     assert [each["release"] for each in seen["replicas"]] == [str(first)]
 
 
-def test_a_promotion_is_followed(deployed: str, command: Run, trained: Config) -> None:
-    first = registry.resolve(trained.storage, "tiny@production")
-    other = altered(trained.storage, first, note="promoted")
+def test_a_promotion_is_followed(deployed: str, command: Run, own: Config) -> None:
+    first = registry.resolve(own.storage, "tiny@production")
+    other = altered(own.storage, first, note="promoted")
     with loads.going(f"{deployed}/v1/classify", [encoded(photo())], num_clients=2) as load:
-        with promoted(trained.storage, str(other)):
+        with promoted(own.storage, str(other)):
             load.answers(str(other))
         load.answers(str(first))
     assert load.failed() == []
 
 
-def test_scaling(deployed: str, command: Run, trained: Config) -> None:
+def test_scaling(deployed: str, command: Run, own: Config) -> None:
     with loads.going(f"{deployed}/v1/classify", [encoded(photo())]) as load:
         seen = command("endpoint", "scale", "min=2", "max=2")
         running = [each for each in seen["replicas"] if each["state"] == "running"]
@@ -185,12 +183,12 @@ def test_a_node_that_leaves_costs_nothing_to_those_who_ask_again(
     command("endpoint", "scale", "min=1", "max=1")
 
 
-def test_what_cannot_be_deployed(command: Run, port: int, trained: Config, tmp_path: Path) -> None:
-    pairs = [f"storage={trained.storage}", f"serve.port={port}"]
+def test_what_cannot_be_deployed(command: Run, port: int, own: Config, tmp_path: Path) -> None:
+    pairs = [f"storage={own.storage}", f"serve.port={port}"]
     assert 'no release "tini"' in command("deploy", "tini", *pairs, code=3)["said"]
     said = command("deploy", "tiny", *pairs, "serve.host=0.0.0.0", code=3)["said"]
     assert "others could reach it, and no API key is set" in said
-    copy = registry.fetch(registry.resolve(trained.storage, "tiny"), tmp_path / "copy")
+    copy = registry.fetch(registry.resolve(own.storage, "tiny"), tmp_path / "copy")
     assert "lies on this machine" in command("deploy", str(copy), *pairs, code=2)["said"]
 
 

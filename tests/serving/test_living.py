@@ -39,8 +39,8 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def living(trained: Config) -> Iterator[serving.Endpoint]:
-    with serving.running(config.override(trained, SETTINGS), "tiny@production") as endpoint:
+def living(own: Config) -> Iterator[serving.Endpoint]:
+    with serving.running(config.override(own, SETTINGS), "tiny@production") as endpoint:
         yield endpoint
 
 
@@ -94,14 +94,14 @@ def test_an_ingress_that_is_killed_costs_nothing_to_those_who_ask_again(
 
 
 def test_a_release_that_is_promoted_is_taken_by_all(
-    living: serving.Endpoint, trained: Config, campaign_round: int
+    living: serving.Endpoint, own: Config, campaign_round: int
 ) -> None:
-    first = registry.resolve(trained.storage, "tiny")
-    other = altered(trained.storage, first, note="living")
+    first = registry.resolve(own.storage, "tiny")
+    other = altered(own.storage, first, note="living")
     pids = descendants(CLASSIFIER)
     with going(living) as load:
         load.answers(str(first))
-        with promoted(trained.storage, str(other)):
+        with promoted(own.storage, str(other)):
             until(lambda: {each["release"] for each in statuses(living)} == {str(other)})
             load.answers(str(other))
         until(lambda: {each["release"] for each in statuses(living)} == {str(first)})
@@ -112,12 +112,12 @@ def test_a_release_that_is_promoted_is_taken_by_all(
 
 
 def test_a_broken_release_is_refused_by_all(
-    living: serving.Endpoint, trained: Config, campaign_round: int
+    living: serving.Endpoint, own: Config, campaign_round: int
 ) -> None:
-    first = registry.resolve(trained.storage, "tiny")
-    bad = broken(trained.storage, first, turn=2)
+    first = registry.resolve(own.storage, "tiny")
+    bad = broken(own.storage, first, turn=2)
     with going(living) as load:
-        with promoted(trained.storage, str(bad)):
+        with promoted(own.storage, str(bad)):
             until(lambda: all(str(bad) in each["refused"] for each in statuses(living)))
             load.wait(20)
     assert load.failed() == []
@@ -127,13 +127,11 @@ def test_a_broken_release_is_refused_by_all(
         assert each["release"] == str(first)
 
 
-def test_it_grows_and_shrinks(
-    living: serving.Endpoint, trained: Config, campaign_round: int
-) -> None:
+def test_it_grows_and_shrinks(living: serving.Endpoint, own: Config, campaign_round: int) -> None:
     def sized(num: int) -> None:
         sizes = {"serve.min_replicas": num, "serve.max_replicas": num}
-        settings = config.override(trained, {**SETTINGS, **sizes}).serve
-        arguments = app.Arguments(storage=trained.storage, release="tiny", serve=settings)
+        settings = config.override(own, {**SETTINGS, **sizes}).serve
+        arguments = app.Arguments(storage=own.storage, release="tiny", serve=settings)
         ray_serve.run(app.build(arguments), name=described.APP, route_prefix="/")
         until(lambda: len(statuses(living)) == num)
 
@@ -144,11 +142,11 @@ def test_it_grows_and_shrinks(
     assert load.failed() == []
 
 
-def test_ten_times_too_many(living: serving.Endpoint, trained: Config) -> None:
+def test_ten_times_too_many(living: serving.Endpoint, own: Config) -> None:
     """Those it takes wait for a bounded time; the rest are told at once; then all is as before."""
     tight = {**SETTINGS, "serve.max_queued_requests": 8, "serve.max_batch_size": 4}
-    settings = config.override(trained, tight).serve
-    arguments = app.Arguments(storage=trained.storage, release="tiny", serve=settings)
+    settings = config.override(own, tight).serve
+    arguments = app.Arguments(storage=own.storage, release="tiny", serve=settings)
     ray_serve.run(app.build(arguments), name=described.APP, route_prefix="/")
     until(lambda: len(statuses(living)) == 2)
     load = loads.sent(f"{living.url}/v1/classify", PICTURES, 600, num_clients=160)
