@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 
 from raypose.config import Config
@@ -69,6 +71,7 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
     arguments = Arguments(storage=config.storage, release=_named(config, reference, release),
                           serve=config.serve)  # fmt: skip
     status(f"starting the endpoint for {release}")
+    ours = not _serves()
     _start(HTTPOptions(**{**http_options(config), "host": host, "port": port}))
     try:
         serve.run(build(arguments), name=APP, route_prefix="/", logging_config=_QUIET)
@@ -76,7 +79,18 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
         _await_ready(endpoint)
         yield endpoint
     finally:
-        serve.delete(APP)  # not shutdown: others may serve on the same cluster
+        serve.delete(APP)
+        if ours and not serve.status().applications:
+            serve.shutdown()  # the next may listen elsewhere; others' Serve stays
+
+
+def _serves() -> bool:
+    """Tell whether Serve runs already on the Ray that is connected to."""
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def _start(options: HTTPOptions) -> None:
