@@ -87,7 +87,7 @@ def deploy(call: Call) -> None:
     with waiting(f"deploying {reference} to {endpoint.client.address}"):
         seen = endpoint.deploy(reference)
     _show(call, seen)
-    key = '-H "Authorization: Bearer $RAYPOSE_KEY" ' if _guarded(config) else ""
+    key = '-H "Authorization: Bearer $RAYPOSE_KEY" ' if config.serve.has_keys else ""
     call.next(f"curl {key}--data-binary @PICTURE.jpg {endpoint.url}/v1/classify")
 
 
@@ -153,10 +153,6 @@ def _server(config: Config) -> str:
             f"cluster.jobs: names no job server, nor does {ENV}; such as http://host:8265"
         )
     return address
-
-
-def _guarded(config: Config) -> bool:
-    return bool(config.serve.keys or config.serve.keys_env)
 
 
 def _endpoint(config: Config) -> Any:

@@ -81,13 +81,18 @@ class ServeConfig(Section):
     """Requests of one key, such as 600/minute, that each process which speaks HTTP lets through;
     more get 429."""
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether clients have to show an API key."""
+        return bool(self.keys or self.keys_env)
+
     def check_open(self) -> None:
         """Refuse to be open to others than this machine without keys; asked where one serves.
 
         Raises:
             ConfigError: saying what to set.
         """
-        if self.host not in LOOPBACK and not (self.keys or self.keys_env):
+        if self.host not in LOOPBACK and not self.has_keys:
             raise ConfigError(
                 f"serve.host={self.host}: others could reach it, and no API key is set; "
                 "set serve.keys or serve.keys_env (raypose endpoint key makes one)"

@@ -32,7 +32,6 @@ PERIOD_S = 0.5
 ANSWER_S = 10.0
 APPLICATIONS = "/api/serve/applications/"
 LOG_LINES = "1000"
-FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
 @dataclass(frozen=True)
