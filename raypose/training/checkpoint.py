@@ -19,7 +19,7 @@ import torch
 from raypose import storage
 from raypose.clip import model
 from raypose.config import parse_stored
-from raypose.errors import CheckpointError
+from raypose.errors import CheckpointError, NotFoundError
 
 __all__ = [
     "Checkpoint",
@@ -120,11 +120,12 @@ def complete(run_url: str) -> list[Checkpoint]:
     found = []
     for name in storage.list_folders(folder):
         url = storage.join(folder, name, STATE)
-        if not storage.exists(url):
-            continue
         what, mend = "the state of a checkpoint", "train under another name"
         how: dict[str, Any] = {"what": what, "mend": mend, "error": CheckpointError}
-        content = storage.read_bytes(url)
+        try:
+            content = storage.read_bytes(url)
+        except NotFoundError:  # cut off, or pruned since it was listed
+            continue
         written = parse_stored(dict[str, Any], content, url, **how).get("format")
         if written != FORMAT:
             raise CheckpointError(f"{url}: format {written} where {FORMAT} is known; {mend}")

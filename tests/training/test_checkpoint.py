@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,21 @@ def test_prune_keeps_the_best_and_the_last(tmp_path: Path) -> None:
     assert [kept.epoch for kept in found] == [2, 4]
     assert checkpoint.best(found).epoch == 2
     assert storage.list_folders(f"{tmp_path}/checkpoints") == ["step-0000020", "step-0000040"]
+
+
+def test_a_run_may_be_looked_at_while_its_checkpoints_come_and_go(tmp_path: Path) -> None:
+    def train() -> None:
+        for epoch in range(1, 300):
+            url = checkpoint.url_of(str(tmp_path), 10 * epoch)
+            storage.write_json(f"{url}/state.json", asdict(state(epoch, 1 / epoch)))
+            checkpoint.prune(str(tmp_path))
+
+    with ThreadPoolExecutor(1) as trainer:
+        done = trainer.submit(train)
+        while not done.done():
+            checkpoint.complete(str(tmp_path))
+        done.result()
+    assert [kept.epoch for kept in checkpoint.complete(str(tmp_path))] == [1, 299]
 
 
 def test_unknown_formats_and_damage(tmp_path: Path) -> None:
