@@ -141,12 +141,11 @@ def is_drawn() -> bool:
 
 def _print(level: Level, message: str) -> None:
     """Print one line: a JSON object holds when, how much it matters, what, and what about."""
-    line = one_line(message)
+    line = _CREDENTIALS.sub("", one_line(message))
     if is_json():
         job = {"job": os.environ[JOB]} if os.environ.get(JOB) else {}
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        said = _CREDENTIALS.sub("", line)
-        document = {"at": at, "level": level, "message": said, **job, **_ABOUT.get()}
+        document = {"at": at, "level": level, "message": line, **job, **_ABOUT.get()}
         line = json.dumps(document, ensure_ascii=False)
     print(line, file=sys.stderr, flush=True)
 

@@ -97,11 +97,15 @@ def test_what_lines_are_about_goes_into_threads(capsys: pytest.CaptureFixture[st
     assert [line["run"] for line in read(capsys)] == ["r-1", "r-1"]
 
 
-@pytest.mark.usefixtures("as_json")
-def test_passwords_of_addresses_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("form", ["json", "plain"])
+def test_passwords_of_addresses_are_left_out(
+    form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYPOSE_LOG", form)
     status("handing over to http://me:secret@head:8265/x, s3://bucket/a@b")
-    (line,) = read(capsys)
-    assert line["message"] == "handing over to http://head:8265/x, s3://bucket/a@b"
+    line = capsys.readouterr().err.strip()
+    said = json.loads(line)["message"] if form == "json" else line
+    assert said == "handing over to http://head:8265/x, s3://bucket/a@b"
 
 
 @pytest.mark.parametrize(

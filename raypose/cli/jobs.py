@@ -20,7 +20,7 @@ from raypose.config.settings import Config
 from raypose.console import JOB, RAY_JOB, RESULT, one_line, status, waiting
 from raypose.errors import UsageError
 
-__all__ = ["ENV", "VERBS", "address_of", "connected", "document", "handed_over", "line"]
+__all__ = ["ENV", "VERBS", "address_of", "connected", "document", "handed_over", "line", "required"]
 
 SECTIONS = ("cluster",)
 ID = Word("JOB", "id of a job, as jobs list shows it")
@@ -61,6 +61,20 @@ def handed_over(verb: Verb, call: Call) -> int | None:
 def address_of(config: Config) -> str:
     """Return the job server that a document or the environment names; empty where neither does."""
     return config.cluster.jobs or os.environ.get(ENV, "")
+
+
+def required(config: Config) -> str:
+    """Return the job server that is named.
+
+    Raises:
+        UsageError: where none is.
+    """
+    address = address_of(config)
+    if not address:
+        raise UsageError(
+            f"cluster.jobs: names no job server, nor does {ENV}; such as http://host:8265"
+        )
+    return address
 
 
 def connected(address: str) -> Any:
@@ -116,11 +130,7 @@ class _Splitter:
 
 
 def _server(call: Call) -> Any:
-    """Return the job server that is named."""
-    address = address_of(call.config())
-    if not address:
-        raise UsageError(f"cluster.jobs: names no job server, nor does {ENV}; http://host:8265")
-    return connected(address)
+    return connected(required(call.config()))
 
 
 def list_jobs(call: Call) -> None:

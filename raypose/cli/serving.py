@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field
 
 from raypose.cli.evaluation import RELEASE
-from raypose.cli.jobs import ENV, address_of
+from raypose.cli.jobs import required
 from raypose.cli.places import looked_up, require_port, require_shared
 from raypose.cli.verbs import Call, Keys, Verb, Word
 from raypose.config.section import NAME_PATTERN, Count
@@ -79,7 +79,7 @@ def deploy(call: Call) -> None:
         made = document(config, reference)
         call.show(made, yaml.safe_dump(made, sort_keys=False).rstrip("\n"))
         return
-    _server(config)
+    required(config)
     config.serve.check_open()
     release = looked_up(config.storage, reference)
     require_shared(release, config.cluster.shared, word=reference)
@@ -145,18 +145,8 @@ def make_key(call: Call) -> None:
     call.show(document, f"key   {key}\npair  {pair}\nas    {given}")
 
 
-def _server(config: Config) -> str:
-    """Return the job server that is named."""
-    address = address_of(config)
-    if not address:
-        raise UsageError(
-            f"cluster.jobs: names no job server, nor does {ENV}; such as http://host:8265"
-        )
-    return address
-
-
 def _endpoint(config: Config) -> Any:
-    address = _server(config)
+    address = required(config)
     with waiting("loading Ray"):
         from raypose.serving.remote import Endpoint
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ValidationError
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 
 from raypose.console import one_line
 from raypose.errors import did_you_mean
 
-__all__ = ["explain"]
+__all__ = ["SECRET", "explain"]
+
+SECRET: JsonDict = {"writeOnly": True}
+"""JSON Schema's word for what is given and never shown: of a field whose values stay unsaid."""
 
 PLAINLY = {
     "string_pattern_mismatch": "letters, digits, dots, dashes and underscores are wanted",
@@ -34,10 +39,32 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     dotted = ".".join(places) or "document"
     if first["type"] == "extra_forbidden":
         return f"{dotted}: unknown key{_suggest(loc, root)}"
+    field = _field(loc, root)
     message = PLAINLY.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch" and field and field.examples:
+        message = f"a value such as {field.examples[0]} is wanted"
     if not loc or first["loc"] == ("search", "space"):
         return f"{dotted}: {message}" if loc else message
-    return f"{dotted}: {message[0].lower()}{message[1:]}, found {_short(first['input'])}"
+    message = f"{dotted}: {message[0].lower()}{message[1:]}"
+    secret = field is not None and field.json_schema_extra == SECRET
+    return message if secret else f"{message}, found {_short(first['input'])}"
+
+
+def _field(loc: Sequence[str], root: type[BaseModel]) -> FieldInfo | None:
+    """Return the field that a place is, or is in."""
+    section, field = root, None
+    for part in loc:
+        if part not in section.model_fields:
+            break
+        field = section.model_fields[part]
+        if not _is_section(field.annotation):
+            break
+        section = field.annotation
+    return field
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _suggest(loc: Sequence[str], root: type[BaseModel]) -> str:
@@ -45,16 +72,15 @@ def _suggest(loc: Sequence[str], root: type[BaseModel]) -> str:
     section = root
     for part in loc[:-1]:
         field = section.model_fields.get(part)
-        inner = field.annotation if field else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            section = inner
+        if field and _is_section(field.annotation):
+            section = field.annotation
     near = did_you_mean(loc[-1], section.model_fields)
     if near:
         return near
     homes = {
         leaf: f"{name}.{leaf}"
         for name, field in root.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        if _is_section(field.annotation)
         for leaf in field.annotation.model_fields
     }
     home = homes.get(loc[-1])

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from raypose.config.complaints import SECRET
 from raypose.config.section import NAME_PATTERN, Count, Fraction, Positive, Section
 from raypose.errors import ConfigError
 
@@ -24,7 +25,7 @@ class ServeConfig(Section):
     """Address to bind to; any but the loopback wants `keys` or `keys_env`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to bind to; 0 takes a free one."""
-    url: Annotated[str, Field(pattern=r"^$|^https?://[^/\s@]+$")] = ""
+    url: str = Field("", pattern=r"^$|^https?://[^/\s@]+$", examples=["https://postures.example"])
     """Where clients reach an endpoint on a cluster, such as https://postures.example.com; by
     default the host of the job server, and `port`."""
     proxy: Literal["ray", "haproxy"] = "ray"
@@ -72,12 +73,18 @@ class ServeConfig(Section):
     """A body that has not come whole by then gets 408."""
     max_body_bytes: Count = 16 << 20
     """Larger pictures get 413."""
-    keys: Mapping[str, Digest] = Field(default_factory=dict)
+    keys: Mapping[str, Digest] = Field(
+        default_factory=dict,
+        examples=["9f86d081… (64 digits, as raypose endpoint key prints them)"],
+        json_schema_extra=SECRET,
+    )
     """Name of a client → SHA-256 of its API key, in hex: see raypose endpoint key."""
-    keys_env: Annotated[str, Field(pattern=r"^$|^[A-Za-z_]\w*$")] = ""
+    keys_env: str = Field("", pattern=r"^$|^[A-Za-z_]\w*$", examples=["POSTURE_KEYS"])
     """Name of an environment variable of the replicas that holds the same: NAME:SHA256, several
     apart by blanks or commas."""
-    limit: Annotated[str, Field(pattern=r"^$|^[1-9]\d*/(second|minute|hour|day)$")] = ""
+    limit: str = Field(
+        "", pattern=r"^$|^[1-9]\d*/(second|minute|hour|day)$", examples=["600/minute"]
+    )
     """Requests of one key, such as 600/minute, that each process which speaks HTTP lets through;
     more get 429."""
 

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from raypose.clip import model, zeroshot
+from raypose.clip import arithmetic, model, zeroshot
 from raypose.config import ModelConfig
 from raypose.console import one_line
 from raypose.errors import CheckpointError, UsageError, did_you_mean
@@ -181,8 +181,7 @@ def lacking(name: str) -> str:
     if name == "openvino_bf16":
         has_bf16 = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     elif name == "torch_bf16":
-        has = torch.cpu.get_capabilities()
-        has_bf16 = bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
+        has_bf16 = arithmetic.has_bf16(torch.device("cpu"))
     else:
         return ""
     return "" if has_bf16 else "this CPU does not compute in bf16"

@@ -32,7 +32,6 @@ __all__ = [
     "FORMS",
     "PRODUCTION",
     "Release",
-    "bare",
     "described",
     "fetch",
     "followed",
@@ -43,6 +42,7 @@ __all__ = [
     "publish",
     "resolve",
     "rollback",
+    "through",
 ]
 
 PRODUCTION = "production"
@@ -220,9 +220,10 @@ def resolve(root: str, reference: str | Path) -> Release:
     return _release(root, name, target.version)
 
 
-def bare(reference: str) -> str:
-    """Return the name in a reference."""
-    return re.split("[:@]", reference, maxsplit=1)[0]
+def through(reference: str, alias: str) -> str:
+    """Return a reference by another alias of the same name; as it is, where that is empty."""
+    name = re.split("[:@]", reference, maxsplit=1)[0]
+    return f"{name}@{alias}" if alias else reference
 
 
 def followed(root: str, reference: str) -> tuple[str, str] | None:

@@ -10,28 +10,23 @@ are not at hand.
 """
 
 import asyncio
-import logging
-import math
 import time
 from dataclasses import asdict
 from typing import Any
 
 import ray
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raypose.config import ServeConfig
 from raypose.errors import BadPicture
 from raypose.releases import registry
 from raypose.runtime.meters import Meters
+from raypose.serving import http
 from raypose.serving.batches import Full
 from raypose.serving.described import APP, autoscaling
 from raypose.serving.guard import Guard
@@ -44,9 +39,6 @@ ATTEMPTS = 3
 ON_ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 """Has Serve call us on its own event loop: two fewer hops between threads a request, which is a
 quarter more requests a second. All that would block it is in threads of ours."""
-HOT = ("POST", "/v1/classify")
-logger = logging.getLogger("ray.serve")
-GONE = (RayActorError, DeploymentUnavailableError)
 
 
 class Arguments(BaseModel):
@@ -111,7 +103,7 @@ class Remote:
         for attempt in range(ATTEMPTS):
             try:
                 answer: Answer | Exception = await self.handle.classify.remote(content)
-            except GONE:
+            except http.GONE:
                 if attempt == ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(0.1 * attempt)
@@ -152,36 +144,7 @@ async def _all(handle: DeploymentHandle) -> list[dict[str, Any]]:
     return sorted((each for each in found if isinstance(each, dict)), key=lambda s: s["replica"])
 
 
-# defined above the ingress: Serve copies an ingress when it decorates it, with what its handlers
-# name at that moment
-def _refusal(status: int, message: str, *, retry_after_s: float = 0.0) -> JSONResponse:
-    after = retry_after_s or (1.0 if status == 503 else 0.0)
-    headers = {"Retry-After": str(math.ceil(after))} if after else {}
-    if status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    if status in (408, 413):  # what is still to come of the body is not read
-        headers["Connection"] = "close"
-    return JSONResponse({"error": message}, status_code=status, headers=headers)
-
-
-class Hot:
-    """Takes pictures to classify past FastAPI's routes, whose way costs as much as decoding one."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request: see ASGI."""
-        if scope["type"] == "http" and (scope["method"], scope["path"]) == HOT:
-            ingress: Any = serve.get_replica_context().servable_object
-            answer = await ingress.classify(Request(scope, receive))
-            await answer(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-
-api = FastAPI(title="raypose", docs_url="/docs", redoc_url=None)
-api.add_middleware(Hot)
+api = http.made()
 
 
 @serve.deployment
@@ -214,55 +177,44 @@ class Ingress:
         """Return what this replica answers with."""
         return {**_whereabouts(), **(self.worker.status() if self.worker else {})}
 
+    @api.head("/healthz", include_in_schema=False)
     @api.get("/healthz")
     async def healthz(self) -> JSONResponse:
         """Answer 200 while a classifier that holds a release answers."""
         try:
             async with asyncio.timeout(self.settings.request_timeout_s):
                 release = await self.classifier.release()
-        except (*GONE, RayTaskError, BackPressureError, TimeoutError):
-            return _refusal(503, "the classifier does not answer; try again in a second")
+        except http.DOWN:
+            message = "the classifier does not answer; try again in a second"
+            return http.Refused(503, message).response()
         return JSONResponse({"status": "ok", "release": release})
 
     @api.get("/v1/status", include_in_schema=False)
     async def replicas(self, request: Request) -> JSONResponse:
         """Tell of each replica which release it answers with, which it refused, and figures."""
-        if self.guard.client(request.headers) is None:
-            return _refusal(401, "no valid API key; send it as Authorization: Bearer KEY")
         try:
+            http.check_key(request, self.guard)
             return JSONResponse({"replicas": await self.classifier.statuses()})
-        except (*GONE, RayTaskError):
-            return _refusal(503, "a replica does not answer; try again in a second")
+        except http.Refused as refused:
+            return refused.response()
+        except http.DOWN:
+            message = "a replica does not answer; try again in a second"
+            return http.Refused(503, message).response()
 
     @api.post("/v1/classify")
     async def classify(self, request: Request) -> JSONResponse:
         """Classify the picture that is the body: JPEG, PNG, WebP, BMP, GIF or TIFF."""
         started = time.perf_counter()
-        refusal = self._turned_away(request)
-        if refusal is not None:
-            return refusal
         try:
+            http.check(request, self.guard, self.settings)
             async with asyncio.timeout(self.settings.request_timeout_s):
-                content = await self._body(request)
-                if isinstance(content, JSONResponse):
-                    return content
+                content = await http.body(request, self.settings)
                 answer = await self.classifier.classify(content)
-        except BadPicture as error:
-            return self._counted(_refusal(400, str(error)))
-        except Full as full:
-            return self._counted(_refusal(503, str(full), retry_after_s=full.retry_after_s))
-        except BackPressureError:
-            return self._counted(_refusal(503, "too many requests are waiting; try again"))
-        except GONE:
-            return self._counted(_refusal(503, "the classifier is restarting; try again"))
-        except TimeoutError:
-            limit = self.settings.request_timeout_s
-            return self._counted(_refusal(503, f"no answer within {limit:g} s; try again"))
-        except ClientDisconnect:
-            return _refusal(499, "the client left")
-        except Exception:  # of the model, or Serve: it goes into the log, not into the answer
-            logger.exception("a picture was not classified")
-            return self._counted(_refusal(500, "the classifier failed; see its log"))
+        except Exception as error:  # each is told in its own way
+            refused = http.why(error, self.settings)
+            status = str(refused.status)
+            self.meters.tell("raypose_serve_requests", 1, release="", status=status)
+            return refused.response()
         best, seconds = answer.top[0], time.perf_counter() - started
         self.meters.tell("raypose_serve_requests", 1, release=answer.release, status="200")
         self.meters.tell("raypose_serve_s", seconds, release=answer.release)
@@ -277,51 +229,6 @@ class Ingress:
             }
         )
 
-    def _counted(self, refusal: JSONResponse) -> JSONResponse:
-        status = str(refusal.status_code)
-        self.meters.tell("raypose_serve_requests", 1, release="", status=status)
-        return refusal
-
-    def _turned_away(self, request: Request) -> JSONResponse | None:
-        """Refuse by the headers alone."""
-        client = self.guard.client(request.headers)
-        if client is None:
-            return _refusal(401, "no valid API key; send it as Authorization: Bearer KEY")
-        wait_s = self.guard.wait_s(client)
-        if wait_s:
-            message = f"more than {self.settings.limit} requests; try again in {wait_s} s"
-            return self._counted(_refusal(429, message, retry_after_s=wait_s))
-        headers = request.headers
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self.settings.max_body_bytes:
-            return self._too_large()
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            return _refusal(415, "send the picture as it is, without Content-Encoding")
-        if headers.get("content-type", "").startswith("multipart/"):
-            return _refusal(415, "send the picture's bytes as the body, not a form")
-        return None
-
-    def _too_large(self) -> JSONResponse:
-        limit = self.settings.max_body_bytes
-        return _refusal(413, f"picture is larger than {limit} bytes; send a smaller one")
-
-    async def _body(self, request: Request) -> bytes | JSONResponse:
-        """Read the body, or refuse it."""
-        parts, size = [], 0
-        try:
-            async with asyncio.timeout(self.settings.body_timeout_s):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > self.settings.max_body_bytes:
-                        return self._too_large()
-                    parts.append(part)
-        except TimeoutError:
-            limit = self.settings.body_timeout_s
-            return _refusal(408, f"the body did not come whole within {limit:g} s")
-        if not size:
-            return _refusal(400, "body is empty; send the bytes of one picture")
-        return b"".join(parts)
-
 
 def build(arguments: Arguments) -> serve.Application:
     """Put the application together for one release, or what an alias points at.
@@ -330,7 +237,8 @@ def build(arguments: Arguments) -> serve.Application:
         ConfigError: where others could reach it without a key.
         RegistryError: where there is no such release.
     """
-    settings, reference = arguments.serve, pointed_at(arguments)
+    settings = arguments.serve
+    reference = registry.through(arguments.release, settings.follow)
     settings.check_open()
     registry.resolve(arguments.storage, reference)
     user_config = {"release": reference}
@@ -351,13 +259,6 @@ def build(arguments: Arguments) -> serve.Application:
 def _bound(deployment: Any, options: dict[str, Any], *arguments: Any) -> serve.Application:
     bound: serve.Application = deployment.options(**options).bind(*arguments)
     return bound
-
-
-def pointed_at(arguments: Arguments) -> str:
-    """Return the reference that replicas take: `serve.follow` counts before its own alias."""
-    if not arguments.serve.follow:
-        return arguments.release
-    return f"{registry.bare(arguments.release)}@{arguments.serve.follow}"
 
 
 def _grown(

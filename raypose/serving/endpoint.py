@@ -63,8 +63,7 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
         TrainError: where the port is taken, or the endpoint does not answer.
     """
     config.serve.check_open()
-    if config.serve.follow:
-        reference = f"{registry.bare(reference)}@{config.serve.follow}"
+    reference = registry.through(reference, config.serve.follow)
     release = registry.resolve(config.storage, reference)
     holding.proven(release, device="cpu")
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)

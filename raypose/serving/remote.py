@@ -368,9 +368,8 @@ def _reference(application: Mapping[str, Any]) -> str:
         if (each.get("user_config") or {}).get("release"):
             return str(each["user_config"]["release"])
     arguments = application["args"]
-    follow = (arguments.get("serve") or {}).get("follow")
-    reference = str(arguments.get("release", ""))
-    return f"{registry.bare(reference)}@{follow}" if follow else reference
+    follow = (arguments.get("serve") or {}).get("follow", "")
+    return registry.through(str(arguments.get("release", "")), follow)
 
 
 def _target(application: Mapping[str, Any]) -> str:

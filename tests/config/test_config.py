@@ -43,6 +43,8 @@ def test_defaults_are_valid_and_frozen() -> None:
         ({"name": "../x"}, "name: letters, digits, dots, dashes and underscores"),
         ({"name": "/abs"}, "name: letters, digits, dots, dashes and underscores"),
         ({"optim": 3}, "optim: is a section; keys and values are wanted"),
+        ({"serve": {"limit": "6/min"}}, "a value such as 600/minute is wanted, found '6/min'"),
+        ({"serve": {"keys": {"me": "rp_x"}}}, "raypose endpoint key prints them) is wanted"),
         (
             {"search": {"space": {"optim.learning_rat": {"choice": [1]}}}},
             'search.space: optim.learning_rat: unknown key; did you mean "learning_rate"?',

@@ -72,8 +72,11 @@ def test_bad_bodies_get_one_line(
 def test_other_paths(served: serving.Endpoint) -> None:
     health = httpx.get(f"{served.url}/healthz").json()
     assert health == {"status": "ok", "release": served.release}
-    assert httpx.get(f"{served.url}/v1/classify").status_code == 405
-    assert httpx.get(f"{served.url}/none").status_code == 404
+    assert httpx.head(f"{served.url}/healthz").status_code == 200
+    for path, status in (("/v1/classify", 405), ("/v1/classify/", 404), ("/none", 404)):
+        answer = httpx.get(f"{served.url}{path}")
+        assert answer.status_code == status
+        assert "POST /v1/classify" in answer.json()["error"]
     paths = httpx.get(f"{served.url}/openapi.json").json()["paths"]
     assert set(paths) == {"/healthz", "/v1/classify"}
 
