@@ -54,8 +54,7 @@ def require_shared(release: Any, shared: Sequence[str], *, word: str) -> None:
     if release.is_local and not is_shared(release.url, shared):
         raise UsageError(
             f"{word}: lies on this machine, where other nodes of the cluster cannot see it; "
-            "publish it to s3://, name a folder that all nodes have by cluster.shared, or leave "
-            "out cluster.address"
+            "publish it to s3://, or name a folder that all nodes have by cluster.shared"
         )
 
 

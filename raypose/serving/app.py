@@ -10,6 +10,7 @@ are not at hand.
 """
 
 import asyncio
+import logging
 import time
 from dataclasses import asdict
 from typing import Any
@@ -41,6 +42,9 @@ ON_ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 quarter more requests a second. All that would block it is in threads of ours."""
 
 
+logger = logging.getLogger("ray.serve")  # a replica's own log
+
+
 class Arguments(BaseModel):
     """What the application is built from: by `build`, or by Serve from a configuration file."""
 
@@ -65,7 +69,7 @@ class Classifier:
     """Classifies for replicas of `Ingress`, where these do not themselves."""
 
     def __init__(self, storage: str, settings: ServeConfig) -> None:
-        self.worker = Worker(storage, settings)
+        self.worker = Worker(storage, settings, logger.info)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Answer with what ``{"release": reference}`` means."""
@@ -158,7 +162,7 @@ class Ingress:
         self.settings = settings
         self.guard = Guard(settings)
         self.meters = Meters()
-        self.worker = None if classifier else Worker(storage, settings)
+        self.worker = None if classifier else Worker(storage, settings, logger.info)
         self.classifier: Local | Remote = (
             Remote(classifier) if classifier else Local(self.worker)  # type: ignore[arg-type]
         )

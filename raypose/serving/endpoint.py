@@ -15,7 +15,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
 
 from raypose.config import Config
-from raypose.console import status
+from raypose.console import waiting
 from raypose.errors import TrainError
 from raypose.releases import registry
 from raypose.serving import holding
@@ -69,13 +69,13 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)
     arguments = Arguments(storage=config.storage, release=_named(config, reference, release),
                           serve=config.serve)  # fmt: skip
-    status(f"starting the endpoint for {release}")
-    ours = not _serves()
-    _start(HTTPOptions(**{**http_options(config), "host": host, "port": port}))
+    ours, endpoint = not _serves(), Endpoint(f"http://{host}:{port}", str(release))
+    with waiting("starting Ray Serve"):
+        _start(HTTPOptions(**{**http_options(config), "host": host, "port": port}))
     try:
-        serve.run(build(arguments), name=APP, route_prefix="/", logging_config=_QUIET)
-        endpoint = Endpoint(f"http://{host}:{port}", str(release))
-        _await_ready(endpoint)
+        with waiting(f"starting the endpoint for {release}"):
+            serve.run(build(arguments), name=APP, route_prefix="/", logging_config=_QUIET)
+            _await_ready(endpoint)
         yield endpoint
     finally:
         serve.delete(APP)

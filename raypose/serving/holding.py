@@ -87,6 +87,7 @@ class Holder:
         storage: where releases/ lies.
         settings: of the endpoint.
         load: a release → ready to use.
+        tell: takes a line about what is taken or refused.
 
     Attributes:
         held: what is in use; None before the first.
@@ -100,8 +101,9 @@ class Holder:
         settings: ServeConfig,
         *,
         load: Callable[[Release, ServeConfig], Held] = loaded,
+        tell: Callable[[str], None] = status,
     ) -> None:
-        self.storage, self.settings = storage, settings
+        self.storage, self.settings, self._said = storage, settings, tell
         self.held: Held | None = None
         self.refused: dict[str, str] = {}
         self.trouble = ""
@@ -126,7 +128,7 @@ class Holder:
         if self.held is None and self._followed:
             _, earlier = registry.pointed(self.storage, *self._followed)
             if earlier:
-                status(f"{wanted} is refused; starting with {earlier}, which was there before")
+                self._said(f"{wanted} is refused; starting with {earlier}, which was there before")
                 self._take(earlier)
         if self.held is None:
             raise RegistryError(f"{wanted}: {self.refused.get(str(wanted)) or self.trouble}")
@@ -150,6 +152,7 @@ class Holder:
             return
         try:
             self.held = self._load(release, self.settings)
+            self._said(f"{release} is answered with")
         except (StorageError, OSError, MemoryError) as error:  # it may do the next time
             self._tell(f"{release}: {error or type(error).__name__}")
         except RayposeError as error:
@@ -160,10 +163,10 @@ class Holder:
     def _refuse(self, release: Release, why: str) -> None:
         line = " ".join(why.split())[:300]
         self.refused[str(release)] = line
-        status(f"{release} is refused: {line}")
+        self._said(f"{release} is refused: {line}")
 
     def _tell(self, trouble: str) -> None:
         line = " ".join(trouble.split())[:300]
         if line != self.trouble:
-            status(line)
+            self._said(line)
         self.trouble = line

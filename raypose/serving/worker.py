@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,11 +76,14 @@ class Worker:
     Args:
         storage: where releases/ lies.
         settings: of the endpoint.
+        tell: takes a line about releases that are taken or refused.
     """
 
-    def __init__(self, storage: str, settings: ServeConfig) -> None:
-        self.settings = settings
-        self.main = Holder(storage, settings)
+    def __init__(
+        self, storage: str, settings: ServeConfig, tell: Callable[[str], None] = status
+    ) -> None:
+        self.settings, self._said = settings, tell
+        self.main = Holder(storage, settings, tell=tell)
         self.canary: Holder | None = None
         self.figures: dict[str, Figures] = {}
         self._batches: Batches[Item, Answer] = Batches(
@@ -114,12 +117,12 @@ class Worker:
             return
         reference = f"{self.main.held.release.partition(':')[0]}@{name}"
         if self.canary is None or self.canary.follows != reference:  # of another name
-            self.canary = Holder(self.main.storage, self.settings)
+            self.canary = Holder(self.main.storage, self.settings, tell=self._said)
         try:
             self.canary.point(reference)
         except RayposeError as error:  # all goes to the other until there is one
             self.canary.trouble = str(error)
-            status(f"no canary: {error}")
+            self._said(f"no canary: {error}")
 
     async def _look(self) -> None:
         """Follow aliases, for good; not all replicas look at the same moment."""

@@ -129,6 +129,9 @@ def test_a_broken_release_is_refused_and_the_last_is_back(
     seen = command("endpoint", "status")
     assert seen["release"] == "tiny@production"
     assert [each["release"] for each in seen["replicas"]] == [str(first)]
+    (log,) = command("endpoint", "logs")["logs"].values()
+    assert f"{first} is answered with" in log
+    assert f"{bad} is refused: " in log
 
 
 def test_a_promotion_is_followed(deployed: str, command: Run, own: Config) -> None:
