@@ -71,11 +71,6 @@ class Batches(Generic[T, R]):
         """Return how many wait or are worked on."""
         return len(self._waiting) + self._running
 
-    @property
-    def idle(self) -> bool:
-        """Whether an item that comes now is worked on at once, alone."""
-        return not len(self)
-
     def check(self, others: int = 0) -> None:
         """Refuse an item that is to come where there is no room.
 

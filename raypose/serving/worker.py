@@ -67,8 +67,7 @@ class Figures:
         }
 
 
-Item = tuple[Held, Pixels | bytes]
-"""A picture, and the release that is to classify it."""
+Item = tuple[Held, Pixels]
 
 
 class Worker:
@@ -173,18 +172,12 @@ class Worker:
             return canary
         return self.main.held
 
-    async def _decoded(self, held: Held, content: bytes) -> Pixels | bytes:
-        """Return a picture as the release takes it.
-
-        Where nobody else is there it stays as it is: one thread decodes and classifies it, and no
-        second one has to be woken.
-        """
-        predictor, cheap = held.predictor, is_cheap(content)
-        if cheap and self._batches.idle and not self._decoding:
-            return content
+    async def _decoded(self, held: Held, content: bytes) -> Pixels:
+        """Return a picture as the release takes it."""
+        predictor = held.predictor
         self._batches.check(self._decoding)
         loop = asyncio.get_running_loop()
-        if cheap:
+        if is_cheap(content):
             self._decoding += 1
             try:
                 return await loop.run_in_executor(self._decoders, predictor.pixels, content)
@@ -218,18 +211,11 @@ def _classified(items: Sequence[Item]) -> list[Answer | Exception]:
     """Classify pictures, each by its own release: one pass for each release."""
     answers: list[Answer | Exception] = [RuntimeError("not classified")] * len(items)
     places: dict[int, list[int]] = {}
-    decoded: dict[int, Pixels] = {}
-    for place, (held, given) in enumerate(items):
-        try:
-            pixels = held.predictor.pixels(given) if isinstance(given, bytes) else given
-        except BadPicture as error:
-            answers[place] = error
-        else:
-            decoded[place] = pixels
-            places.setdefault(id(held), []).append(place)
+    for place, (held, _) in enumerate(items):
+        places.setdefault(id(held), []).append(place)
     for found in places.values():
         held = items[found[0]][0]
-        rows = held.predictor.probabilities(np.stack([decoded[place] for place in found]))
+        rows = held.predictor.probabilities(np.stack([items[place][1] for place in found]))
         for place, row in zip(found, rows, strict=True):
             answers[place] = Answer(held.release, held.predictor.rank(row))
     return answers
