@@ -134,7 +134,7 @@ def test_a_model_or_its_reference_is_evaluated(
 def test_a_search_and_its_winner(recipe: Config, cluster: None) -> None:
     space = {"optim.learning_rate": {"choice": [1e-3, 2e-3]}}
     asked = {"search.space": space, "search.num_trials": 2, "search.finalists": 0}
-    asked["optim.epochs"] = 1
+    asked |= {"optim.epochs": 1, "search.max_concurrent": 1}
     result = raypose.search(recipe, asked)
     assert len(result.trials) == 2
     again = raypose.search(recipe, asked)

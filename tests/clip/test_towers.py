@@ -33,6 +33,7 @@ def test_activations_computed_again_give_the_same_step() -> None:
     assert_same_step(changes, loss=1e-6, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.soak  # a C++ compiler is at work for more than a minute
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_towers_give_the_same_step() -> None:

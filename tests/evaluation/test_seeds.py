@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raypose import config, storage
+from raypose import config, storage, training
 from raypose.cli.main import main
 from raypose.config import Config
 from raypose.evaluation import charts
@@ -18,6 +18,9 @@ def test_a_recipe_over_seeds(
 ) -> None:
     path = tmp_path / "recipe.yaml"
     storage.write_bytes(str(path), json.dumps(config.sparse(recipe)).encode())
+    alone = config.override(recipe, {"seed": 3, "optim.epochs": 2})
+    training.train(alone, in_process=True)  # the run of a seed is that of the recipe with it
+    capsys.readouterr()
     words = ["train", str(path), "train.seeds=3,5", "optim.epochs=2", "baselines=false", "--json"]
     assert main(words) == 0
     document = json.loads(capsys.readouterr().out)
@@ -28,9 +31,8 @@ def test_a_recipe_over_seeds(
     assert figure["interval"][0] <= figure["mean"] <= figure["interval"][1]
     for run, seed in zip(document["runs"], (3, 5), strict=True):
         assert storage.read_json(f"{run['url']}/config.json")["seed"] == seed
-    alone = config.override(recipe, {"seed": 3, "optim.epochs": 2})
     found = runs.finished(alone)
-    assert found is not None  # the run of a seed is that of the recipe with it
+    assert found is not None
     assert found.run_id == document["runs"][0]["run_id"]
     page = storage.read_bytes(f"{document['url']}/report.html").decode()
     assert "seed 3" in page

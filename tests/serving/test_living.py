@@ -1,4 +1,4 @@
-"""What operators do to an endpoint, and what happens to it, while it is asked without a pause.
+"""What operators do to an endpoint, and what happens to it, while it is asked again and again.
 
 Replicas that classify in processes of their own: nothing that is done here may cost a request.
 """

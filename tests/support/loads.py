@@ -1,4 +1,4 @@
-"""Several clients that ask without a pause while a test does something to what answers them.
+"""Several clients that ask again and again while a test does something to what answers them.
 
     with loads.going(url, [picture], num_clients=4) as load:
         kill_a_replica()
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import httpx
 
+PAUSE_S = 0.1
 MOST_REQUESTS = 20_000
 """That one load sends, whatever a test forgets to stop."""
 
@@ -116,7 +117,7 @@ def going(
     *,
     num_clients: int = 4,
     num: int = MOST_REQUESTS,
-    pause_s: float = 0.0,
+    pause_s: float = PAUSE_S,
     retries: int = 0,
     timeout_s: float = 60.0,
 ) -> Iterator[Load]:
@@ -127,7 +128,7 @@ def going(
         contents: bodies.
         num_clients: that ask at a time, a connection each.
         num: requests at most.
-        pause_s: of each client between requests.
+        pause_s: of each client between requests: what a test does meanwhile needs a CPU, too.
         retries: of a request that got a 5xx or no answer, with growing pauses.
         timeout_s: of one attempt.
     """
@@ -148,7 +149,7 @@ def going(
 
 
 def sent(url: str, contents: Sequence[bytes], num: int, **how: float) -> Load:
-    """Post so many and return what came of them: see `going`."""
-    with going(url, contents, num=num, **how) as load:  # type: ignore[arg-type]
+    """Post so many without a pause and return what came of them: see `going`."""
+    with going(url, contents, num=num, pause_s=0.0, **how) as load:  # type: ignore[arg-type]
         load.until(num, within_s=600)
     return load

@@ -74,7 +74,7 @@ def test_a_search_writes_records_and_the_winner_and_goes_further(
 
 def test_a_search_whose_trials_all_fail_says_why(recipe: Config, cluster: None) -> None:
     broken = config.override(
-        with_search(recipe, num_trials=2, max_concurrent=2),
+        with_search(recipe, num_trials=2, max_concurrent=1),
         {"captions.grammar": " ".join(["very"] * 60) + " <name>", "search.space": {
             "optim.learning_rate": {"choice": [1e-3, 2e-3]}}},
     )  # fmt: skip
@@ -99,6 +99,7 @@ def test_a_backbone_that_does_not_train_is_given_up(
                     "optim.learning_rate": {"loguniform": [1e-4, 1e-2]},
                 },
                 "num_trials": 8,
+                "max_concurrent": 1,
                 "finalists": 0,
                 "sampler": "random",
             },
@@ -106,7 +107,7 @@ def test_a_backbone_that_does_not_train_is_given_up(
     )
     result = tuning.search(asked)
     failed = [trial for trial in result.trials if trial["state"] == "failed"]
-    assert 3 <= len(failed) <= 4  # one may have begun beside the third
+    assert len(failed) == 3
     assert len(result.trials) == 8
     assert all("model.architectures.odd" in trial["error"] for trial in failed)
     assert result.values["model.backbone"] == "tiny"
@@ -133,12 +134,12 @@ def test_what_cannot_be_searched(recipe: Config, cluster: None) -> None:
 
 def test_several_workers_a_trial(recipe: Config, cluster: None, tmp_path: Path) -> None:
     asked = config.override(
-        with_search(recipe, num_trials=1), {"train.num_workers": 2, "optim.epochs": 2}
+        with_search(recipe, num_trials=1), {"train.num_workers": 2, "optim.epochs": 1}
     )
     result = tuning.search(asked)
     (trial,) = result.trials
     assert trial["state"] == "finished"
-    assert trial["epochs"] == 2
+    assert trial["epochs"] == 1
 
 
 def test_the_best_are_tried_with_several_seeds_and_beside_plain_captions(
@@ -153,7 +154,13 @@ def test_the_best_are_tried_with_several_seeds_and_beside_plain_captions(
         {
             "optim.epochs": 1,
             "data.test": recipe.data.val,
-            "search": {"space": space, "num_trials": 2, "finalists": 1, "final_seeds": 2},
+            "search": {
+                "space": space,
+                "num_trials": 2,
+                "max_concurrent": 1,
+                "finalists": 1,
+                "final_seeds": 2,
+            },
         },
     )
     result = tuning.search(asked)
@@ -189,6 +196,7 @@ def test_captions_are_scored_before_training_where_the_text_tower_is_trained(
         "search": {
             "space": {"optim.learning_rate": {"loguniform": [1e-4, 1e-2]}},
             "num_trials": 2,
+            "max_concurrent": 1,
             "finalists": 0,
         },
     }
