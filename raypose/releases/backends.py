@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -28,6 +29,7 @@ from raypose.clip import arithmetic, model, zeroshot
 from raypose.config import ModelConfig
 from raypose.console import one_line
 from raypose.errors import CheckpointError, UsageError, did_you_mean
+from raypose.releases import graphs
 
 __all__ = ["NAMES", "REFERENCE", "Backend", "Maker", "Precision", "Torch", "lacking", "one_thread"]
 
@@ -116,12 +118,21 @@ class Maker:
         clip: the tower, as torch computes it.
         config: of the model.
         threads: that each computes with.
+        kept: folder, this user's alone, where what takes long to make of the tower is kept.
     """
 
-    def __init__(self, clip: model.Clip, config: ModelConfig, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        clip: model.Clip,
+        config: ModelConfig,
+        *,
+        threads: int = 1,
+        kept: Path | None = None,
+    ) -> None:
         self.clip = clip
         self.config = config
         self.threads = threads
+        self.kept = kept
 
     def make(self, name: str) -> Backend:
         """Return a backend.
@@ -152,7 +163,20 @@ class Maker:
 
     @cached_property
     def _graph(self) -> Any:
-        """The tower as OpenVINO's model, for any batch."""
+        """The tower as OpenVINO's model, for any batch; converted once, where there is a folder."""
+        import openvino
+
+        if self.kept is None:
+            return self._converted()
+        versions = f"openvino-{openvino.__version__}-torch-{torch.__version__}"
+        place = self.kept / versions.replace("/", "_")
+        graph = graphs.read(place)
+        if graph is None:
+            graph = self._converted()
+            graphs.keep(graph, place)
+        return graph
+
+    def _converted(self) -> Any:
         import openvino
 
         tower = _Whole(self.clip, mirror=self.config.mirror).eval()

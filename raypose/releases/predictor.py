@@ -87,6 +87,7 @@ class Predictor:
         device: torch.device | str | None = None,
         backend: str = REFERENCE,
         threads: int | None = None,
+        kept: Path | None = None,
     ) -> Predictor:
         """Load a release from a local folder.
 
@@ -97,6 +98,7 @@ class Predictor:
                 of those that the release admits, and torch on a GPU.
             threads: that a CPU computes with; for torch, of the whole process. By default 1, but
                 for torch asked for by its name, which takes what the process has.
+            kept: folder of this release's where a backend keeps what takes long to make.
 
         Raises:
             CheckpointError: where a file of it is missing or damaged.
@@ -113,7 +115,7 @@ class Predictor:
         if where.type != "cpu" or (backend == REFERENCE and threads is None):
             return made
         torch.set_num_threads(threads or 1)
-        maker = Maker(made.clip, made.config.model, threads=threads or 1)
+        maker = Maker(made.clip, made.config.model, threads=threads or 1, kept=kept)
         if not auto:
             return made.by(maker.make(backend))
         names, side = choosing.admitted(folder), made.clip.image_size

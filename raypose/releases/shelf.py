@@ -21,7 +21,7 @@ from raypose.releases import documents, registry
 from raypose.releases.documents import Manifest
 from raypose.releases.registry import MANIFEST, REPUBLISH, Release
 
-__all__ = ["fetched"]
+__all__ = ["beside", "fetched"]
 
 KEPT = 4
 """Releases that stay on a node; the one longest unused goes first."""
@@ -54,6 +54,11 @@ def fetched(release: Release, folder: Path | None = None) -> Path:
     return place
 
 
+def beside(folder: Path) -> Path:
+    """Return where what is made of a release on the shelf is kept; it goes when that goes."""
+    return folder.with_name(f"made-{folder.name}")
+
+
 def _own(root: Path) -> None:
     """Make the shelf; refuse one that others could have filled."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -79,6 +84,7 @@ def _tidy(root: Path, used: Path) -> None:
         if path != used:
             with _locked(root / f"{path.name}.lock"):
                 shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(beside(path), ignore_errors=True)
 
 
 def _when(path: Path) -> float:

@@ -55,10 +55,11 @@ def proven(release: Release, **how: Any) -> Predictor:
     """
     with tempfile.TemporaryDirectory() as name:
         if release.version == LOCAL:  # it has no manifest to be known by
-            folder = registry.fetch(release, Path(name))
+            folder, kept = registry.fetch(release, Path(name)), None
         else:
             folder = shelf.fetched(release)
-        predictor = Predictor.load(folder, **how)
+            kept = shelf.beside(folder)
+        predictor = Predictor.load(folder, kept=kept, **how)
         if not golden.prove(predictor, folder):
             status(f"{release} has no golden pictures: it was published before there were any")
     return predictor

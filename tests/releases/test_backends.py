@@ -13,7 +13,7 @@ from support.models import COCA, NORMED, TINY
 from support.releases import make
 
 from raypose.errors import CheckpointError, RegistryError, UsageError
-from raypose.releases import choosing, golden
+from raypose.releases import choosing, golden, graphs
 from raypose.releases.backends import NAMES, Maker, OpenVino, Torch, lacking
 from raypose.releases.documents import BACKENDS, Admission, Backends
 from raypose.releases.predictor import Predictor
@@ -55,6 +55,31 @@ def test_openvino_answers_as_torch_does(architecture: dict[str, object], tmp_pat
         )
     features = fast.backend(torch.from_numpy(shown))
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(len(shown)))
+
+
+def test_a_converted_tower_is_kept_for_the_next_process(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"device": "cpu", "backend": "openvino", "kept": tmp_path / "kept"}
+    first = Predictor.load(release, **how)  # type: ignore[arg-type]
+    expected = first.logits(pixels(first))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("it is converted again")
+
+    (place,) = (tmp_path / "kept").iterdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.export, "export", refuse)
+        again = Predictor.load(release, **how)  # type: ignore[arg-type]
+        np.testing.assert_allclose(again.logits(pixels(again)), expected, atol=1e-5)
+        weights = place / "graph.bin"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+        with pytest.raises(CheckpointError, match="converted again"):
+            Predictor.load(release, **how)  # type: ignore[arg-type]
+    third = Predictor.load(release, **how)  # type: ignore[arg-type]
+    np.testing.assert_allclose(third.logits(pixels(third)), expected, atol=1e-5)
+    assert list((tmp_path / "kept").iterdir()) == [place]
+    assert graphs.read(place) is not None
 
 
 def test_torch_needs_the_whole_tower_once(release: Path) -> None:
