@@ -21,13 +21,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raypose import captions
 from raypose.captions import taxonomy
-from raypose.clip import batch_norm, loss, zeroshot
+from raypose.clip import batch_norm, loss, text, zeroshot
 from raypose.clip.augment import augment, train_size
 from raypose.clip.towers import gradient_norm, scale_gradients
 from raypose.data import Batch
 from raypose.data.tolerance import check_bad
 from raypose.errors import TrainError
 from raypose.training import optim
+from raypose.training.parts import Texts
 from raypose.training.precision import LossScale, dtype_of
 from raypose.training.scorer import Scorer
 
@@ -154,20 +155,22 @@ class Trainer(Scorer):
         self._update(norm_mean)
         return mean, int(total)
 
-    def loss(self, batch: Batch | None, *, total: int, epoch: int) -> torch.Tensor:
+    def loss(
+        self, batch: Batch | None, *, total: int, epoch: int, texts: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return this rank's share of the loss: the mean over ranks is the mean over pictures.
 
         Args:
             batch: of this rank; None where it has run out.
             total: good pictures of the step, over all ranks.
             epoch: counted from 0.
+            texts: (C, D), features of this step's captions, one a class; else they are computed.
         """
         batch = batch or self.empty_batch()
         settings, world_size = self.config.loss, self.context.world_size
         if settings.name == "class_ce":
-            sampled = [self._caption(card) for card in self.classes.cards]
             image_features, text_features, scale, _ = self._features(
-                self._changed(batch, epoch=epoch), sampled
+                self._changed(batch, epoch=epoch), texts if texts is not None else self._captions()
             )
             targets, weights = self._labels(batch)
             summed = loss.class_ce(
@@ -225,6 +228,7 @@ class Trainer(Scorer):
         count = self.config.optim.accumulate
         size = len(batch) if batch else 0
         value = torch.zeros((), dtype=torch.float64, device=self.context.device)
+        texts = self._shared_texts()
         for number in range(count):
             part = batch and batch.rows(size * number // count, size * (number + 1) // count)
             if not part and self.context.world_size == 1:
@@ -238,10 +242,23 @@ class Trainer(Scorer):
                 self.forward.no_sync() if waits else nullcontext(),  # type: ignore[operator]
                 batch_norm.frozen(self.clip.model, when=few),
             ):
-                share = self.loss(part, total=total, epoch=epoch)
-                (share * self.loss_factor).backward()  # type: ignore[no-untyped-call]
+                shown = texts.of_part(last=last) if texts else None
+                share = self.loss(part, total=total, epoch=epoch, texts=shown)
+                owed = texts.gathered() if texts and last else 0.0
+                (share * self.loss_factor + owed).backward()  # type: ignore[no-untyped-call]
             value += share.detach()
         return value
+
+    def _shared_texts(self) -> Texts | None:
+        """Encode a step's captions for all of its parts; None where each part does so itself.
+
+        Where weights lie in shards, they are only there while the wrapped model is called.
+        """
+        if self.config.optim.accumulate == 1 or self.texts is not None:
+            return None
+        if isinstance(self.forward, FSDPModule):
+            return None
+        return Texts(self._caption_features(self._captions()))
 
     def _overflown(self, norm: float) -> bool:
         """Pass over a step whose gradients fp16 could not hold; the next has a smaller factor."""
@@ -271,11 +288,24 @@ class Trainer(Scorer):
     def _caption(self, card: taxonomy.Card, key: str = "") -> str:
         return captions.sample(self.grammar, card, seed=self.config.seed, step=self.step, key=key)
 
+    def _captions(self) -> list[str]:
+        """Return this step's caption of each class."""
+        return [self._caption(card) for card in self.classes.cards]
+
     def _features(
-        self, images: torch.Tensor, sampled: Sequence[str]
+        self, images: torch.Tensor, sampled: Sequence[str] | torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return features of pictures and of captions, each different caption encoded once."""
-        unique = list(dict.fromkeys(sampled))
+        """Return features of pictures and of captions, each different caption encoded once.
+
+        Args:
+            images: as the tower takes them.
+            sampled: captions, or their features.
+        """
+        if isinstance(sampled, torch.Tensor):
+            with self.autocast():
+                image_features, _, scale, bias = self.forward(images, None)
+            return image_features, sampled, scale, bias
+        unique, rows = _once(sampled)
         tokens = self.clip.tokenize(unique)
         with self.autocast():
             if self.texts is not None:
@@ -283,10 +313,14 @@ class Trainer(Scorer):
                 text_features = self.texts.encode(tokens)
             else:
                 image_features, text_features, scale, bias = self.forward(images, tokens)
-        if len(unique) < len(sampled):
-            places = {caption: number for number, caption in enumerate(unique)}
-            text_features = text_features[[places[caption] for caption in sampled]]
-        return image_features, text_features, scale, bias
+        return image_features, text_features if rows is None else text_features[rows], scale, bias
+
+    def _caption_features(self, sampled: Sequence[str]) -> torch.Tensor:
+        """Return features of captions alone."""
+        unique, rows = _once(sampled)
+        with self.autocast():
+            features = text.encode(self.clip.model, self.clip.tokenize(unique))
+        return features if rows is None else features[rows]
 
     def _changed(self, batch: Batch, *, epoch: int) -> torch.Tensor:
         """Return a batch's pictures as the tower takes them, changed at random."""
@@ -356,6 +390,14 @@ class Trainer(Scorer):
 def is_full_memory(error: RuntimeError) -> bool:
     """Tell whether an error says that a device's memory is full."""
     return any(sign in str(error).lower() for sign in FULL_MEMORY)
+
+
+def _once(sampled: Sequence[str]) -> tuple[list[str], list[int] | None]:
+    """Return the different captions, and where each is among them; None where all differ."""
+    unique = list(dict.fromkeys(sampled))
+    places = {caption: number for number, caption in enumerate(unique)}
+    all_differ = len(unique) == len(sampled)
+    return unique, None if all_differ else [places[caption] for caption in sampled]
 
 
 def _padded(rows: torch.Tensor, size: int) -> torch.Tensor:

@@ -157,6 +157,26 @@ def test_parts_without_pictures_do_not_touch_statistics(accumulate: int) -> None
     assert torch.equal(statistics(trainer), before) == (accumulate > 1)
 
 
+@pytest.mark.parametrize("changes", [{}, {"loss.label_smoothing": 0.1, "captions.preset": "photo"}])
+def test_captions_are_encoded_once_for_all_parts(changes: dict[str, Any]) -> None:
+    gradients, calls = [], []
+    for parts in (1, 3):
+        trainer = prepare({"optim.accumulate": parts, "augment.enabled": False, **changes})
+        tower = trainer.clip.model.transformer
+        count = [0]
+        tower.register_forward_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
+        trainer.optimizer.step = lambda: None
+        trainer.train_step(batch([0, 1, 2, 3, 4, 5, 6, 7]), epoch=0)
+        named = trainer.clip.model.named_parameters()
+        gradients.append({name: p.grad for name, p in named if p.grad is not None})
+        calls.append(count[0])
+    assert calls[0] == calls[1] > 0
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any("transformer" in name and not name.startswith("visual") for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
 def test_a_step_of_one_picture() -> None:
     """Its last map is one pixel, of which BatchNorm cannot take a spread."""
     trainer = prepare({**NORMAL, **PLAIN})
