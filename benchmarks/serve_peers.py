@@ -4,6 +4,7 @@
 
 bare       no HTTP: for each line `NUM SECONDS` on stdin, pictures from a file (PORT is its path) in
            batches of NUM, and a line of JSON
+bare_auto  the same by the fastest backend that the release admits
 fastapi    FastAPI, and the predictor in a thread
 ray_serve  Ray Serve as its pages show it: FastAPI and @serve.batch in one deployment, defaults
 
@@ -29,10 +30,10 @@ MOST = 16
 """Pictures of a batch."""
 
 
-def load(folder: str) -> Predictor:
+def load(folder: str, backend: str = "torch") -> Predictor:
     """Load a release, for one thread."""
     torch.set_num_threads(1)
-    return Predictor.load(Path(folder), device="cpu")
+    return Predictor.load(Path(folder), device="cpu", backend=backend, threads=1)
 
 
 def answers(predictor: Predictor, contents: list[bytes]) -> list[dict[str, Any]]:
@@ -41,9 +42,9 @@ def answers(predictor: Predictor, contents: list[bytes]) -> list[dict[str, Any]]
     return [{"label": top[0].label, "probability": top[0].probability} for top in found]
 
 
-def bare(folder: str, picture: str) -> None:
+def bare(folder: str, picture: str, backend: str = "torch") -> None:
     """Go through pictures without HTTP, as often as asked."""
-    predictor, content = load(folder), Path(picture).read_bytes()
+    predictor, content = load(folder, backend), Path(picture).read_bytes()
     print(json.dumps(answers(predictor, [content])[0]), flush=True)
     for line in sys.stdin:
         num, seconds = (float(word) for word in line.split())
@@ -114,7 +115,12 @@ def ray_serve(folder: str, port: str) -> None:
     signal.pause()
 
 
-PEERS = {"bare": bare, "fastapi": fastapi, "ray_serve": ray_serve}
+def bare_auto(folder: str, picture: str) -> None:
+    """Do the same by the fastest backend that the release admits."""
+    bare(folder, picture, "auto")
+
+
+PEERS = {"bare": bare, "bare_auto": bare_auto, "fastapi": fastapi, "ray_serve": ray_serve}
 
 if __name__ == "__main__":
     PEERS[sys.argv[1]](sys.argv[2], sys.argv[3])

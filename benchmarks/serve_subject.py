@@ -33,8 +33,14 @@ class Subject:
     label: str
 
 
-def made(folder: Path, backbone: str) -> Subject:
-    """Draw pictures, train on them for a moment, and publish what comes of it."""
+def made(folder: Path, backbone: str, *, gate: bool | None = None) -> Subject:
+    """Draw pictures, train on them for a moment, and publish what comes of it.
+
+    Args:
+        folder: to do so in.
+        backbone: of the model.
+        gate: whether faster backends are looked for: see `evaluation.publish`.
+    """
     plan = SMALL if backbone == "small" else LARGE
     for number, split in enumerate(("train", "val")):
         counts = dict.fromkeys(CLASSES.ids, plan["per_class"])
@@ -53,7 +59,7 @@ def made(folder: Path, backbone: str) -> Subject:
     )
     with runtime.connect(config.ClusterConfig(num_cpus=4)):
         training.train(recipe, in_process=True)
-        release = registry.promote(recipe.storage, str(evaluation.publish(recipe)))
+        release = registry.promote(recipe.storage, str(evaluation.publish(recipe, backends=gate)))
     where = registry.fetch(release, folder / "release")
     (folder / "picture.jpg").write_bytes(photograph())
     (top,) = Predictor.load(where, device="cpu").predict([photograph()])
