@@ -50,6 +50,7 @@ def test_every_example_is_run_here() -> None:
     }
 
 
+@pytest.mark.soak  # as tests/test_api.py has a script of its own
 def test_a_first_model(tmp_path: Path) -> None:
     told = run("first_model.py", tmp_path)
     assert "packed 1600 pictures of 4 classes" in told

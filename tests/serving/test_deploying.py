@@ -144,13 +144,13 @@ def test_a_promotion_is_followed(deployed: str, command: Run, own: Config) -> No
     assert load.failed() == []
 
 
-def test_scaling(deployed: str, command: Run, own: Config) -> None:
+def test_it_grows_and_shrinks(deployed: str, command: Run, campaign_round: int) -> None:
     with loads.going(f"{deployed}/v1/classify", [encoded(photo())]) as load:
-        seen = command("endpoint", "scale", "min=2", "max=2")
+        seen = command("endpoint", "scale", "min=3", "max=3")
         running = [each for each in seen["replicas"] if each["state"] == "running"]
-        assert len(running) == 2
+        assert len(running) == 3
         command("endpoint", "scale", "min=1", "max=1")
-        left = 2
+        left = 3
         while left > 1:
             left = len(command("endpoint", "status")["replicas"])
     assert load.failed() == []

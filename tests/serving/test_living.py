@@ -127,21 +127,6 @@ def test_a_broken_release_is_refused_by_all(
         assert each["release"] == str(first)
 
 
-def test_it_grows_and_shrinks(living: serving.Endpoint, own: Config, campaign_round: int) -> None:
-    def sized(num: int) -> None:
-        sizes = {"serve.min_replicas": num, "serve.max_replicas": num}
-        settings = config.override(own, {**SETTINGS, **sizes}).serve
-        arguments = app.Arguments(storage=own.storage, release="tiny", serve=settings)
-        ray_serve.run(app.build(arguments), name=described.APP, route_prefix="/")
-        until(lambda: len(statuses(living)) == num)
-
-    with going(living) as load:
-        for num in (1, 3, 1, 2):
-            sized(num)
-            load.wait(10)
-    assert load.failed() == []
-
-
 def test_ten_times_too_many(living: serving.Endpoint, own: Config) -> None:
     """Those it takes wait for a bounded time; the rest are told at once; then all is as before."""
     tight = {**SETTINGS, "serve.max_queued_requests": 8, "serve.max_batch_size": 4}
