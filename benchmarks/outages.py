@@ -1,7 +1,7 @@
 """What clients of the endpoint see when a part of it dies, when too many come, and after a rest.
 
     pip install 'raypose[bench]'
-    python benchmarks/outages.py [proxy=ray,haproxy] [rate=40] [clients=16] [watch_s=40]
+    python benchmarks/outages.py [proxy=ray,haproxy] [rate=40] [clients=16] [watch_s=60]
 
 `raypose serve` in a process of its own; JPEGs of some 75 kB over the loopback. For each part that
 can die: requests at a steady rate, SIGKILL after 5 s, and then for `watch_s` how many failed, how
@@ -170,7 +170,7 @@ def rested(server: bench.Running) -> float:
 def read(words: list[str]) -> dict[str, Any]:
     """Return the options, of what stands as key=value."""
     options: dict[str, Any] = {
-        "proxy": "ray,haproxy", "rate": 40.0, "clients": 16, "watch_s": 40.0,
+        "proxy": "ray,haproxy", "rate": 40.0, "clients": 16, "watch_s": 60.0,
     }  # fmt: skip
     for key, _, value in (word.partition("=") for word in words):
         if key not in options:

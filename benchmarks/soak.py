@@ -108,9 +108,11 @@ def ask(link: http.client.HTTPConnection, content: bytes) -> tuple[int, str]:
     try:
         link.request("POST", bench.PATH, content, {"Content-Type": "image/jpeg"})
         answer = link.getresponse()
-        document = json.loads(answer.read())
-        return answer.status, str(document.get("release") or document.get("error"))
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        text = answer.read().decode()
+        if answer.status != 200:  # of Serve itself they are plain text
+            return answer.status, text
+        return answer.status, str(json.loads(text)["release"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
         link.close()
         return 0, f"{type(error).__name__}: {error}"
 
