@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_subject import Subject, made, photograph
-from soak import Seen, ask, loaded
+from soak import Seen, ask, loaded, read
 
 import serve as bench
 
@@ -38,6 +38,9 @@ PARTS = {
     "haproxy": "haproxy ",
 }
 """Part → how its command line begins, or the name of its program."""
+OPTIONS: dict[str, Any] = {
+    "proxy": "ray,haproxy", "rate": 40.0, "clients": 16, "watch_s": 60.0,
+}  # fmt: skip
 BEFORE_S = 5.0
 QUEUE = ["serve.max_queued_requests=16"]
 REST = ["serve.min_replicas=0"]
@@ -167,17 +170,5 @@ def rested(server: bench.Running) -> float:
     return took
 
 
-def read(words: list[str]) -> dict[str, Any]:
-    """Return the options, of what stands as key=value."""
-    options: dict[str, Any] = {
-        "proxy": "ray,haproxy", "rate": 40.0, "clients": 16, "watch_s": 60.0,
-    }  # fmt: skip
-    for key, _, value in (word.partition("=") for word in words):
-        if key not in options:
-            raise SystemExit(f"{key}: unknown; known: {', '.join(options)}")
-        options[key] = type(options[key])(value)
-    return options
-
-
 if __name__ == "__main__":
-    main(read(sys.argv[1:]))
+    main(read(sys.argv[1:], OPTIONS))

@@ -35,6 +35,9 @@ from raypose.releases import registry
 
 CAPACITY_S = 20.0
 SAMPLE_S = 5.0
+OPTIONS: dict[str, Any] = {
+    "minutes": 20.0, "load": 0.7, "promote_s": 60.0, "clients": 16, "proxy": "haproxy",
+}  # fmt: skip
 ROW = "{:>6}{:>10}{:>8}{:>9}{:>9}{:>9}{:>10}{:>9}{:>9}"
 
 
@@ -221,17 +224,15 @@ def show(
     print(json.dumps(figures))
 
 
-def read(words: list[str]) -> dict[str, Any]:
-    """Return the options, of what stands as key=value."""
-    options: dict[str, Any] = {
-        "minutes": 20.0, "load": 0.7, "promote_s": 60.0, "clients": 16, "proxy": "haproxy",
-    }  # fmt: skip
+def read(words: list[str], known: dict[str, Any]) -> dict[str, Any]:
+    """Return the options, of what stands as key=value; each is of the kind of its default."""
+    options = dict(known)
     for key, _, value in (word.partition("=") for word in words):
-        if key not in options:
-            raise SystemExit(f"{key}: unknown; known: {', '.join(options)}")
-        options[key] = type(options[key])(value)
+        if key not in known:
+            raise SystemExit(f"{key}: unknown; known: {', '.join(known)}")
+        options[key] = type(known[key])(value)
     return options
 
 
 if __name__ == "__main__":
-    main(read(sys.argv[1:]))
+    main(read(sys.argv[1:], OPTIONS))
