@@ -39,10 +39,11 @@ def test_functions_are_small(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_public_names_are_listed(path: Path) -> None:
     tree = ast.parse(path.read_text())
+    definitions = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     defined = {
         node.name
         for node in tree.body
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
+        if isinstance(node, definitions) and not node.name.startswith("_")
     }
     listed = [
         ast.literal_eval(node.value)
@@ -64,7 +65,7 @@ HOMES = {
     "ray.data": {"raypose/data/reader.py"},
     "ray.train": {"raypose/training/workers.py"},
     "ray.tune": {f"raypose/tuning/{name}.py" for name in ("callbacks", "study", "trial")},
-    "ray.serve": {"raypose/serving/app.py", "raypose/serving/endpoint.py"},
+    "ray.serve": {f"raypose/serving/{name}.py" for name in ("app", "endpoint", "http")},
 }
 """Library of Ray → the files that may import it."""
 
