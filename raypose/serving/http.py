@@ -22,19 +22,7 @@ from raypose.errors import BadPicture
 from raypose.serving.batches import Full
 from raypose.serving.guard import Guard
 
-__all__ = [
-    "DOWN",
-    "GONE",
-    "HOT",
-    "UNREAD",
-    "Hot",
-    "Refused",
-    "body",
-    "check",
-    "check_key",
-    "made",
-    "why",
-]
+__all__ = ["DOWN", "GONE", "Refused", "body", "check", "check_key", "made", "why"]
 
 GONE = (RayActorError, DeploymentUnavailableError)
 """What a call raises whose replica died, or where there is none."""
