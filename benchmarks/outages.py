@@ -25,8 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from serve_subject import Subject, made, photograph
-from soak import Seen, ask, loaded, read
+from serve_subject import made, photograph
+from soak import BY, Seen, ask, loaded, read
 
 import serve as bench
 
@@ -42,8 +42,8 @@ OPTIONS: dict[str, Any] = {
     "proxy": "ray,haproxy", "rate": 40.0, "clients": 16, "watch_s": 60.0,
 }  # fmt: skip
 BEFORE_S = 5.0
-QUEUE = ["serve.max_queued_requests=16"]
-REST = ["serve.min_replicas=0"]
+QUEUE = "serve.max_queued_requests=16"
+REST = "serve.min_replicas=0"
 DOWN_S = 900.0
 """In which replicas that nobody needs are gone."""
 
@@ -56,22 +56,16 @@ def main(options: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as name:
         subject = made(Path(name), "small")
         for proxy in options["proxy"].split(","):
-            with served(subject, proxy, []) as server:
+            with bench.running(BY[proxy], subject) as server:
                 for part in PARTS:
                     for key, value in died(server, part, options).items():
                         figures[f"{proxy}_{part}_{key}"] = value
-            with served(subject, proxy, QUEUE) as server:
+            with bench.running(BY[proxy], subject, QUEUE) as server:
                 for key, value in overrun(server, options).items():
                     figures[f"{proxy}_overrun_{key}"] = value
-        with served(subject, "haproxy", REST) as server:
+        with bench.running("ours_haproxy", subject, REST) as server:
             figures["haproxy_cold_start_s"] = rested(server)
     print(json.dumps(figures))
-
-
-def served(subject: Subject, proxy: str, words: list[str]) -> Any:
-    """Serve until the block ends."""
-    bench.OURS["ours"] = ({}, [f"serve.proxy={proxy}", *words])
-    return bench.running("ours", subject)
 
 
 def pids(server: bench.Running, part: str) -> list[int]:

@@ -131,8 +131,14 @@ def measure(
 
 
 @contextmanager
-def running(part: str, subject: Subject) -> Iterator[Running]:
-    """Run one until the block ends; then nothing of it is left."""
+def running(part: str, subject: Subject, *more: str) -> Iterator[Running]:
+    """Run one until the block ends; then nothing of it is left.
+
+    Args:
+        part: of `PARTS`.
+        subject: what it serves.
+        more: words of `raypose serve`.
+    """
     port, mark = free_port(), f"bench-{uuid.uuid4().hex}"
     environment = {**os.environ, "RAYPOSE_BENCH_MARK": mark}
     if part in OURS:
@@ -140,7 +146,7 @@ def running(part: str, subject: Subject) -> Iterator[Running]:
         environment |= extra
         raypose = str(Path(sys.executable).with_name("raypose"))
         place = [f"storage={subject.storage}", f"serve.port={port}", "serve.max_replicas=1"]
-        command = [raypose, "--quiet", "serve", subject.release, *place, *words]
+        command = [raypose, "--quiet", "serve", subject.release, *place, *words, *more]
     else:
         file = "serve_litserve.py" if part == "litserve" else "serve_peers.py"
         last = str(subject.picture) if part in BARE else str(port)

@@ -14,6 +14,7 @@ JSON.
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -33,6 +34,8 @@ from serve_subject import Subject, made, photograph
 import serve as bench
 from raypose.releases import registry
 
+BY = {"ray": "ours", "haproxy": "ours_haproxy"}
+"""Proxy → the part of serve.py."""
 CAPACITY_S = 20.0
 SAMPLE_S = 5.0
 OPTIONS: dict[str, Any] = {
@@ -54,13 +57,11 @@ def main(options: dict[str, Any]) -> None:
     """Serve, load, promote, and print a line a minute."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-    if options["proxy"] == "haproxy":
-        bench.OURS["ours"] = bench.HAPROXY
     with tempfile.TemporaryDirectory() as name:
         subject = made(Path(name), "small")
         versions = two(subject, Path(name) / "other")
         followed = replace(subject, release="bench")  # by its alias
-        with bench.running("ours", followed) as server:
+        with bench.running(BY[options["proxy"]], followed) as server:
             bench.await_right(server, followed)
             rate = len(loaded(server.url, options["clients"], 0.0, CAPACITY_S).asked) / CAPACITY_S
             print(f"without a pause {rate:.0f} requests/s; now {options['load']:g} of that")
@@ -78,15 +79,12 @@ def two(subject: Subject, folder: Path) -> list[str]:
 def loaded(url: str, num: int, rate: float, seconds: float, seen: Seen | None = None) -> Seen:
     """Ask for some seconds, at a rate or, where that is 0, as fast as answers come."""
     seen = seen or Seen()
-    begin, turn, lock = time.monotonic(), [0], threading.Lock()
+    begin, numbers = time.monotonic(), itertools.count()
     pictures = [photograph(seed) for seed in range(4)]
 
     def work() -> None:
         link = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
-        while True:
-            with lock:
-                mine = turn[0]
-                turn[0] += 1
+        for mine in numbers:
             due = begin + mine / rate if rate else time.monotonic()
             if due > begin + seconds:
                 return

@@ -39,7 +39,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     dotted = ".".join(places) or "document"
     if first["type"] == "extra_forbidden":
         return f"{dotted}: unknown key{_suggest(loc, root)}"
-    field = _field(loc, root)
+    _, field = _reached(loc, root)
     message = PLAINLY.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_pattern_mismatch" and field and field.examples:
         message = f"a value such as {field.examples[0]} is wanted"
@@ -50,8 +50,8 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     return message if secret else f"{message}, found {_short(first['input'])}"
 
 
-def _field(loc: Sequence[str], root: type[BaseModel]) -> FieldInfo | None:
-    """Return the field that a place is, or is in."""
+def _reached(loc: Sequence[str], root: type[BaseModel]) -> tuple[type[BaseModel], FieldInfo | None]:
+    """Return the innermost section on the way to a place, and the last field on it."""
     section, field = root, None
     for part in loc:
         if part not in section.model_fields:
@@ -60,7 +60,7 @@ def _field(loc: Sequence[str], root: type[BaseModel]) -> FieldInfo | None:
         if not _is_section(field.annotation):
             break
         section = field.annotation
-    return field
+    return section, field
 
 
 def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
@@ -69,11 +69,7 @@ def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
 
 def _suggest(loc: Sequence[str], root: type[BaseModel]) -> str:
     """Name the nearest key of the section, or the section in which the key lives."""
-    section = root
-    for part in loc[:-1]:
-        field = section.model_fields.get(part)
-        if field and _is_section(field.annotation):
-            section = field.annotation
+    section, _ = _reached(loc[:-1], root)
     near = did_you_mean(loc[-1], section.model_fields)
     if near:
         return near

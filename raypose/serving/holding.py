@@ -104,7 +104,7 @@ class Holder:
         load: Callable[[Release, ServeConfig], Held] = loaded,
         tell: Callable[[str], None] = status,
     ) -> None:
-        self.storage, self.settings, self._said = storage, settings, tell
+        self.storage, self.settings, self._tell = storage, settings, tell
         self.held: Held | None = None
         self.refused: dict[str, str] = {}
         self.trouble = ""
@@ -129,7 +129,7 @@ class Holder:
         if self.held is None and self._followed:
             _, earlier = registry.pointed(self.storage, *self._followed)
             if earlier:
-                self._said(f"{wanted} is refused; starting with {earlier}, which was there before")
+                self._tell(f"{wanted} is refused; starting with {earlier}, which was there before")
                 self._take(earlier)
         if self.held is None:
             raise RegistryError(f"{wanted}: {self.refused.get(str(wanted)) or self.trouble}")
@@ -141,7 +141,7 @@ class Holder:
         try:
             wanted, _ = registry.pointed(self.storage, *self._followed)
         except RayposeError as error:
-            self._tell(str(error))
+            self._note(str(error))
             return
         self.trouble = ""
         if self.held is None or str(wanted) != self.held.release:
@@ -153,21 +153,22 @@ class Holder:
             return
         try:
             self.held = self._load(release, self.settings)
-            self._said(f"{release} is answered with")
         except (StorageError, OSError, MemoryError) as error:  # it may do the next time
-            self._tell(f"{release}: {error or type(error).__name__}")
+            self._note(f"{release}: {error or type(error).__name__}")
         except RayposeError as error:
             self._refuse(release, str(error))
         except Exception as error:  # what a broken release may raise is without end
             self._refuse(release, f"{type(error).__name__}: {error}")
+        else:
+            self._tell(f"{release} is answered with")
 
     def _refuse(self, release: Release, why: str) -> None:
         line = " ".join(why.split())[:300]
         self.refused[str(release)] = line
-        self._said(f"{release} is refused: {line}")
+        self._tell(f"{release} is refused: {line}")
 
-    def _tell(self, trouble: str) -> None:
+    def _note(self, trouble: str) -> None:
         line = " ".join(trouble.split())[:300]
         if line != self.trouble:
-            self._said(line)
+            self._tell(line)
         self.trouble = line

@@ -162,7 +162,7 @@ def why(error: Exception, settings: ServeConfig) -> Refused:
             return Refused(503, str(error), retry_after_s=error.retry_after_s)
         case BackPressureError():
             return Refused(503, "too many requests are waiting; try again")
-        case RayActorError() | DeploymentUnavailableError():
+        case _ if isinstance(error, GONE):
             return Refused(503, "the classifier is restarting; try again")
         case TimeoutError():
             return Refused(503, f"no answer within {settings.request_timeout_s:g} s; try again")

@@ -82,7 +82,7 @@ class Worker:
     def __init__(
         self, storage: str, settings: ServeConfig, tell: Callable[[str], None] = status
     ) -> None:
-        self.settings, self._said = settings, tell
+        self.settings, self._tell = settings, tell
         self.main = Holder(storage, settings, tell=tell)
         self.canary: Holder | None = None
         self.figures: dict[str, Figures] = {}
@@ -117,12 +117,12 @@ class Worker:
             return
         reference = f"{self.main.held.release.partition(':')[0]}@{name}"
         if self.canary is None or self.canary.follows != reference:  # of another name
-            self.canary = Holder(self.main.storage, self.settings, tell=self._said)
+            self.canary = Holder(self.main.storage, self.settings, tell=self._tell)
         try:
             self.canary.point(reference)
         except RayposeError as error:  # all goes to the other until there is one
             self.canary.trouble = str(error)
-            self._said(f"no canary: {error}")
+            self._tell(f"no canary: {error}")
 
     async def _look(self) -> None:
         """Follow aliases, for good; not all replicas look at the same moment."""
