@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
+import subprocess
+import sys
 
 import pytest
 
 from raypose import runtime
 
+# in a process of its own: a runner of tests has plans of its own with signals
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from raypose import runtime
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_work_ends_before_the_interrupt_goes_on(number: signal.Signals) -> None:
-    ended = threading.Event()
+number = int(sys.argv[1])
+ended = threading.Event()
 
-    def work() -> None:
-        try:
-            os.kill(os.getpid(), number)  # the main thread takes it, which waits
-            while True:
-                time.sleep(0.01)
-        finally:
-            ended.set()
 
-    def leave(signum: int, frame: object) -> None:
-        raise SystemExit(signum)
-
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, leave)
+def work():
     try:
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            runtime.interruptible(work)
-        assert ended.is_set()
+        os.kill(os.getpid(), number)  # the main thread takes it, which waits
+        while True:
+            time.sleep(0.01)
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        ended.set()
+
+
+def leave(signum, frame):
+    raise SystemExit(signum)
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, leave)
+try:
+    runtime.interruptible(work)
+except (KeyboardInterrupt, SystemExit) as error:
+    print(type(error).__name__, ended.is_set())
+"""
+
+
+@pytest.mark.parametrize(("number", "raised"), [(2, "KeyboardInterrupt"), (15, "SystemExit")])
+def test_work_ends_before_the_interrupt_goes_on(number: int, raised: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", INTERRUPTED, str(number)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{raised} True\n"), done.stderr
 
 
 def test_what_the_work_raises_is_raised() -> None:
