@@ -2,24 +2,28 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick ray soak lint clean
+.PHONY: demo test ray own quick soak lint clean
 
 # the whole chain on embedded defaults
 demo: $(VENV)/installed
 	$(BIN)/raypose demo
 
-# everything, campaigns with a round or two; what needs a Ray cluster mostly waits, so the rest runs
-# beside it
+# everything, campaigns with a round or two; what needs Ray waits for a third of its time, so the
+# rest runs beside it
 test: $(VENV)/installed
-	@$(MAKE) --jobs 2 --keep-going --output-sync=target quick ray
+	@$(MAKE) --jobs 2 --keep-going --output-sync=target ray quick own
 
-# what needs a Ray cluster
+# what needs a Ray cluster, all in one
 ray: $(VENV)/installed
-	$(BIN)/pytest -m ray
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray
 
-# what needs no Ray cluster, in both cores
+# what starts Ray of its own
+own: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m own
+
+# what needs no Ray, in both cores
 quick: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray" --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray and not own" --numprocesses 2 --dist worksteal
 
 # the campaigns alone, many rounds of each: RAYPOSE_ROUNDS=50 make soak
 soak: $(VENV)/installed

@@ -65,7 +65,7 @@ def test_importing_it_loads_nothing_heavy(tmp_path: Path) -> None:
         assert getattr(raypose, name).__doc__
 
 
-@pytest.mark.ray
+@pytest.mark.own
 def test_a_script_of_its_own(document: dict[str, Any], pictures: Path, tmp_path: Path) -> None:
     """From relative paths alone; Ray is started and stopped by each that needs one."""
     from raypose.data import packing

@@ -16,7 +16,7 @@ from raypose.tuning import records
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.own
 
 
 def run(name: str, folder: Path, *words: str) -> str:

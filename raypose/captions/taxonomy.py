@@ -7,6 +7,7 @@ are card ids, or aliases of them. What a card says of a body is in `facets`.
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -171,15 +172,19 @@ def load(source: str | Cards) -> Taxonomy:
         return parse(source, where="data.taxonomy")
     if storage.is_s3(source):
         return _read(source)
-    path = SHIPPED / f"{source}.yaml" if "/" not in source else Path(source)
-    if not path.is_file():
-        path = Path(source)
-    if not path.is_file():
+    if source in shipped():
+        return _shipped(source)
+    if not Path(source).is_file():
         raise TaxonomyError(
             f"{source}: no such taxonomy{did_you_mean(source, shipped())}; shipped are "
             f"{', '.join(shipped())}; or give the path of a YAML file"
         )
-    return _read(str(path), where=source)
+    return _read(source)
+
+
+@functools.cache
+def _shipped(name: str) -> Taxonomy:
+    return _read(str(SHIPPED / f"{name}.yaml"), where=name)
 
 
 def _read(url: str, *, where: str = "") -> Taxonomy:

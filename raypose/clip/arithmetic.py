@@ -1,4 +1,4 @@
-"""Whether a device computes in bfloat16 itself, or would only go through the motions.
+"""Whether a device computes in bfloat16 itself, and in how many threads a CPU does.
 
 A CPU without instructions for it (AVX2 alone) does each operation in fp32 between conversions, ten
 times as slowly as in fp32 from the start: what is asked of it in bf16 it does in fp32, and says so.
@@ -7,12 +7,14 @@ times as slowly as in fp32 from the start: what is asked of it in bf16 it does i
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from raypose.console import status
 
-__all__ = ["has_bf16", "low"]
+__all__ = ["has_bf16", "low", "one_thread"]
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -30,6 +32,17 @@ def low(device: torch.device) -> bool:
         return True
     _tell(device.type)
     return False
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch compute in one thread: the same to the last bit each time, and no other's time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @functools.cache

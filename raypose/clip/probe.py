@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize
+
+from raypose.clip import arithmetic
 
 __all__ = ["PENALTIES", "choose_penalty", "fit", "fit_best"]
+
+Array = npt.NDArray[np.float64]
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 MAX_STEPS = 200
 NUM_FOLDS = 5
+WORTH_THREADS = 10**8
+"""Multiplications of a step from which more than one thread gains more than it costs."""
 
 
 def fit(
@@ -38,22 +47,32 @@ def fit(
     Returns:
         float32 (C, D): in place of the captions' features, at the same scale.
     """
-    features, origin = features.double(), start.double() * logit_scale
-    weights = origin.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [weights], max_iter=MAX_STEPS, history_size=20, line_search_fn="strong_wolfe",
-        tolerance_grad=1e-6, tolerance_change=1e-9,
-    )  # fmt: skip
+    origin = start.double().numpy() * logit_scale
+    weights = _minimum(features, targets, origin, penalty, begin=origin)
+    return torch.from_numpy(weights / logit_scale).float()
 
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(features @ weights.T, targets)
-        value = value + penalty / (2 * len(targets)) * (weights - origin).square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return (weights.detach() / logit_scale).float()
+def _minimum(
+    features: torch.Tensor, targets: torch.Tensor, origin: Array, penalty: float, *, begin: Array
+) -> Array:
+    """Return where the objective of `fit` is least, (C, D), looked for from `begin` on."""
+    rows, start = features.double(), torch.from_numpy(origin)
+    right = F.one_hot(targets, len(origin)).double()
+    strength = penalty / len(rows)
+
+    def value(flat: Array) -> tuple[float, Array]:
+        weights = torch.from_numpy(flat).view_as(start)
+        logits = rows @ weights.T
+        pull = weights - start
+        loss = F.cross_entropy(logits, targets) + strength / 2 * pull.square().sum()
+        slope = (logits.softmax(-1) - right).T @ rows / len(rows) + strength * pull
+        return float(loss), slope.numpy().ravel()
+
+    asked = {"maxiter": MAX_STEPS, "maxcor": 20, "gtol": 1e-6, "ftol": 1e-8}
+    alone = features.numel() * len(origin) < WORTH_THREADS
+    with arithmetic.one_thread() if alone else nullcontext():
+        found = minimize(value, begin.ravel(), jac=True, method="L-BFGS-B", options=asked)
+    return np.asarray(found.x, dtype=np.float64).reshape(origin.shape)
 
 
 def fit_best(
@@ -89,18 +108,15 @@ def choose_penalty(
     folds = _folds(targets)
     if folds.max() == 0:
         return penalties[len(penalties) // 2]
-    totals = []
-    for penalty in penalties:
-        total = 0.0
-        for fold in range(int(folds.max()) + 1):
-            out = folds == fold
-            head = fit(
-                features[~out], targets[~out], start, logit_scale=logit_scale, penalty=penalty
-            )
-            logits = logit_scale * features[out] @ head.T
-            total += float(F.cross_entropy(logits, targets[out], reduction="sum"))
-        totals.append(total)
-    return penalties[int(np.argmin(totals))]
+    origin = start.double().numpy() * logit_scale
+    totals = dict.fromkeys(sorted(penalties, reverse=True), 0.0)
+    for fold in range(int(folds.max()) + 1):
+        out, weights = folds == fold, origin
+        for penalty in totals:  # each from where the one before, which pulls harder, came to
+            weights = _minimum(features[~out], targets[~out], origin, penalty, begin=weights)
+            logits = features[out].double() @ torch.from_numpy(weights).T
+            totals[penalty] += float(F.cross_entropy(logits, targets[out], reduction="sum"))
+    return min(totals, key=totals.__getitem__)
 
 
 def _folds(targets: torch.Tensor) -> torch.Tensor:

@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
+from ray.data.block import BlockAccessor
 
 from raypose import runtime
 from raypose.config import DataConfig
@@ -53,7 +55,7 @@ class Reader:
     decode: Decode
     num_own: int
     num_extra: int = 0
-    blocks: tuple[ray.ObjectRef[Columns], ...] = ()
+    blocks: tuple[ray.ObjectRef[pa.Table], ...] = ()
     num_read_bytes: int = 0
 
     @cached_property
@@ -113,14 +115,15 @@ class Reader:
         whole = [np.arange(starts[k], starts[k + 1]) for k in range(len(self.sizes))]
         with runtime.unwrapped():
             rows = self._dataset(whole).materialize()
-        sizes = [len(ids) for ids in ray.get(rows.to_numpy_refs(column="target"))]
+        bundles = list(rows.iter_internal_ref_bundles())
+        sizes = [one.num_rows or 0 for bundle in bundles for one in bundle.metadata]
         # a large shard may have become several blocks, but no block holds rows of two
         num_own = int(np.searchsorted(np.cumsum(sizes), starts[self.num_own])) + 1
         return replace(
             self,
             sizes=tuple(sizes),
             num_own=num_own,
-            blocks=tuple(rows.to_numpy_refs()),
+            blocks=tuple(block for bundle in bundles for block in bundle.block_refs),
             num_read_bytes=sum(shard.num_bytes for _, shard in self.files),
         )
 
@@ -145,7 +148,7 @@ class Reader:
         context.execution_options.preserve_order = True
         context.raise_original_map_exception = True
         return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            self.decode, batch_size=1, batch_format="pyarrow"
+            self.decode, batch_size=1, batch_format="pyarrow", concurrency=runtime.at_once()
         )
 
     def _decoded(
@@ -169,7 +172,7 @@ class Reader:
     def _kept(self, pieces: Sequence[Rows]) -> Iterator[tuple[Columns, Rows]]:
         for piece in pieces:
             block, rows = self._within(piece)
-            yield ray.get(self.blocks[block]), rows
+            yield BlockAccessor.for_block(ray.get(self.blocks[block])).to_numpy(), rows
 
     def _within(self, piece: Rows) -> tuple[int, Rows]:
         """Return the shard or block that a piece is of, and its rows counted within it."""

@@ -148,8 +148,7 @@ def _room(needs: Needs, num_rows: int) -> int:
     there = ray.available_resources()
     room = min(int(there.get(name, 0) // amount) for name, amount in needs.items())
     room += sum(held == needs for held, _ in _KEPT.get() or ())
-    if len(ray.nodes()) == 1:  # whose CPUs may be slots, more of them than cores
-        room = min(room, len(os.sched_getaffinity(0)))
+    room = min(room, runtime.at_once() or room)
     return max(1, min(room, math.ceil(num_rows / PER_WORKER)))
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +29,7 @@ from raypose.console import one_line
 from raypose.errors import CheckpointError, UsageError, did_you_mean
 from raypose.releases import graphs
 
-__all__ = ["NAMES", "REFERENCE", "Backend", "Maker", "Precision", "Torch", "lacking", "one_thread"]
+__all__ = ["NAMES", "REFERENCE", "Backend", "Maker", "Precision", "Torch", "lacking"]
 
 Precision = Literal["fp32", "tf32", "bf16"]
 REFERENCE = "torch"
@@ -209,17 +207,6 @@ def lacking(name: str) -> str:
     else:
         return ""
     return "" if has_bf16 else "this CPU does not compute in bf16"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Have torch compute in one thread: the same to the last bit each time, and no other's time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _core() -> Any:

@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from raypose import storage
+from raypose.clip.arithmetic import one_thread
 from raypose.data.manifests import read_manifest
 from raypose.data.shards import manifest_hash, read_shard
 from raypose.errors import DataError, RayposeError
 from raypose.releases import golden
-from raypose.releases.backends import NAMES, REFERENCE, Maker, lacking, one_thread
+from raypose.releases.backends import NAMES, REFERENCE, Maker, lacking
 from raypose.releases.documents import BACKENDS, Admission, Backends
 from raypose.releases.predictor import Predictor
 

@@ -28,8 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from raypose import synthesis
+from raypose.clip.arithmetic import one_thread
 from raypose.errors import BadPicture, CheckpointError
-from raypose.releases.backends import Backend, one_thread
+from raypose.releases.backends import Backend
 from raypose.synthesis.poses import POSES
 
 __all__ = ["BOUNDS", "FILE", "Classifies", "bound", "difference", "pictures", "prove", "write"]

@@ -59,6 +59,7 @@ VERBOSE = "RAYPOSE_VERBOSE"
 LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # stays on the loopback
     "RAY_worker_maximum_startup_concurrency": "16",
+    "RAY_prestart_worker_first_driver": "0",  # a process for each CPU, of which few are asked for
 }
 
 

@@ -6,6 +6,7 @@ refused at once, and what is not free now is waited for in the open, until `clus
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from raypose.runtime.connection import is_local
 
 __all__ = [
     "Standing",
+    "at_once",
     "held",
     "make_room",
     "require",
@@ -72,6 +74,20 @@ def held() -> dict[str, float]:
         return {}
     found: dict[str, float] = ray.get_runtime_context().get_assigned_resources()
     return found
+
+
+def at_once() -> int | None:
+    """Return how many processes that compute are worth running side by side; None for all.
+
+    CPUs of a node that is alone may be slots, of which there are more than cores; of several nodes
+    Ray knows better.
+    """
+    if len(ray.nodes()) > 1:
+        return None
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux alone tells what a container leaves of them
+        return os.cpu_count() or 1
 
 
 def wants_gpu(asked: bool | None, *, count: int) -> bool:

@@ -220,8 +220,9 @@ def _room(config: Config, needs: dict[str, float]) -> Callable[[], int]:
         slots = min(
             (there.get(name, 0.0) - (name == "CPU")) / amount for name, amount in needs.items()
         )
-        if runtime.is_local(config.cluster) and "GPU" not in needs:
-            slots = min(slots, max(1.0, (os.cpu_count() or 1) / needs["CPU"]))
+        cores = runtime.at_once()
+        if cores and "GPU" not in needs:
+            slots = min(slots, max(1.0, cores / needs["CPU"]))
         slots = config.search.max_concurrent or slots
         state.update(at=time.monotonic(), room=max(1, int(slots / max(1, Decoded.count()))))
         return int(state["room"])

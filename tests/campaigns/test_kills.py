@@ -22,7 +22,7 @@ from raypose.training import checkpoint
 from raypose.tuning import records
 
 
-@pytest.mark.ray
+@pytest.mark.own
 def test_a_killed_build_goes_on_with_ray_workers(
     raypose: str, tmp_path: Path, campaign_round: int
 ) -> None:
@@ -45,7 +45,6 @@ def test_a_killed_build_goes_on_with_ray_workers(
     assert sum(again[name] == kept[name] for name in kept) >= 3
 
 
-@pytest.mark.ray
 def test_a_killed_run_resumes(
     raypose: str,
     tmp_path: Path,
@@ -84,7 +83,6 @@ def undisturbed() -> dict[str, dict[int, float | None]]:
     return {}
 
 
-@pytest.mark.ray
 def test_a_killed_search_comes_to_what_an_undisturbed_one_comes_to(
     raypose: str,
     tmp_path: Path,

@@ -99,7 +99,7 @@ def test_mistakes_get_one_line_and_a_code(
     assert len(lines) == 1
 
 
-@pytest.mark.ray
+@pytest.mark.own
 def test_resources_and_absent_classes(raypose: str, tmp_path: Path, recipe: Config) -> None:
     path = recipe_file(tmp_path, recipe)
     done = run(raypose, "train", path, "train.num_workers=64")
@@ -234,7 +234,7 @@ def test_releases_and_classify(raypose: str, trained: Config, pictures: Path) ->
     assert "has no earlier version to go back to" in done.stderr
 
 
-@pytest.mark.ray
+@pytest.mark.own
 @pytest.mark.parametrize("seconds", [4, 25])
 def test_an_interrupted_demo_leaves_no_process(raypose: str, tmp_path: Path, seconds: int) -> None:
     mark = f"RAYPOSE_TEST={uuid.uuid4().hex}"
@@ -258,7 +258,7 @@ def test_an_interrupted_demo_leaves_no_process(raypose: str, tmp_path: Path, sec
     assert none_left(mark), marked(mark)
 
 
-@pytest.mark.ray
+@pytest.mark.own
 def test_a_small_demo_runs_the_whole_chain(raypose: str, wheel: Path, tmp_path: Path) -> None:
     """From the wheel, not from the checkout."""
     mark = f"RAYPOSE_TEST={uuid.uuid4().hex}"

@@ -114,10 +114,8 @@ def test_one_that_comes_late_still_leaves_a_moment(metadata: None) -> None:
     assert leaving.await_notice() == 1.0
 
 
-@pytest.mark.ray
-def test_a_node_that_goes_is_told_to_ray(
-    raypose: str, metadata: None, cluster: None, tmp_path: Path
-) -> None:
+@pytest.mark.own
+def test_a_node_that_goes_is_told_to_ray(raypose: str, metadata: None, tmp_path: Path) -> None:
     Metadata.answers = [(200, notice(120))]
     nodes = Nodes(tmp_path / "cluster")
 

@@ -84,9 +84,9 @@ def test_two_searches_share_a_cluster_and_one_loses_a_worker(
     assert all(t.epochs == 4 for t in records.read_trials(urls[0]).values())
 
 
-@pytest.mark.ray
+@pytest.mark.own
 def test_storage_that_is_too_busy_costs_no_trial(
-    raypose: str, recipe: Config, cluster: None, tmp_path: Path
+    raypose: str, recipe: Config, tmp_path: Path
 ) -> None:
     faults = Faults({"503": 0.08, "500": 0.03, "cut": 0.02}, seed=3)
     asked = searching(recipe, "busy", **{"cluster.num_cpus": 3})
