@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from raypose.errors import ConflictError
+from raypose.errors import ConflictError, StorageError
 
 __all__ = [
     "COPIED_BYTES",
@@ -25,6 +25,7 @@ __all__ = [
     "Stat",
     "clear_parts",
     "copy",
+    "make_own",
     "new_file",
     "tag",
     "walk",
@@ -97,6 +98,18 @@ def copy(source: Path, target: Path) -> None:
     """Write a file of another's content, whole or not at all, a little in memory at a time."""
     with source.open("rb") as read, new_file(target) as file:
         shutil.copyfileobj(read, file, COPIED_BYTES)
+
+
+def make_own(folder: Path) -> None:
+    """Make a folder that is this user's alone.
+
+    Raises:
+        StorageError: where others could have put something into one that is there.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
+        raise StorageError(f"{folder}: is not this user's alone; delete it")
 
 
 @contextmanager

@@ -58,6 +58,8 @@ BARE = {"jobs": "list", "releases": "list", "runs": "list", "searches": "list"}
 """Group → the verb that is meant where none is named."""
 GO_ON = (("train",), ("search",), ("shards", "build"), ("shards", "split"), ("synthesize",))
 """Verbs that go on where they were cut off, when they are given again."""
+GOES_ON = (("deploy",), ("endpoint", "update"), ("endpoint", "scale"), ("endpoint", "delete"))
+"""Verbs that ask something of a cluster, which does it whether or not they are there to see it."""
 FLAGS = ("--json", "--quiet", "--verbose")
 LOG_FORMAT = "--log-format"
 """Takes a word: how lines on stderr are written, here and in what is started."""
@@ -305,8 +307,15 @@ def _ended(how: str, arguments: Sequence[str]) -> str:
     """Say how to go on, where the same command goes on."""
     arguments, _ = _without_format(arguments)
     words = [word for word in arguments if word not in FLAGS]
-    name = next((name for name in GO_ON if words[: len(name)] == list(name)), None)
-    return f"{how}; to go on: raypose {shlex.join(arguments)}" if name else how
+    if _is_of(words, GO_ON):
+        return f"{how}; to go on: raypose {shlex.join(arguments)}"
+    if _is_of(words, GOES_ON):
+        return f"{how}; the cluster may go on with it: see raypose endpoint status"
+    return how
+
+
+def _is_of(words: Sequence[str], verbs: Sequence[tuple[str, ...]]) -> bool:
+    return any(tuple(words[: len(name)]) == name for name in verbs)
 
 
 def _failed(message: str, code: int) -> int:

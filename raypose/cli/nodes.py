@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,9 +63,18 @@ def _nodes(call: Call) -> Any:
     return Nodes(Path(folder).absolute() if folder else default_folder())
 
 
+def _haproxy_folder(of: Path) -> Path:
+    """Return where HAProxy of a cluster keeps its files; names of sockets have to be short."""
+    return Path("/tmp") / f"rp-{hashlib.sha256(os.fsencode(of)).hexdigest()[:12]}"
+
+
 def up(call: Call) -> None:
     """Start it, and say by which variables other commands come to it."""
+    from raypose.serving.described import HAPROXY, haproxy_in
+
     nodes, keys = _nodes(call), call.keys
+    if os.environ.get(HAPROXY) == "1":
+        haproxy_in(_haproxy_folder(nodes.folder))
     with waiting(f"starting {plural(keys.nodes, 'node')}"):
         found = nodes.up(
             keys.nodes, num_cpus=keys.num_cpus, labels=keys.labels, resources=keys.resources
@@ -92,6 +103,7 @@ def down(call: Call) -> None:
     if there:
         with waiting("ending it"):
             nodes.down()
+        shutil.rmtree(_haproxy_folder(nodes.folder), ignore_errors=True)
     call.show({"was_up": there}, "it is down" if there else f"no cluster is up in {nodes.folder}")
     if there and named:
         call.next(f"unset {' '.join(named)}")

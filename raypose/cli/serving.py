@@ -51,19 +51,21 @@ def serve(call: Call) -> None:
     if config.cluster.address or os.environ.get("RAY_ADDRESS"):
         require_shared(release, config.cluster.shared, word=call.words[0])
     require_port(config.serve.host, config.serve.port)
-    from raypose.serving.described import choose_proxy
+    from raypose.serving.described import proxied
 
-    choose_proxy(config.serve)
-    with waiting("loading torch and Ray"):
-        from raypose import runtime
-        from raypose.serving import endpoint as serving
+    with proxied(config.serve):
+        with waiting("loading torch and Ray"):
+            from raypose import runtime
+            from raypose.serving import endpoint as serving
 
-    with runtime.connect(config.cluster, verbose=call.verbose):
-        with serving.running(config, call.words[0]) as served:
+        with (
+            runtime.connect(config.cluster, verbose=call.verbose),
+            serving.running(config, call.words[0]) as served,
+        ):
             document = {"url": served.url, "release": served.release}
             text = f"serving {served.release} at {served.url}/v1/classify; Ctrl-C stops it"
             call.show(document, text)
-            call.next(f"curl --data-binary @PICTURE.jpg {served.url}/v1/classify")
+            call.next(_curl(config, served.url))
             while True:  # until a signal
                 time.sleep(config.serve.poll_s)
                 for line in served.news():
@@ -87,8 +89,7 @@ def deploy(call: Call) -> None:
     with waiting(f"deploying {reference} to {endpoint.client.address}"):
         seen = endpoint.deploy(reference)
     _show(call, seen)
-    key = '-H "Authorization: Bearer $RAYPOSE_KEY" ' if config.serve.has_keys else ""
-    call.next(f"curl {key}--data-binary @PICTURE.jpg {endpoint.url}/v1/classify")
+    call.next(_curl(config, endpoint.url))
 
 
 def show_endpoint(call: Call) -> None:
@@ -143,6 +144,12 @@ def make_key(call: Call) -> None:
     document = {"name": name, "key": key, "sha256": guard.digest(key), "pair": pair}
     given = shlex.quote(f"serve.keys={{{name}: {guard.digest(key)}}}")
     call.show(document, f"key   {key}\npair  {pair}\nas    {given}")
+
+
+def _curl(config: Config, url: str) -> str:
+    """Return the command that has a picture classified."""
+    key = '-H "Authorization: Bearer $RAYPOSE_KEY" ' if config.serve.has_keys else ""
+    return f"curl {key}--data-binary @PICTURE.jpg {url}/v1/classify"
 
 
 def _endpoint(config: Config) -> Any:

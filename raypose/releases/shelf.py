@@ -12,11 +12,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from raypose import storage
-from raypose.errors import StorageError
+from raypose import disks, storage
 from raypose.releases import documents, registry
 from raypose.releases.documents import Manifest
 from raypose.releases.registry import MANIFEST, REPUBLISH, Release
@@ -39,11 +38,11 @@ def fetched(release: Release, folder: Path | None = None) -> Path:
         StorageError: where it cannot be read, or the shelf is somebody else's.
     """
     root = folder or Path(tempfile.gettempdir()) / f"raypose-releases-{os.getuid()}"
-    _own(root)
+    disks.make_own(root)  # none that others could have filled
     content = storage.read_bytes(storage.join(release.url, MANIFEST))
     manifest = documents.parse(Manifest, content, release.url, mend=REPUBLISH)
     place = root / f"{release.version}-{storage.sha256(content)[:32]}"
-    with _locked(root / f"{place.name}.lock"):
+    with _locked(_lock(place)):
         if not _whole(place, manifest):
             shutil.rmtree(place, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=root) as name:
@@ -59,14 +58,6 @@ def beside(folder: Path) -> Path:
     return folder.with_name(f"made-{folder.name}")
 
 
-def _own(root: Path) -> None:
-    """Make the shelf; refuse one that others could have filled."""
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = root.lstat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o077 or root.is_symlink():
-        raise StorageError(f"{root}: is not this user's alone; delete it")
-
-
 def _whole(place: Path, manifest: Manifest) -> bool:
     try:
         return all(
@@ -79,12 +70,13 @@ def _whole(place: Path, manifest: Manifest) -> bool:
 
 def _tidy(root: Path, used: Path) -> None:
     """Delete what is longest unused; who has loaded a release needs its folder no more."""
-    folders = [path for path in root.iterdir() if path.is_dir() and path.name.startswith("v")]
-    for path in sorted(folders, key=_when, reverse=True)[KEPT:]:
+    known = {path.with_suffix("") for path in root.glob("v*.lock")}
+    for path in sorted(known, key=_when, reverse=True)[KEPT:]:
         if path != used:
-            with _locked(root / f"{path.name}.lock"):
+            with suppress(BlockingIOError), _locked(_lock(path), wait=False):
                 shutil.rmtree(path, ignore_errors=True)
                 shutil.rmtree(beside(path), ignore_errors=True)
+                _lock(path).unlink()
 
 
 def _when(path: Path) -> float:
@@ -94,8 +86,28 @@ def _when(path: Path) -> float:
         return 0.0
 
 
+def _lock(place: Path) -> Path:
+    return place.with_name(f"{place.name}.lock")
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock until the block ends.
+
+    Raises:
+        BlockingIOError: where another holds it, and it is not to be waited for.
+    """
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if not _is_at(path, file.fileno()):
+                continue  # tidied up while it was waited for
+            yield
+            return
+
+
+def _is_at(path: Path, number: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(number))
+    except FileNotFoundError:
+        return False

@@ -5,24 +5,29 @@ Only what differs from the defaults is in it. `args` are `app.Arguments`; nothin
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from raypose import disks
 from raypose.config import Config, ServeConfig
 
 __all__ = [
     "APP",
+    "HAPROXY",
     "IMPORT_PATH",
     "application",
     "autoscaling",
-    "choose_proxy",
     "document",
+    "haproxy_in",
     "http_options",
     "model",
+    "proxied",
 ]
 
 APP = "raypose"
@@ -35,6 +40,7 @@ FILES = {
     "SOCKET_PATH": "admin.sock",
     "SERVER_STATE_BASE": "",
     "SERVER_STATE_FILE": "server-state",
+    "METRICS_SOCKET_PATH": "metrics.sock",
 }
 
 
@@ -45,25 +51,42 @@ KEEP_ALIVE_S = 65
 request."""
 
 
-def choose_proxy(settings: ServeConfig) -> None:
+@contextmanager
+def proxied(settings: ServeConfig) -> Iterator[None]:
     """Have Serve take connections by HAProxy where that is asked for: before Ray is imported.
 
     Its files and the ports of its figures are this process's own, unless the environment names
-    others: what another left behind is in nobody's way, and who reaches the folder may command it.
+    others: what another left behind is in nobody's way.
     """
     if settings.proxy != "haproxy":
+        yield
         return
     os.environ[HAPROXY] = "1"
     # a replica that is to go waits this long for proxies on other nodes to hear of it
     os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "2")
-    folder = tempfile.mkdtemp(prefix="rp-", dir="/tmp")  # names of sockets have to be short
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, file in FILES.items():
-        os.environ.setdefault(f"{HAPROXY_SETTING}_{name}", f"{folder}/{file}".rstrip("/"))
     for name in ("METRICS_PORT", "STATS_PORT"):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             os.environ.setdefault(f"{HAPROXY_SETTING}_{name}", str(probe.getsockname()[1]))
+    folder = Path(tempfile.mkdtemp(prefix="rp-", dir="/tmp"))  # names of sockets have to be short
+    try:
+        haproxy_in(folder)
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def haproxy_in(folder: Path) -> None:
+    """Have HAProxy, where Serve is to use it, keep its files in a folder that is the user's alone.
+
+    Its sockets are open to all who reach them, and who does may command it.
+
+    Raises:
+        StorageError: where the folder is somebody else's.
+    """
+    disks.make_own(folder)
+    for name, file in FILES.items():
+        os.environ.setdefault(f"{HAPROXY_SETTING}_{name}", str(folder / file))
 
 
 def application(config: Config, reference: str) -> dict[str, Any]:

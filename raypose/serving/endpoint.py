@@ -13,6 +13,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.config import HTTPOptions
+from ray.serve.exceptions import RayServeException
 
 from raypose.config import Config
 from raypose.console import waiting
@@ -20,7 +21,7 @@ from raypose.errors import TrainError
 from raypose.releases import registry
 from raypose.serving import holding
 from raypose.serving.app import Arguments, build
-from raypose.serving.described import APP, http_options
+from raypose.serving.described import APP, http_options, model
 
 __all__ = ["READY_S", "Endpoint", "running"]
 
@@ -33,16 +34,18 @@ class Endpoint:
 
     url: str
     release: str
+    model: str
+    """Of the deployment that classifies."""
     told: dict[str, str] = field(default_factory=dict)
     """Release → what was last said of it: see `news`."""
 
     def news(self) -> list[str]:
         """Return what changed since this was last asked: a release that is taken, or refused."""
         try:
-            with urllib.request.urlopen(f"{self.url}/v1/status", timeout=5) as answer:
-                replicas = json.load(answer)["replicas"]
-        except (OSError, ValueError, KeyError):
-            return []  # it is busy, or wants a key
+            told = serve.get_deployment_handle(self.model, APP).broadcast("status")
+            replicas = [each for each in told.results(timeout_s=5) if isinstance(each, dict)]
+        except (RayError, RayServeException, TimeoutError):
+            return []  # it is busy
         found = {each["release"]: "is answered with" for each in replicas if each.get("release")}
         for each in replicas:
             found |= {name: f"is refused: {why}" for name, why in each.get("refused", {}).items()}
@@ -69,7 +72,10 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)
     arguments = Arguments(storage=config.storage, release=_named(config, reference, release),
                           serve=config.serve)  # fmt: skip
-    ours, endpoint = not _serves(), Endpoint(f"http://{host}:{port}", str(release))
+    ours, endpoint = (
+        not _serves(),
+        Endpoint(f"http://{host}:{port}", str(release), model(config.serve)),
+    )
     with waiting("starting Ray Serve"):
         _start(HTTPOptions(**{**http_options(config), "host": host, "port": port}))
     try:

@@ -18,7 +18,7 @@ import numpy as np
 
 from raypose.config import ServeConfig
 from raypose.console import status
-from raypose.errors import RayposeError, RegistryError, StorageError
+from raypose.errors import NotFoundError, RayposeError, RegistryError, StorageError
 from raypose.releases import golden, registry, shelf
 from raypose.releases.predictor import Predictor
 from raypose.releases.registry import LOCAL, Release
@@ -92,7 +92,8 @@ class Holder:
 
     Attributes:
         held: what is in use; None before the first.
-        refused: name and version → why it was not taken.
+        refused: name and version → why it was not taken; it is not tried again, unless it lacked
+            a file, which may yet come.
         trouble: why the alias or a release could not be read when it was last looked at.
     """
 
@@ -109,6 +110,7 @@ class Holder:
         self.refused: dict[str, str] = {}
         self.trouble = ""
         self._load = load
+        self._lacking: set[str] = set()
         self._followed: tuple[str, str] | None = None
 
     @property
@@ -149,23 +151,28 @@ class Holder:
 
     def _take(self, release: Release) -> None:
         """Load a release and answer with it, or note why not."""
-        if str(release) in self.refused:
+        if str(release) in self.refused and str(release) not in self._lacking:
             return
         try:
             self.held = self._load(release, self.settings)
         except (StorageError, OSError, MemoryError) as error:  # it may do the next time
             self._note(f"{release}: {error or type(error).__name__}")
+        except NotFoundError as error:  # a store that is mirrored gets one file after another
+            self._lacking.add(str(release))
+            self._refuse(release, str(error))
         except RayposeError as error:
             self._refuse(release, str(error))
         except Exception as error:  # what a broken release may raise is without end
             self._refuse(release, f"{type(error).__name__}: {error}")
         else:
+            self.refused.pop(str(release), None)
             self._tell(f"{release} is answered with")
 
     def _refuse(self, release: Release, why: str) -> None:
         line = " ".join(why.split())[:300]
+        if line != self.refused.get(str(release)):
+            self._tell(f"{release} is refused: {line}")
         self.refused[str(release)] = line
-        self._tell(f"{release} is refused: {line}")
 
     def _note(self, trouble: str) -> None:
         line = " ".join(trouble.split())[:300]

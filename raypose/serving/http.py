@@ -109,14 +109,14 @@ def check(request: Request, guard: Guard, settings: ServeConfig) -> None:
     Raises:
         Refused: saying why.
     """
+    headers = request.headers
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > settings.max_body_bytes:
+        raise _too_large(settings)  # first: of every other refusal the body is still taken in
     wait_s = guard.wait_s(check_key(request, guard))
     if wait_s:
         message = f"more than {settings.limit} requests; try again in {wait_s} s"
         raise Refused(429, message, retry_after_s=wait_s)
-    headers = request.headers
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > settings.max_body_bytes:
-        raise _too_large(settings)
     if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         raise Refused(415, "send the picture as it is, without Content-Encoding")
     if headers.get("content-type", "").strip().lower().startswith("multipart/"):

@@ -19,7 +19,7 @@ import requests
 
 from raypose.config import Config, ServeConfig
 from raypose.console import one_line, status
-from raypose.errors import NotFoundError, ResourceError, TrainError, UsageError
+from raypose.errors import ConflictError, NotFoundError, ResourceError, TrainError, UsageError
 from raypose.releases import registry
 from raypose.runtime.jobs import Client
 from raypose.serving.described import APP, document, model
@@ -30,8 +30,14 @@ KEY = "RAYPOSE_KEY"
 """In the environment: an API key, for an endpoint that asks for one."""
 PERIOD_S = 0.5
 ANSWER_S = 10.0
+OVERTAKEN = (
+    "the endpoint: another change came after this one, and is in force; raypose endpoint status "
+    "shows it"
+)
 APPLICATIONS = "/api/serve/applications/"
 LOG_LINES = "1000"
+NEVER_RAN = ("NOT_STARTED", "DEPLOYING", "DEPLOY_FAILED")
+"""Words of Serve for what need not be there again."""
 
 
 @dataclass(frozen=True)
@@ -224,21 +230,42 @@ class Endpoint:
     ) -> None:
         """Put a configuration and wait until it is in force; where it fails, the last one again.
 
+        One that another overtakes is left as the other made it.
+
         Args:
             application: ours.
             options: of Serve as a whole.
             follows: wait until replicas answer with what it names, too.
         """
-        before = self._details()["applications"].get(APP, {}).get("deployed_app_config")
+        before = self._details()["applications"].get(APP, {})
         self._put(application, options)
+        self._wait(lambda found: bool(_deployed(found)), "was not taken")
+        put = _deployed(self._details())  # with what Serve adds to it
+        if not _holds(put, application):
+            raise ConflictError(OVERTAKEN)
         try:
-            self._settled(application if follows else None)
+            self._settled(put, follows=follows)
         except TrainError as error:
-            if before and before != application:
-                self._put(before, options)
-                self._wait(_running, "does not run")
-                raise TrainError(f"{error}; what was there before is back") from None
-            raise
+            raise TrainError(f"{error}{self._put_back(before, put, options)}") from None
+
+    def _put_back(
+        self,
+        before: Mapping[str, Any],
+        put: Mapping[str, Any],
+        options: Mapping[str, Any] | None,
+    ) -> str:
+        """Put what Serve had of ours before again, where that ran; return what to say of it."""
+        last = before.get("deployed_app_config")
+        if not last or last == put:
+            return ""
+        if before["status"] in NEVER_RAN:
+            return "; what was there before did not run yet either, and is not put back"
+        self._put(last, options)
+        try:
+            self._wait(_running, "does not run")
+        except TrainError:
+            return "; what was there before was put back, and does not run yet"
+        return "; what was there before is back"
 
     def _put(
         self, application: dict[str, Any] | None, options: Mapping[str, Any] | None = None
@@ -260,15 +287,16 @@ class Endpoint:
         if found:
             self.config.serve.model_copy(update={"host": found}).check_open()
 
-    def _settled(self, application: Mapping[str, Any] | None) -> None:
-        """Wait until the application runs, and answers.
+    def _settled(self, application: Mapping[str, Any], *, follows: bool) -> None:
+        """Wait until the application runs, and answers with what it names where that is asked.
 
         Raises:
             TrainError: saying why it does not.
+            ConflictError: where another was put in its place meanwhile.
         """
-        self._wait(_running, "does not run")
+        self._wait(_running, "does not run", application)
         deadline = time.monotonic() + self.config.cluster.max_wait_s
-        while application:
+        while follows:
             told, wanted = self._told_by_replicas(), _target(application)
             if told is None:
                 if "API key" in self.trouble or not self._is_reached(deadline):
@@ -280,6 +308,7 @@ class Endpoint:
             if time.monotonic() > deadline:
                 raise TrainError(f"{self.url}: replicas do not take {wanted}")
             time.sleep(PERIOD_S)
+            _check_ours(self._details(), application)
 
     def _is_reached(self, deadline: float) -> bool:
         """Wait for a 200: just after a start there may be a while of other answers."""
@@ -295,14 +324,30 @@ class Endpoint:
             time.sleep(PERIOD_S)
         return False
 
-    def _wait(self, done: Callable[[dict[str, Any]], bool], lasts: str) -> None:
+    def _wait(
+        self,
+        done: Callable[[dict[str, Any]], bool],
+        lasts: str,
+        application: Mapping[str, Any] | None = None,
+    ) -> None:
         """Wait for what Serve says of the applications.
+
+        Args:
+            done: takes what it says.
+            lasts: what it is that takes long.
+            application: ours, as it was put, where it is to stay that.
 
         Raises:
             TrainError: where ours has failed, or takes too long.
+            ConflictError: where another was put in its place meanwhile.
         """
         deadline, told = time.monotonic() + self.config.cluster.max_wait_s, ""
-        while not done(found := self._details()):
+        while True:
+            found = self._details()
+            if application:
+                _check_ours(found, application)
+            if done(found):
+                return
             ours = found["applications"].get(APP, {})
             message = _why(ours)
             if ours.get("status") == "DEPLOY_FAILED":
@@ -342,6 +387,27 @@ def _why(application: Mapping[str, Any]) -> str:
 
 def _running(found: dict[str, Any]) -> bool:
     return bool(found["applications"].get(APP, {}).get("status") == "RUNNING")
+
+
+def _deployed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of ours that Serve goes by; empty where there is none."""
+    return found["applications"].get(APP, {}).get("deployed_app_config") or {}
+
+
+def _check_ours(found: Mapping[str, Any], application: Mapping[str, Any]) -> None:
+    if _deployed(found) != application:
+        raise ConflictError(OVERTAKEN)
+
+
+def _holds(found: Any, asked: Any) -> bool:
+    """Tell whether a document says all that another does."""
+    if isinstance(asked, Mapping):
+        return isinstance(found, Mapping) and all(
+            key in found and _holds(found[key], value) for key, value in asked.items()
+        )
+    if isinstance(asked, list):
+        return len(found) == len(asked) and all(map(_holds, found, asked))
+    return bool(found == asked)
 
 
 def _check_refused(told: Mapping[str, Mapping[str, Any]], wanted: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -256,6 +257,32 @@ def test_an_interrupted_demo_leaves_no_process(raypose: str, tmp_path: Path, sec
     assert stderr.strip().splitlines()[-1] == "interrupted"
     assert "Traceback" not in stderr
     assert none_left(mark), marked(mark)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_leaves_while_a_cluster_works_is_told_where_to_look(
+    raypose: str, number: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = subprocess.Popen(
+            [
+                raypose,
+                "endpoint",
+                "delete",
+                f"cluster.jobs=http://127.0.0.1:{silent.getsockname()[1]}",
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1)
+            process.send_signal(number)
+            told = process.communicate(timeout=120)[1].strip().splitlines()[-1]
+    assert process.returncode == 128 + number
+    how = "interrupted" if number == signal.SIGINT else "terminated"
+    assert told == f"{how}; the cluster may go on with it: see raypose endpoint status"
 
 
 @pytest.mark.own

@@ -19,10 +19,12 @@ from support.variants import altered, broken, promoted
 
 from raypose import config
 from raypose.config import Config
+from raypose.errors import ConflictError
 from raypose.releases import registry
 from raypose.runtime.jobs import Client
 from raypose.runtime.nodes import Nodes
 from raypose.serving import app, described
+from raypose.serving.remote import Endpoint
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.ray
@@ -132,6 +134,35 @@ def test_a_broken_release_is_refused_and_the_last_is_back(
     (log,) = command("endpoint", "logs")["logs"].values()
     assert f"{first} is answered with" in log
     assert f"{bad} is refused: " in log
+
+
+class Overtaken(Endpoint):
+    """An endpoint that another changes just after each change of ours."""
+
+    meanwhile = ""
+
+    def _put(self, application: dict[str, Any] | None, *options: Any) -> None:
+        super()._put(application, *options)
+        if self.meanwhile:
+            other, self.meanwhile = self.meanwhile, ""
+            Endpoint(self.client.address, self.config).update(other)
+
+
+def test_a_change_that_another_overtakes_is_not_undone(
+    deployed: str,
+    command: Run,
+    own: Config,
+    client: Client,
+) -> None:
+    first = registry.resolve(own.storage, "tiny@production")
+    ours, theirs = (altered(own.storage, first, note=note) for note in ("ours", "theirs"))
+    endpoint = Overtaken(client.address, config.override(own, {"serve.url": deployed}))
+    endpoint.meanwhile = str(theirs)
+    with pytest.raises(ConflictError, match="another change came after this one, and is in force"):
+        endpoint.update(str(ours))
+    assert ask(deployed).json()["release"] == str(theirs)
+    assert command("endpoint", "status")["release"] == str(theirs)
+    command("endpoint", "update", "tiny@production")
 
 
 def test_a_promotion_is_followed(deployed: str, command: Run, own: Config) -> None:

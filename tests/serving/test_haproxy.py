@@ -7,18 +7,22 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from support import hostile, loads
+from support import hostile
 from support.pictures import encoded, photo
 from support.processes import none_left
+from support.variants import altered, promoted
 
 from raypose.config import Config
 from raypose.releases import registry
+from raypose.serving import guard
 
 pytestmark = pytest.mark.ray
 PICTURE = encoded(photo())
@@ -32,35 +36,53 @@ def short() -> Iterator[Path]:
 
 
 def test_haproxy_takes_the_connections(
-    raypose: str, trained: Config, short: Path, campaign_round: int
+    raypose: str, own: Config, short: Path, campaign_round: int
 ) -> None:
-    before = set(Path("/tmp").glob("rp-*/*/haproxy.cfg"))
-    mark = f"mark-{uuid.uuid4().hex}"
+    """Behind a key, from one release to the next, until Ctrl-C."""
+    before = set(Path("/tmp").glob("rp-*"))
+    mark, key = f"mark-{uuid.uuid4().hex}", guard.made()
     environment = {**os.environ, "MARK": mark, "TMPDIR": str(short)}
-    words = ["serve", "tiny", f"storage={trained.storage}", "serve.proxy=haproxy", "serve.port=0"]
+    words = ["serve", "tiny", f"storage={own.storage}", "serve.proxy=haproxy", "serve.port=0"]
+    words += ["serve.poll_s=0.5", f"serve.keys={{clinic: {guard.digest(key)}}}"]
     serving = subprocess.Popen(
         [raypose, "--json", *words],
         env={name: value for name, value in environment.items() if name != "RAY_ADDRESS"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+    assert serving.stdout is not None
+    assert serving.stderr is not None
+    said: list[str] = []
+    listening = threading.Thread(target=said.extend, args=(serving.stderr,))
+    listening.start()
     try:
-        assert serving.stdout is not None
         line = serving.stdout.readline()
-        assert line, serving.communicate()[1]
+        assert line, said
         url = json.loads(line)["url"]
-        load = loads.sent(f"{url}/v1/classify", [PICTURE], 40)
-        assert load.counts() == {200: 40}
-        assert str(registry.resolve(trained.storage, "tiny")) in load.asked[0].text
+        first = registry.resolve(own.storage, "tiny")
+        with httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
+            for _ in range(40):
+                answer = client.post(f"{url}/v1/classify", content=PICTURE)
+                assert (answer.status_code, answer.json()["release"]) == (200, str(first))
+            assert client.post(f"{url}/v1/classify", content=b"<html>").status_code == 400
+        assert httpx.post(f"{url}/v1/classify", content=PICTURE).status_code == 401
         assert httpx.get(f"{url}/healthz").status_code == 200
         reply = hostile.declared(f"{url}/v1/classify")
         assert (reply.status, "larger than 16777216 bytes" in reply.answer) == (413, True)
-        assert httpx.post(f"{url}/v1/classify", content=b"<html>").status_code == 400
+        second = altered(own.storage, first, note="second")
+        with promoted(own.storage, str(second)):
+            deadline = time.monotonic() + 120
+            while not any(f"{second} is answered with" in line for line in said):
+                assert time.monotonic() < deadline, said
+                time.sleep(0.2)
     finally:
-        serving.send_signal(signal.SIGTERM)
-        said = serving.communicate(timeout=300)[1]
-    assert serving.returncode == 143, said
-    assert "Traceback" not in said
+        serving.send_signal(signal.SIGINT)
+        code = serving.wait(timeout=300)
+        listening.join()
+    assert code == 130, said
+    assert "Traceback" not in "".join(said)
+    assert key not in "".join(said)
     assert none_left(mark)
-    assert not set(Path("/tmp").glob("rp-*/*/haproxy.cfg")) - before
+    assert set(Path("/tmp").glob("rp-*")) <= before | {short}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -243,3 +244,46 @@ def test_old_releases_leave_the_shelf(mine: Config, tmp_path: Path) -> None:
     left = [path for path in (tmp_path / "shelf").iterdir() if path.is_dir()]
     assert len(left) == 2 * shelf.KEPT
     assert {last, shelf.beside(last)} <= {*left}
+    locks = {path.with_suffix("") for path in (tmp_path / "shelf").glob("*.lock")}
+    assert {*left} == locks | {shelf.beside(path) for path in locks}
+
+
+def test_who_waited_for_a_lock_that_is_tidied_up_holds_one_that_others_see(
+    mine: Config, tmp_path: Path
+) -> None:
+    """Processes that fetch while another tidies never find a folder half there."""
+    first = registry.resolve(mine.storage, "tiny")
+    releases = [altered(mine.storage, first, note=str(k)) for k in range(shelf.KEPT + 3)]
+
+    def fetch(number: int) -> bool:
+        folder = shelf.fetched(releases[number % len(releases)], tmp_path / "shelf")
+        return (folder / "MANIFEST.json").exists() or not folder.exists()  # it may be tidied since
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(fetch, range(6 * len(releases))))
+    assert len(list((tmp_path / "shelf").glob("*.lock"))) <= shelf.KEPT + 4
+
+
+def test_a_file_that_comes_later_makes_a_release_whole(mine: Config) -> None:
+    """As where a store is mirrored: first the alias, then one file after another."""
+    first = registry.resolve(mine.storage, "tiny")
+    later = altered(mine.storage, first, note="mirrored")
+    told: list[str] = []
+    holder = Holder(mine.storage, mine.serve, tell=told.append)
+    holder.point("tiny@production")
+    registry.promote(mine.storage, str(later))
+    for name in ("taxonomy.json", "MANIFEST.json"):
+        place = storage.join(later.url, name)
+        content = storage.read_bytes(place)
+        storage.delete_file(place)
+        for _ in range(3):
+            holder.look()
+        assert held(holder) == str(first)
+        assert f"{name}: not found" in holder.refused[str(later)]
+        storage.write_bytes(place, content)
+    holder.look()
+    assert (held(holder), holder.refused) == (str(later), {})
+    assert [line for line in told if line.startswith(f"{later} is refused")] == [
+        f"{later} is refused: {storage.join(later.url, name)}: not found; check the path"
+        for name in ("taxonomy.json", "MANIFEST.json")
+    ]

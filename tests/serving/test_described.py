@@ -1,0 +1,66 @@
+"""HAProxy's files: whose they are, and that none are left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from raypose.config import ServeConfig
+from raypose.errors import StorageError
+from raypose.serving import described
+
+NAMED = """
+from ray.serve._private import constants
+for name, value in vars(constants).items():
+    if "HAPROXY" in name and str(value).startswith("/"):
+        print(value)
+"""
+
+
+@pytest.fixture
+def environment() -> Iterator[None]:
+    kept = {name: value for name, value in os.environ.items() if "RAY_SERVE" not in name}
+    with patch.dict(os.environ, kept, clear=True):
+        yield
+
+
+def interrupted() -> tuple[Path, list[Path]]:
+    """Return the folder of one that was interrupted, and the places that Ray knew meanwhile."""
+    with described.proxied(ServeConfig(proxy="haproxy")):
+        folder = Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
+        assert folder.stat().st_mode & 0o777 == 0o700
+        found = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True)
+        with suppress(KeyboardInterrupt), described.proxied(ServeConfig(proxy="haproxy")):
+            raise KeyboardInterrupt
+    return folder, [Path(line) for line in found.stdout.splitlines()]
+
+
+@pytest.mark.usefixtures("environment")
+def test_every_file_of_haproxy_lies_in_a_folder_of_ones_own_that_goes() -> None:
+    before = set(Path("/tmp").glob("rp-*"))
+    folder, places = interrupted()
+    assert len(places) >= 5
+    assert all(place.is_relative_to(folder) for place in places), places
+    assert set(Path("/tmp").glob("rp-*")) <= before
+
+
+@pytest.mark.usefixtures("environment")
+def test_serves_own_proxy_needs_none() -> None:
+    before = dict(os.environ)
+    with described.proxied(ServeConfig()):
+        assert os.environ == before
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_folder_that_others_reach_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o755)
+    with pytest.raises(StorageError, match="is not this user's alone"):
+        described.haproxy_in(tmp_path / "open")
