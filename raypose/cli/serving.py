@@ -86,7 +86,7 @@ def deploy(call: Call) -> None:
     release = looked_up(config.storage, reference)
     require_shared(release, config.cluster.shared, word=reference)
     endpoint = _endpoint(config)
-    with waiting(f"deploying {reference} to {endpoint.client.address}"):
+    with waiting(f"deploying {reference} to {endpoint.address}"):
         seen = endpoint.deploy(reference)
     _show(call, seen)
     call.next(_curl(config, endpoint.url))
@@ -128,7 +128,7 @@ def delete(call: Call) -> None:
     endpoint = _endpoint(call.config())
     with waiting("deleting"):
         endpoint.delete()
-    address = endpoint.client.address
+    address = endpoint.address
     call.show({"deleted": True, "address": address}, f"the endpoint at {address} is gone")
 
 

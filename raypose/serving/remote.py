@@ -6,11 +6,9 @@ Where a change fails, what was there before is put back, which Serve does not do
 
 from __future__ import annotations
 
-import copy
 import os
-import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -18,24 +16,26 @@ from urllib.parse import urlsplit
 import requests
 
 from raypose.config import Config, ServeConfig
-from raypose.console import one_line, status
-from raypose.errors import ConflictError, NotFoundError, ResourceError, TrainError, UsageError
+from raypose.console import one_line
+from raypose.errors import ConflictError, ResourceError, TrainError, UsageError
 from raypose.releases import registry
-from raypose.runtime.jobs import Client
 from raypose.serving.described import APP, document, model
+from raypose.serving.rest import (
+    OVERTAKEN,
+    PERIOD_S,
+    Rest,
+    check_ours,
+    deployed,
+    holds,
+    is_running,
+    why,
+)
 
 __all__ = ["KEY", "Endpoint", "Seen"]
 
 KEY = "RAYPOSE_KEY"
 """In the environment: an API key, for an endpoint that asks for one."""
-PERIOD_S = 0.5
 ANSWER_S = 10.0
-OVERTAKEN = (
-    "the endpoint: another change came after this one, and is in force; raypose endpoint status "
-    "shows it"
-)
-APPLICATIONS = "/api/serve/applications/"
-LOG_LINES = "1000"
 NEVER_RAN = ("NOT_STARTED", "DEPLOYING", "DEPLOY_FAILED")
 """Words of Serve for what need not be there again."""
 
@@ -74,17 +74,22 @@ class Endpoint:
     """
 
     def __init__(self, address: str, config: Config) -> None:
-        self.client = Client(address)
+        self.rest = Rest(address, config.cluster.max_wait_s)
         self.config = config
         self.trouble = ""
+
+    @property
+    def address(self) -> str:
+        """Of the cluster's job server."""
+        return self.rest.client.address
 
     @property
     def url(self) -> str:
         """Where it is reached: `serve.url`, else the job server's host at the port of Serve."""
         if self.config.serve.url:
             return self.config.serve.url
-        known = (self._details().get("http_options") or {}).get("port")
-        host = urlsplit(self.client.address).hostname
+        known = (self.rest.details().get("http_options") or {}).get("port")
+        host = urlsplit(self.address).hostname
         return f"http://{host}:{known or self.config.serve.port}"
 
     def deploy(self, reference: str) -> Seen:
@@ -107,7 +112,7 @@ class Endpoint:
         Raises:
             TrainError: where a replica refuses it; what was there before is put back.
         """
-        application = self._application()
+        application = self.rest.application()
         registry.resolve(application["args"]["storage"], reference)
         named = _options(application)
         named["user_config"] = {"release": reference}
@@ -121,7 +126,7 @@ class Endpoint:
             UsageError: for less at most than at least.
             TrainError: where they do not come up.
         """
-        application = self._application()
+        application = self.rest.application()
         settings = ServeConfig.model_validate(application["args"].get("serve", {}))
         named = _options(application)
         known = named.get("autoscaling_config") or {}
@@ -141,13 +146,13 @@ class Endpoint:
 
     def delete(self) -> None:
         """Take the endpoint off the cluster; requests that it holds are answered first."""
-        self._application()
-        self._put(None)
-        self._wait(lambda found: APP not in found["applications"], "is still being deleted")
+        self.rest.application()
+        self.rest.put(None)
+        self.rest.wait(lambda found: APP not in found["applications"], "is still being deleted")
 
     def status(self) -> Seen:
         """Return what is known of it."""
-        found = self._found()
+        found = self.rest.ours()
         application = found["deployed_app_config"] or {"args": {}}
         replicas = [
             {
@@ -164,7 +169,7 @@ class Endpoint:
             replica.update((told or {}).get(replica["replica"], {}))
         return Seen(
             state=found["status"].lower(),
-            message=_why(found) or (self.trouble if told is None else ""),
+            message=why(found) or (self.trouble if told is None else ""),
             release=_reference(application),
             storage=application["args"].get("storage", ""),
             replicas=replicas,
@@ -173,53 +178,16 @@ class Endpoint:
 
     def logs(self) -> dict[str, str]:
         """Return replica → the end of its log."""
-        found = self._found()
+        found = self.rest.ours()
         logs = {}
         for deployment in found["deployments"].values():
             for replica in deployment["replicas"]:
                 path = (replica.get("log_file_path") or "").lstrip("/")
                 if path:
-                    logs[f"{deployment['name']} {replica['replica_id']}"] = self._log(
+                    logs[f"{deployment['name']} {replica['replica_id']}"] = self.rest.log(
                         replica["node_id"], path
                     )
         return logs
-
-    def _log(self, node: str, path: str) -> str:
-        answer = self.client.request(
-            "GET", "/api/v0/logs/file", node_id=node, filename=path, lines=LOG_LINES
-        )
-        text: str = answer.text
-        return text.removeprefix("1")  # Ray's mark of a stream that is whole
-
-    def _details(self) -> dict[str, Any]:
-        return cast(dict[str, Any], self.client.request("GET", APPLICATIONS).json())
-
-    def _found(self) -> dict[str, Any]:
-        """Return what Serve says of our application.
-
-        Raises:
-            NotFoundError: where it is not there.
-        """
-        found = self._details()["applications"].get(APP)
-        if found is None:
-            raise NotFoundError(
-                f"{self.client.address}: has no endpoint of raypose; raypose deploy makes one"
-            )
-        return cast(dict[str, Any], found)
-
-    def _application(self) -> dict[str, Any]:
-        """Return the configuration that our application was deployed by, to be changed.
-
-        Raises:
-            NotFoundError: where there is none.
-        """
-        application = self._found()["deployed_app_config"]
-        if not application:
-            raise NotFoundError(
-                f"{self.client.address}: the endpoint there was not put by a configuration; "
-                "raypose deploy replaces it"
-            )
-        return copy.deepcopy(cast(dict[str, Any], application))
 
     def _change(
         self,
@@ -237,11 +205,11 @@ class Endpoint:
             options: of Serve as a whole.
             follows: wait until replicas answer with what it names, too.
         """
-        before = self._details()["applications"].get(APP, {})
-        self._put(application, options)
-        self._wait(lambda found: bool(_deployed(found)), "was not taken")
-        put = _deployed(self._details())  # with what Serve adds to it
-        if not _holds(put, application):
+        before = self.rest.details()["applications"].get(APP, {})
+        self.rest.put(application, options)
+        self.rest.wait(lambda found: bool(deployed(found)), "was not taken")
+        put = deployed(self.rest.details())  # with what Serve adds to it
+        if not holds(put, application):
             raise ConflictError(OVERTAKEN)
         try:
             self._settled(put, follows=follows)
@@ -260,30 +228,16 @@ class Endpoint:
             return ""
         if before["status"] in NEVER_RAN:
             return "; what was there before did not run yet either, and is not put back"
-        self._put(last, options)
+        self.rest.put(last, options)
         try:
-            self._wait(_running, "does not run")
+            self.rest.wait(is_running, "does not run")
         except TrainError:
             return "; what was there before was put back, and does not run yet"
         return "; what was there before is back"
 
-    def _put(
-        self, application: dict[str, Any] | None, options: Mapping[str, Any] | None = None
-    ) -> None:
-        details = self._details()
-        others = [
-            each["deployed_app_config"]
-            for name, each in details["applications"].items()
-            if name != APP and each.get("deployed_app_config")
-        ]
-        kept = {k: details[k] for k in ("proxy_location", "http_options") if details.get(k)}
-        ours = [application] if application else []
-        body = {**(options or {}), **kept, "applications": [*others, *ours]}
-        self.client.request("PUT", APPLICATIONS, body=body)
-
     def _check_open(self) -> None:
         """Refuse a Serve that runs already and listens for others, where there are no keys."""
-        found = (self._details().get("http_options") or {}).get("host")
+        found = (self.rest.details().get("http_options") or {}).get("host")
         if found:
             self.config.serve.model_copy(update={"host": found}).check_open()
 
@@ -294,7 +248,7 @@ class Endpoint:
             TrainError: saying why it does not.
             ConflictError: where another was put in its place meanwhile.
         """
-        self._wait(_running, "does not run", application)
+        self.rest.wait(is_running, "does not run", application)
         deadline = time.monotonic() + self.config.cluster.max_wait_s
         while follows:
             told, wanted = self._told_by_replicas(), _target(application)
@@ -308,7 +262,7 @@ class Endpoint:
             if time.monotonic() > deadline:
                 raise TrainError(f"{self.url}: replicas do not take {wanted}")
             time.sleep(PERIOD_S)
-            _check_ours(self._details(), application)
+            check_ours(self.rest.details(), application)
 
     def _is_reached(self, deadline: float) -> bool:
         """Wait for a 200: just after a start there may be a while of other answers."""
@@ -323,40 +277,6 @@ class Endpoint:
                 return True
             time.sleep(PERIOD_S)
         return False
-
-    def _wait(
-        self,
-        done: Callable[[dict[str, Any]], bool],
-        lasts: str,
-        application: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Wait for what Serve says of the applications.
-
-        Args:
-            done: takes what it says.
-            lasts: what it is that takes long.
-            application: ours, as it was put, where it is to stay that.
-
-        Raises:
-            TrainError: where ours has failed, or takes too long.
-            ConflictError: where another was put in its place meanwhile.
-        """
-        deadline, told = time.monotonic() + self.config.cluster.max_wait_s, ""
-        while True:
-            found = self._details()
-            if application:
-                _check_ours(found, application)
-            if done(found):
-                return
-            ours = found["applications"].get(APP, {})
-            message = _why(ours)
-            if ours.get("status") == "DEPLOY_FAILED":
-                raise TrainError(f"the endpoint was not deployed: {message}")
-            if message and message != told:
-                status(told := message)
-            if time.monotonic() > deadline:
-                raise TrainError(f"the endpoint {lasts}: {message or 'see endpoint status'}")
-            time.sleep(PERIOD_S)
 
     def _told_by_replicas(self) -> dict[str, dict[str, Any]] | None:
         """Return replica → what it says of itself; None where the endpoint is not reached."""
@@ -373,41 +293,6 @@ class Endpoint:
         except (requests.RequestException, ValueError, LookupError, TypeError):
             self.trouble = f"{url} is not reached from here; say where by serve.url=http://…"
             return None
-
-
-def _why(application: Mapping[str, Any]) -> str:
-    """Return what Serve says of an application: of a replica that failed its error alone."""
-    for each in (application.get("deployments") or {}).values():
-        lines = [line.strip() for line in (each.get("message") or "").splitlines()]
-        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
-        if errors and application.get("status") != "RUNNING":
-            return one_line(errors[-1][:500])
-    return one_line(" ".join((application.get("message") or "").split())[:300])
-
-
-def _running(found: dict[str, Any]) -> bool:
-    return bool(found["applications"].get(APP, {}).get("status") == "RUNNING")
-
-
-def _deployed(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of ours that Serve goes by; empty where there is none."""
-    return found["applications"].get(APP, {}).get("deployed_app_config") or {}
-
-
-def _check_ours(found: Mapping[str, Any], application: Mapping[str, Any]) -> None:
-    if _deployed(found) != application:
-        raise ConflictError(OVERTAKEN)
-
-
-def _holds(found: Any, asked: Any) -> bool:
-    """Tell whether a document says all that another does."""
-    if isinstance(asked, Mapping):
-        return isinstance(found, Mapping) and all(
-            key in found and _holds(found[key], value) for key, value in asked.items()
-        )
-    if isinstance(asked, list):
-        return len(found) == len(asked) and all(map(_holds, found, asked))
-    return bool(found == asked)
 
 
 def _check_refused(told: Mapping[str, Mapping[str, Any]], wanted: str) -> None:

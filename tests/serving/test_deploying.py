@@ -25,6 +25,7 @@ from raypose.runtime.jobs import Client
 from raypose.runtime.nodes import Nodes
 from raypose.serving import app, described
 from raypose.serving.remote import Endpoint
+from raypose.serving.rest import Rest
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.ray
@@ -136,16 +137,16 @@ def test_a_broken_release_is_refused_and_the_last_is_back(
     assert f"{bad} is refused: " in log
 
 
-class Overtaken(Endpoint):
-    """An endpoint that another changes just after each change of ours."""
+class Overtaken(Rest):
+    """Serve where another changes the endpoint just after a change of ours."""
 
-    meanwhile = ""
+    meanwhile: Callable[[], object] | None = None
 
-    def _put(self, application: dict[str, Any] | None, *options: Any) -> None:
-        super()._put(application, *options)
+    def put(self, application: dict[str, Any] | None, *options: Any) -> None:
+        super().put(application, *options)
         if self.meanwhile:
-            other, self.meanwhile = self.meanwhile, ""
-            Endpoint(self.client.address, self.config).update(other)
+            change, self.meanwhile = self.meanwhile, None
+            change()
 
 
 def test_a_change_that_another_overtakes_is_not_undone(
@@ -156,8 +157,10 @@ def test_a_change_that_another_overtakes_is_not_undone(
 ) -> None:
     first = registry.resolve(own.storage, "tiny@production")
     ours, theirs = (altered(own.storage, first, note=note) for note in ("ours", "theirs"))
-    endpoint = Overtaken(client.address, config.override(own, {"serve.url": deployed}))
-    endpoint.meanwhile = str(theirs)
+    asked = config.override(own, {"serve.url": deployed})
+    endpoint = Endpoint(client.address, asked)
+    endpoint.rest = overtaken = Overtaken(client.address, asked.cluster.max_wait_s)
+    overtaken.meanwhile = lambda: Endpoint(client.address, asked).update(str(theirs))
     with pytest.raises(ConflictError, match="another change came after this one, and is in force"):
         endpoint.update(str(ours))
     assert ask(deployed).json()["release"] == str(theirs)

@@ -1,0 +1,175 @@
+"""Ray Serve by its REST interface: one configuration of all applications, of which ours is one."""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from raypose.console import one_line, status
+from raypose.errors import ConflictError, NotFoundError, TrainError
+from raypose.runtime.jobs import Client
+from raypose.serving.described import APP
+
+__all__ = ["OVERTAKEN", "PERIOD_S", "Rest", "check_ours", "deployed", "holds", "is_running", "why"]
+
+PERIOD_S = 0.5
+"""Between looks at what changes."""
+OVERTAKEN = (
+    "the endpoint: another change came after this one, and is in force; raypose endpoint status "
+    "shows it"
+)
+APPLICATIONS = "/api/serve/applications/"
+LOG_LINES = "1000"
+
+
+class Rest:
+    """What is asked of the Serve of a cluster.
+
+    Args:
+        address: of the cluster's job server, which Serve's REST interface is part of.
+        max_wait_s: for what Serve does.
+
+    Raises:
+        ResourceError: where nobody answers there.
+    """
+
+    def __init__(self, address: str, max_wait_s: float) -> None:
+        self.client = Client(address)
+        self.max_wait_s = max_wait_s
+
+    def details(self) -> dict[str, Any]:
+        """Return what Serve says of itself and of each application."""
+        return cast(dict[str, Any], self.client.request("GET", APPLICATIONS).json())
+
+    def ours(self) -> dict[str, Any]:
+        """Return what Serve says of our application.
+
+        Raises:
+            NotFoundError: where it is not there.
+        """
+        found = self.details()["applications"].get(APP)
+        if found is None:
+            raise NotFoundError(
+                f"{self.client.address}: has no endpoint of raypose; raypose deploy makes one"
+            )
+        return cast(dict[str, Any], found)
+
+    def application(self) -> dict[str, Any]:
+        """Return the configuration that our application was deployed by, to be changed.
+
+        Raises:
+            NotFoundError: where there is none.
+        """
+        application = self.ours()["deployed_app_config"]
+        if not application:
+            raise NotFoundError(
+                f"{self.client.address}: the endpoint there was not put by a configuration; "
+                "raypose deploy replaces it"
+            )
+        return copy.deepcopy(cast(dict[str, Any], application))
+
+    def put(
+        self, application: dict[str, Any] | None, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Put a configuration of ours, or none; what others have stays.
+
+        Args:
+            application: ours.
+            options: of Serve as a whole, where it does not run yet.
+        """
+        details = self.details()
+        others = [
+            each["deployed_app_config"]
+            for name, each in details["applications"].items()
+            if name != APP and each.get("deployed_app_config")
+        ]
+        kept = {k: details[k] for k in ("proxy_location", "http_options") if details.get(k)}
+        ours = [application] if application else []
+        body = {**(options or {}), **kept, "applications": [*others, *ours]}
+        self.client.request("PUT", APPLICATIONS, body=body)
+
+    def wait(
+        self,
+        done: Callable[[dict[str, Any]], bool],
+        lasts: str,
+        application: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Wait for what Serve says of the applications.
+
+        Args:
+            done: takes what it says.
+            lasts: what it is that takes long.
+            application: ours, as it was put, where it is to stay that.
+
+        Raises:
+            TrainError: where ours has failed, or takes too long.
+            ConflictError: where another was put in its place meanwhile.
+        """
+        deadline, told = time.monotonic() + self.max_wait_s, ""
+        while True:
+            found = self.details()
+            if application:
+                check_ours(found, application)
+            if done(found):
+                return
+            ours = found["applications"].get(APP, {})
+            message = why(ours)
+            if ours.get("status") == "DEPLOY_FAILED":
+                raise TrainError(f"the endpoint was not deployed: {message}")
+            if message and message != told:
+                status(told := message)
+            if time.monotonic() > deadline:
+                raise TrainError(f"the endpoint {lasts}: {message or 'see endpoint status'}")
+            time.sleep(PERIOD_S)
+
+    def log(self, node: str, path: str) -> str:
+        """Return the end of a replica's log."""
+        answer = self.client.request(
+            "GET", "/api/v0/logs/file", node_id=node, filename=path, lines=LOG_LINES
+        )
+        text: str = answer.text
+        return text.removeprefix("1")  # Ray's mark of a stream that is whole
+
+
+def why(application: Mapping[str, Any]) -> str:
+    """Return what Serve says of an application: of a replica that failed its error alone."""
+    for each in (application.get("deployments") or {}).values():
+        lines = [line.strip() for line in (each.get("message") or "").splitlines()]
+        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
+        if errors and application.get("status") != "RUNNING":
+            return one_line(errors[-1][:500])
+    return one_line(" ".join((application.get("message") or "").split())[:300])
+
+
+def is_running(found: dict[str, Any]) -> bool:
+    """Tell whether our application runs."""
+    return bool(found["applications"].get(APP, {}).get("status") == "RUNNING")
+
+
+def deployed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of ours that Serve goes by; empty where there is none."""
+    return found["applications"].get(APP, {}).get("deployed_app_config") or {}
+
+
+def check_ours(found: Mapping[str, Any], application: Mapping[str, Any]) -> None:
+    """Refuse a configuration of ours that is not as it was put.
+
+    Raises:
+        ConflictError: where it is not.
+    """
+    if deployed(found) != application:
+        raise ConflictError(OVERTAKEN)
+
+
+def holds(found: Any, asked: Any) -> bool:
+    """Tell whether a document says all that another does."""
+    if isinstance(asked, Mapping):
+        return isinstance(found, Mapping) and all(
+            key in found and holds(found[key], value) for key, value in asked.items()
+        )
+    if isinstance(asked, list):
+        return len(found) == len(asked) and all(map(holds, found, asked))
+    return bool(found == asked)
