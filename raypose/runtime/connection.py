@@ -115,15 +115,20 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
             raise ResourceError(f"{address}: {REFUSED}") from None
         reason = " ".join(str(error).split())[:120]
         raise ResourceError(f"{address}: no Ray cluster answers ({reason})") from None
-    if threading.current_thread() is threading.main_thread():
-        # Ray's own handler prints a stack and ends the process before anything is cleaned up
-        signal.signal(signal.SIGTERM, on_term)
+    _terminate_by(on_term)  # Ray's prints a stack and ends the process before all is cleaned up
     try:
         if interrupted():
             raise KeyboardInterrupt
         yield
     finally:
         ray.shutdown()
+        _terminate_by(on_term)  # Ray has put the system's in its place, unseen by Python
+
+
+def _terminate_by(handler: Any) -> None:
+    """Set what SIGTERM does, where this is the thread that may; None is none of Python's."""
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _refuses_token(address: str) -> bool:

@@ -34,7 +34,8 @@ APP = "raypose"
 IMPORT_PATH = "raypose.serving.app:build"
 OF_THIS_SIDE = {"url", "port", "proxy", "proxies"}
 """Keys of `serve` that are of Serve as a whole, or of the one who deploys."""
-HAPROXY, HAPROXY_SETTING = "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_HAPROXY"
+HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+HAPROXY_SETTING = "RAY_SERVE_HAPROXY"
 FILES = {
     "CONFIG_FILE_LOC": "haproxy.cfg",
     "SOCKET_PATH": "admin.sock",

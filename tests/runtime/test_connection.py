@@ -51,6 +51,29 @@ def test_work_ends_before_the_interrupt_goes_on(number: int, raised: str) -> Non
     assert (done.returncode, done.stdout) == (0, f"{raised} True\n"), done.stderr
 
 
+CLOSED = """
+import os, signal, time
+from raypose import config, runtime
+
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+with runtime.connect(config.ClusterConfig(num_cpus=2)):
+    pass
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("cleaned up")
+"""
+
+
+@pytest.mark.own
+def test_a_handler_is_there_again_once_ray_has_gone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED], capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout) == (0, "cleaned up\n"), done.stderr
+
+
 def test_what_the_work_raises_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         runtime.interruptible(lambda: 1 / 0)
