@@ -2,6 +2,7 @@
 
     pip install 'raypose[bench]'
     python benchmarks/outages.py [proxy=ray,haproxy] [rate=40] [clients=16] [watch_s=60]
+                                 [parts=deaths,overrun,rest]
 
 `raypose serve` in a process of its own; JPEGs of some 75 kB over the loopback. For each part that
 can die: requests at a steady rate, SIGKILL after 5 s, and then for `watch_s` how many failed, how
@@ -25,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from serve_subject import made, photograph
+from serve_subject import Subject, made, photograph
 from soak import BY, Seen, ask, loaded, read
 
 import serve as bench
@@ -40,6 +41,7 @@ PARTS = {
 """Part → how its command line begins, or the name of its program."""
 OPTIONS: dict[str, Any] = {
     "proxy": "ray,haproxy", "rate": 40.0, "clients": 16, "watch_s": 60.0,
+    "parts": "deaths,overrun,rest",
 }  # fmt: skip
 BEFORE_S = 5.0
 QUEUE = "serve.max_queued_requests=16"
@@ -53,19 +55,38 @@ def main(options: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     figures: dict[str, float] = {}
+    asked = options["parts"].split(",")
     with tempfile.TemporaryDirectory() as name:
         subject = made(Path(name), "small")
-        for proxy in options["proxy"].split(","):
-            with bench.running(BY[proxy], subject) as server:
-                for part in PARTS:
-                    for key, value in died(server, part, options).items():
-                        figures[f"{proxy}_{part}_{key}"] = value
-            with bench.running(BY[proxy], subject, QUEUE) as server:
-                for key, value in overrun(server, options).items():
-                    figures[f"{proxy}_overrun_{key}"] = value
-        with bench.running("ours_haproxy", subject, REST) as server:
-            figures["haproxy_cold_start_s"] = rested(server)
+        for proxy, part in itertools.product(options["proxy"].split(","), asked):
+            for key, value in MEASURED[part](proxy, subject, options).items():
+                figures[f"{proxy}_{key}"] = value
     print(json.dumps(figures))
+
+
+def deaths(proxy: str, subject: Subject, options: dict[str, Any]) -> dict[str, float]:
+    """Return what each death costs."""
+    figures = {}
+    with bench.running(BY[proxy], subject) as server:
+        for part in PARTS:
+            for key, value in died(server, part, options).items():
+                figures[f"{part}_{key}"] = value
+    return figures
+
+
+def too_many(proxy: str, subject: Subject, options: dict[str, Any]) -> dict[str, float]:
+    """Return what becomes of more than it can take."""
+    with bench.running(BY[proxy], subject, QUEUE) as server:
+        return {f"overrun_{key}": value for key, value in overrun(server, options).items()}
+
+
+def rest(proxy: str, subject: Subject, options: dict[str, Any]) -> dict[str, float]:
+    """Return how long the first request after a rest takes."""
+    with bench.running(BY[proxy], subject, REST) as server:
+        return {"cold_start_s": rested(server)}
+
+
+MEASURED = {"deaths": deaths, "overrun": too_many, "rest": rest}
 
 
 def pids(server: bench.Running, part: str) -> list[int]:
