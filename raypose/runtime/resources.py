@@ -82,7 +82,7 @@ def at_once() -> int | None:
     CPUs of a node that is alone may be slots, of which there are more than cores; of several nodes
     Ray knows better.
     """
-    if len(ray.nodes()) > 1:
+    if sum(bool(node["Alive"]) for node in ray.nodes()) > 1:
         return None
     try:
         return len(os.sched_getaffinity(0))

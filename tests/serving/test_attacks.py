@@ -88,12 +88,16 @@ ATTACKS: dict[str, tuple[Callable[[str], hostile.Reply], int, str]] = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_is_answered_and_harms_nobody(attacked: str, name: str) -> None:
+def test_an_attack_is_answered_and_harms_nobody(
+    attacked: str, name: str, record_property: Callable[[str, object], None]
+) -> None:
     attack, status, words = ATTACKS[name]
     with Watched() as watched, loads.going(attacked, [PICTURE], num_clients=2) as load:
         load.wait(5)
         reply = attack(attacked)
         load.wait(5)
+    record_property("seconds", round(reply.seconds, 2))  # --junitxml=FILE holds them
+    record_property("grown_mib", watched.grown >> 20)
     assert (reply.status, words in reply.answer) == (status, True), reply
     assert watched.grown < MOST_BYTES, f"{watched.grown >> 20} MiB"
     assert load.failed() == []
