@@ -190,20 +190,18 @@ class Ingress:
                 release = await self.classifier.release()
         except http.DOWN:
             message = "the classifier does not answer; try again in a second"
-            return http.Refused(503, message).response()
+            raise http.Refused(503, message) from None
         return JSONResponse({"status": "ok", "release": release})
 
     @api.get("/v1/status", include_in_schema=False)
     async def replicas(self, request: Request) -> JSONResponse:
         """Tell of each replica which release it answers with, which it refused, and figures."""
+        http.check_key(request, self.guard)
         try:
-            http.check_key(request, self.guard)
             return JSONResponse({"replicas": await self.classifier.statuses()})
-        except http.Refused as refused:
-            return refused.response()
         except http.DOWN:
             message = "a replica does not answer; try again in a second"
-            return http.Refused(503, message).response()
+            raise http.Refused(503, message) from None
 
     @api.post("/v1/classify")
     async def classify(self, request: Request) -> JSONResponse:

@@ -63,6 +63,7 @@ def made() -> FastAPI:
     api = FastAPI(title="raypose", docs_url="/docs", redoc_url=None, redirect_slashes=False)
     api.add_middleware(Hot)
     api.add_exception_handler(HTTPException, _no_route)
+    api.add_exception_handler(Refused, _refused)
     return api
 
 
@@ -80,6 +81,12 @@ class Hot:
             await answer(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    """Answer what a route refuses."""
+    assert isinstance(error, Refused)
+    return error.response()
 
 
 async def _no_route(_: Request, error: Exception) -> JSONResponse:

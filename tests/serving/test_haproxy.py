@@ -69,6 +69,8 @@ def test_haproxy_takes_the_connections(
             assert client.post(f"{url}/v1/classify", content=b"<html>").status_code == 400
         assert httpx.post(f"{url}/v1/classify", content=PICTURE).status_code == 401
         assert httpx.get(f"{url}/healthz").status_code == 200
+        answer = httpx.get(f"{url}/v1/status")
+        assert (answer.status_code, "no valid API key" in answer.json()["error"]) == (401, True)
         reply = hostile.declared(f"{url}/v1/classify")
         assert (reply.status, "larger than 16777216 bytes" in reply.answer) == (413, True)
         second = altered(own.storage, first, note="second")

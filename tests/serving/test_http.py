@@ -48,6 +48,15 @@ def test_some_are_refused_by_their_headers(headers: dict[str, str], status: int)
     assert refused.value.status == status
 
 
+def test_what_is_too_large_is_refused_before_a_key_is_asked_for() -> None:
+    """Of every other refusal the body is taken in still, which a stranger must not make long."""
+    settings = ServeConfig(max_body_bytes=100, keys=KEYS)
+    for size, status in (("101", 413), ("100", 401)):
+        with pytest.raises(http.Refused) as refused:
+            http.check(asked({"Content-Length": size}), guard.Guard(settings), settings)
+        assert refused.value.status == status
+
+
 @pytest.mark.parametrize(
     "headers",
     [
