@@ -53,7 +53,10 @@ def test_a_job_outlives_who_submitted_it_and_a_node(
     environment: dict[str, str],
     client: Client,
 ) -> None:
-    asked = config.override(recipe, {"optim.epochs": 16, "train.num_workers": 3})
+    # a checkpoint after each step, so that it lasts until it has been interrupted
+    asked = config.override(
+        recipe, {"optim.epochs": 16, "train.num_workers": 3, "train.checkpoint_steps": 1}
+    )
     nodes.up(3, num_cpus=2)
     alone = config.override(asked, {"name": "alone", "train.num_workers": 1})
     undisturbed = training.train(alone, in_process=True)

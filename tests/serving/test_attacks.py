@@ -23,6 +23,9 @@ SETTINGS = {
     "serve.body_timeout_s": 1.0,
     "serve.limit": "100000/hour",
 }
+PACE_S = 0.002
+"""Between pieces of 64 KiB. Serve's proxy holds what comes until the refusal does: at this pace all
+of it would be as much as an attack may cost, in 10 s, on however busy a machine."""
 MOST_BYTES = 300 << 20
 """That an attack may cost beyond what is there when nothing goes on."""
 
@@ -68,8 +71,16 @@ class Watched:
 
 
 ATTACKS: dict[str, tuple[Callable[[str], hostile.Reply], int, str]] = {
-    "declared": (hostile.declared, 413, "larger than 16777216 bytes"),
-    "chunked": (hostile.chunked, 413, "larger than 16777216 bytes"),
+    "declared": (
+        lambda url: hostile.declared(url, pause_s=PACE_S),
+        413,
+        "larger than 16777216 bytes",
+    ),
+    "chunked": (
+        lambda url: hostile.chunked(url, pause_s=PACE_S),
+        413,
+        "larger than 16777216 bytes",
+    ),
     "slow": (
         lambda url: hostile.slow_body(url, pause_s=0.2, for_s=20),
         408,

@@ -48,15 +48,16 @@ def post(
     return exchange(url, head(url, told), [content], source=source)
 
 
-def declared(url: str, size: int = HUGE) -> Reply:
+def declared(url: str, size: int = HUGE, *, pause_s: float = 0.0) -> Reply:
     """Send a body of zeros whose Content-Length says how large it is, until told not to."""
-    return exchange(url, head(url, {"Content-Length": str(size)}), zeros(size))
+    first = head(url, {"Content-Length": str(size)})
+    return exchange(url, first, zeros(size), pause_s=pause_s)
 
 
-def chunked(url: str, size: int = HUGE) -> Reply:
+def chunked(url: str, size: int = HUGE, *, pause_s: float = 0.0) -> Reply:
     """Send a body of zeros that does not say how large it is, until told not to."""
-    parts = (b"%x\r\n%b\r\n" % (len(part), part) for part in zeros(size))
-    return exchange(url, head(url, {"Transfer-Encoding": "chunked"}), ended(parts, b"0\r\n\r\n"))
+    parts = ended((b"%x\r\n%b\r\n" % (len(part), part) for part in zeros(size)), b"0\r\n\r\n")
+    return exchange(url, head(url, {"Transfer-Encoding": "chunked"}), parts, pause_s=pause_s)
 
 
 def slow_body(url: str, *, pause_s: float = 1.0, for_s: float = 60.0, size: int = 100_000) -> Reply:
