@@ -107,7 +107,9 @@ def test_an_attack_is_answered_and_harms_nobody(
         load.wait(5)
         reply = attack(attacked)
         load.wait(5)
-    record_property("seconds", round(reply.seconds, 2))  # --junitxml=FILE holds them
+    record_property(
+        "seconds", round(reply.seconds, 2)
+    )  # told by --junitxml=FILE -o junit_family=xunit1
     record_property("grown_mib", watched.grown >> 20)
     assert (reply.status, words in reply.answer) == (status, True), reply
     assert watched.grown < MOST_BYTES, f"{watched.grown >> 20} MiB"
