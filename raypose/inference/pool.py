@@ -15,7 +15,6 @@ from __future__ import annotations
 import heapq
 import io
 import math
-import os
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
@@ -158,7 +157,7 @@ class _Worker:
     def __init__(self) -> None:
         self.work: Work[Any] | None = None
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        cores = len(os.sched_getaffinity(0)) if self.device.type == "cuda" else 1
+        cores = runtime.cores() if self.device.type == "cuda" else 1
         # the workers side by side are the parallelism: no thread is to have threads of its own
         self.decoders = ThreadPoolExecutor(
             min(cores, MAX_DECODERS), initializer=torch.set_num_threads, initargs=(1,)

@@ -10,6 +10,7 @@ from .connection import unwrapped as unwrapped
 from .meters import Meters as Meters
 from .resources import Standing as Standing
 from .resources import at_once as at_once
+from .resources import cores as cores
 from .resources import held as held
 from .resources import make_room as make_room
 from .resources import require as require

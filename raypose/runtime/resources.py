@@ -24,6 +24,7 @@ from raypose.runtime.connection import is_local
 __all__ = [
     "Standing",
     "at_once",
+    "cores",
     "held",
     "make_room",
     "require",
@@ -84,6 +85,11 @@ def at_once() -> int | None:
     """
     if sum(bool(node["Alive"]) for node in ray.nodes()) > 1:
         return None
+    return cores()
+
+
+def cores() -> int:
+    """Return how many this process may compute on."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # Linux alone tells what a container leaves of them

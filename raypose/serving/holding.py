@@ -158,8 +158,8 @@ class Holder:
         except (StorageError, OSError, MemoryError) as error:  # it may do the next time
             self._note(f"{release}: {error or type(error).__name__}")
         except NotFoundError as error:  # a store that is mirrored gets one file after another
-            self._lacking.add(str(release))
             self._refuse(release, str(error))
+            self._lacking.add(str(release))
         except RayposeError as error:
             self._refuse(release, str(error))
         except Exception as error:  # what a broken release may raise is without end
@@ -173,6 +173,7 @@ class Holder:
         if line != self.refused.get(str(release)):
             self._tell(f"{release} is refused: {line}")
         self.refused[str(release)] = line
+        self._lacking.discard(str(release))
 
     def _note(self, trouble: str) -> None:
         line = " ".join(trouble.split())[:300]

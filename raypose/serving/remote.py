@@ -207,8 +207,7 @@ class Endpoint:
         """
         before = self.rest.details()["applications"].get(APP, {})
         self.rest.put(application, options)
-        self.rest.wait(lambda found: bool(deployed(found)), "was not taken")
-        put = deployed(self.rest.details())  # with what Serve adds to it
+        put = deployed(self.rest.wait(deployed, "was not taken"))  # with what Serve adds to it
         if not holds(put, application):
             raise ConflictError(OVERTAKEN)
         try:

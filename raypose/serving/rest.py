@@ -93,11 +93,11 @@ class Rest:
 
     def wait(
         self,
-        done: Callable[[dict[str, Any]], bool],
+        done: Callable[[dict[str, Any]], object],
         lasts: str,
         application: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Wait for what Serve says of the applications.
+    ) -> dict[str, Any]:
+        """Wait for what Serve says of the applications, and return it.
 
         Args:
             done: takes what it says.
@@ -114,7 +114,7 @@ class Rest:
             if application:
                 check_ours(found, application)
             if done(found):
-                return
+                return found
             ours = found["applications"].get(APP, {})
             message = why(ours)
             if ours.get("status") == "DEPLOY_FAILED":

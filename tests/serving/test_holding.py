@@ -287,3 +287,25 @@ def test_a_file_that_comes_later_makes_a_release_whole(mine: Config) -> None:
         f"{later} is refused: {storage.join(later.url, name)}: not found; check the path"
         for name in ("taxonomy.json", "MANIFEST.json")
     ]
+
+
+def test_a_file_that_comes_torn_is_not_waited_for(mine: Config) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    later = altered(mine.storage, first, note="torn")
+    tried: list[registry.Release] = []
+
+    def load(release: registry.Release, settings: config.ServeConfig) -> holding.Held:
+        tried.append(release)
+        return holding.loaded(release, settings)
+
+    holder = Holder(mine.storage, mine.serve, load=load)
+    holder.point("tiny@production")
+    registry.promote(mine.storage, str(later))
+    place = storage.join(later.url, "taxonomy.json")
+    storage.delete_file(place)
+    holder.look()
+    storage.write_bytes(place, b"torn")
+    for _ in range(3):
+        holder.look()
+    assert "taxonomy.json is not what was published" in holder.refused[str(later)]
+    assert tried == [first, later, later]
