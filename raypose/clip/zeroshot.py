@@ -17,7 +17,19 @@ from raypose.clip.augment import normalize
 from raypose.clip.model import Clip
 from raypose.config import ModelConfig
 
-__all__ = ["best_scale", "build_classifier", "embed", "logits", "normalized", "probabilities"]
+__all__ = [
+    "best_scale",
+    "build_classifier",
+    "by_parts",
+    "embed",
+    "logits",
+    "normalized",
+    "probabilities",
+]
+
+CPU_PART = 8
+"""Pictures that a CPU goes through a tower with at a time: what lies between two layers of a
+convolutional one then stays in its cache, which is up to three times as fast as 64 of them."""
 
 PRIOR_SD = 0.5
 """Of the logarithm of the factor: two thirds of the prior lie within 1.65 times either way."""
@@ -109,11 +121,27 @@ def embed(clip: Clip, pixels: torch.Tensor, config: ModelConfig) -> torch.Tensor
     return F.normalize(features + _encoded(clip, images.flip(3), config), dim=-1)
 
 
+def by_parts(encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    """Return what a tower makes of pictures that it does not learn from, as many at a time as suit.
+
+    Args:
+        encode: float (b, 3, S, S) → (b, D), each row of its picture alone.
+        images: float (B, 3, S, S).
+
+    Returns:
+        (B, D).
+    """
+    if images.device.type != "cpu" or len(images) <= CPU_PART:
+        return encode(images)
+    starts = range(0, len(images), CPU_PART)
+    return torch.cat([encode(images[start : start + CPU_PART]) for start in starts])
+
+
 def _encoded(clip: Clip, images: torch.Tensor, config: ModelConfig) -> torch.Tensor:
     """Return the features of normalised pictures, of length 1."""
     low = config.inference == "bf16" and arithmetic.low(images.device)
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=low):
-        features = clip.model.encode_image(images, normalize=False)
+        features = by_parts(lambda part: clip.model.encode_image(part, normalize=False), images)
     return F.normalize(features.float(), dim=-1)  # in fp32: bf16 has three digits
 
 

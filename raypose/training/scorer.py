@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from raypose import metrics
 from raypose.captions import taxonomy
@@ -101,8 +102,16 @@ class Scorer:
     def _encoded(self, batch: Batch) -> torch.Tensor:
         if self.final:
             return zeroshot.embed(self.clip, batch.pixels, self.config.model)
+
+        def encode(images: torch.Tensor) -> torch.Tensor:
+            return self.towers(images, None)[0]  # type: ignore[no-any-return]
+
+        images = self.prepared(batch)
         with self.autocast():
-            features: torch.Tensor = self.towers(self.prepared(batch), None)[0]
+            if isinstance(self.towers, FSDPModule):  # whose ranks call it equally often
+                features = encode(images)
+            else:
+                features = zeroshot.by_parts(encode, images)
         return features.float()
 
     def _check_set(self, split: str, seen: int, bad: dict[str, str]) -> None:

@@ -41,6 +41,20 @@ def test_mirror_images_count_as_much() -> None:
     torch.testing.assert_close(features, expected)
 
 
+def test_a_cpu_sees_few_pictures_at_a_time() -> None:
+    clip = model.build(ModelConfig(backbone="tiny", architectures={"tiny": TINY}))
+    clip.model.eval()
+    seen: list[int] = []
+    clip.model.visual.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    number = 2 * zeroshot.CPU_PART + 1
+    size = (number, 3, clip.image_size, clip.image_size)
+    pixels = torch.randint(0, 256, size, dtype=torch.uint8)
+    features = zeroshot.embed(clip, pixels, ModelConfig())
+    assert seen == [zeroshot.CPU_PART, zeroshot.CPU_PART, 1]
+    alone = [zeroshot.embed(clip, one[None], ModelConfig()) for one in pixels]
+    torch.testing.assert_close(features, torch.cat(alone), atol=1e-5, rtol=0)
+
+
 def test_kept_features_are_of_one_way_to_see_pictures() -> None:
     ways = ({}, {"mirror": True}, {"inference": "bf16"}, {"resize": "trim"})
     known = [ModelConfig(**way).encoding for way in ways]
