@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # no test asks the network; set before anything imports the hub, so what is heavy comes later
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Ray's workers would give way to whatever else runs, other tests included, and hardly come to run
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 settings.register_profile("raypose", deadline=None)  # a busy machine is no failure
 settings.load_profile("raypose")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from support.patience import PATIENCE_S
 
 import raypose
 from raypose import config, evaluation, storage
@@ -47,7 +48,7 @@ def python(code: str, folder: Path) -> Any:
         env={**os.environ, "RAY_ADDRESS": ""},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

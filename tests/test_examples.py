@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE_S
 
 from raypose import config
 from raypose.releases import registry
@@ -29,7 +30,7 @@ def run(name: str, folder: Path, *words: str) -> str:
         env=env,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

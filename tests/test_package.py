@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE_S
 
 from raypose.releases import registry
 
@@ -65,7 +66,7 @@ def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
 def command(base: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-c", RUN, *words]
     return subprocess.run(
-        line, env=base, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        line, env=base, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
 
 

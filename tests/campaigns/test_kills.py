@@ -8,12 +8,12 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.commands import recipe_file, run
+from support.patience import until
 from support.processes import marked, none_left
 
 from raypose import config, storage, training, tuning
@@ -28,11 +28,9 @@ def test_a_killed_build_goes_on_with_ray_workers(
 ) -> None:
     words = ["synthesize", "d", "form=shards", "per_class=60", "size=96", "num_workers=2"]
     first = subprocess.Popen([raypose, *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
     records = tmp_path / "d/_building"
     few = 4 + random.Random(campaign_round).randrange(8)
-    while len(list(records.glob("*.json"))) < few and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: len(list(records.glob("*.json"))) >= few, first, every_s=0.05)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert not (tmp_path / "d/MANIFEST.json").exists()
@@ -60,9 +58,7 @@ def test_a_killed_run_resumes(
     environment = os.environ | dict([mark.split("=")])
     command: list[Any] = [raypose, "train", path]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    deadline = time.monotonic() + 180
-    while checkpoint.latest(url) is None and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: checkpoint.latest(url), first)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     reached = checkpoint.latest(url)
@@ -115,7 +111,7 @@ def test_a_killed_search_comes_to_what_an_undisturbed_one_comes_to(
     rng = random.Random(campaign_round)
     for _ in range(1 + campaign_round % 2):
         first = subprocess.Popen([raypose, "search", path], stderr=subprocess.DEVNULL)
-        _wait(lambda: len(records.read_trials(url)) > 0, first)
+        until(lambda one=first: records.read_trials(url) or one.poll() is not None)
         time.sleep(rng.uniform(0.0, 6.0))
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -132,9 +128,3 @@ def test_a_killed_search_comes_to_what_an_undisturbed_one_comes_to(
     assert outcome is not None
     winner = {outcome.values["optim.learning_rate"]: outcome.score}
     assert winner == pytest.approx(undisturbed["winner"])
-
-
-def _wait(ready: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    deadline = time.monotonic() + 240
-    while not ready() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)

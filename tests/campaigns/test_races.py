@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from support.patience import PATIENCE_S
 from support.pictures import encoded, photo
 
 from raypose import storage
@@ -32,7 +33,7 @@ def pair(s3: str) -> Iterator[Callable[..., list[tuple[str, str]]]]:
 
         def race(function: Callable[..., str], *each: tuple[Any, ...]) -> list[tuple[str, str]]:
             running = [pool.submit(raced, function, given, start) for given in each]
-            return [one.result(timeout=120) for one in running]
+            return [one.result(timeout=PATIENCE_S) for one in running]
 
         yield race
 

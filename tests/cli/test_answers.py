@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from support.commands import recipe_file
+from support.patience import PATIENCE_S
 from support.pictures import encoded, pack, photo
 
 from raypose import config, storage, training
@@ -233,7 +234,7 @@ def test_a_folder_is_served(trained: Config, raypose: str, tmp_path: Path) -> No
     answer = httpx.post(f"{document['url']}/v1/classify", content=encoded(photo()), timeout=60)
     assert answer.json()["release"] == document["release"]
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=120)
+    _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, told
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.commands import recipe_file, run
+from support.patience import PATIENCE_S
 from support.processes import marked, none_left
 
 from raypose import config
@@ -252,7 +253,7 @@ def test_an_interrupted_demo_leaves_no_process(raypose: str, tmp_path: Path, sec
     time.sleep(seconds)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, stderr
     assert stderr.strip().splitlines()[-1] == "interrupted"
     assert "Traceback" not in stderr
@@ -279,7 +280,7 @@ def test_who_leaves_while_a_cluster_works_is_told_where_to_look(
         with connection:
             connection.recv(1)
             process.send_signal(number)
-            told = process.communicate(timeout=120)[1].strip().splitlines()[-1]
+            told = process.communicate(timeout=PATIENCE_S)[1].strip().splitlines()[-1]
     assert process.returncode == 128 + number
     how = "interrupted" if number == signal.SIGINT else "terminated"
     assert told == f"{how}; the cluster may go on with it: see raypose endpoint status"
@@ -316,7 +317,7 @@ def test_a_small_demo_runs_the_whole_chain(raypose: str, wheel: Path, tmp_path: 
     assert answer["release"] == outcome["release"]
     assert answer["label"] == outcome["predicted"]
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=120)
+    _, told = process.communicate(timeout=PATIENCE_S)
     assert none_left(mark), marked(mark)
     first, second = told.splitlines()[-2:]
     assert second.strip() == f"raypose serve {tmp_path}/release serve.port=8000"

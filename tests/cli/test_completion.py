@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE_S
 
 from raypose.cli.main import main
 from raypose.releases import registry
@@ -30,7 +31,6 @@ LINES = {
     "raypose shards build a b pictures=fold": "raypose shards build a b pictures=folder/",
     "raypose classify yoga pho": "raypose classify yoga photo.jpg ",
 }
-PATIENCE_S = 60.0
 
 
 class Shell:
@@ -38,6 +38,7 @@ class Shell:
 
     def __init__(self, name: str, folder: Path, raypose: str) -> None:
         command, first = SHELLS[name]
+        self.shown, self.asked = "", 0
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
@@ -52,17 +53,21 @@ class Shell:
         os.write(self.terminal, text.encode())
 
     def read_until(self, wanted: str) -> str:
-        """Return what is printed until something is, or patience is over."""
-        shown, end = "", time.monotonic() + PATIENCE_S
-        while wanted not in shown and time.monotonic() < end:
+        """Return what is printed up to something that has to come; what follows is kept."""
+        end = time.monotonic() + PATIENCE_S
+        while wanted not in self.shown:
+            assert time.monotonic() < end, self.shown
             if select.select([self.terminal], [], [], 0.2)[0]:
-                shown += os.read(self.terminal, 65536).decode(errors="replace")
-        return shown
+                self.shown += os.read(self.terminal, 65536).decode(errors="replace")
+        found, _, self.shown = self.shown.partition(wanted)
+        return found + wanted
 
     def completed(self, line: str) -> str:
         """Return what a line has become after TAB, as the shell itself has it."""
-        self.write(f"{line}\t!!!")
-        shown = self.read_until("!!!")
+        self.asked += 1
+        mark = f"!{self.asked}!"  # another each time: what is drawn again holds the last one
+        self.write(f"{line}\t{mark}")
+        shown = self.read_until(mark)
         self.write("\x15")  # clears the line
         return shown.replace("\b ", "").replace("\b/", "")  # what zsh draws again
 
@@ -86,7 +91,8 @@ def test_tab_in_a_shell(name: str, raypose: str, tmp_path: Path) -> None:
     try:
         for line, wanted in LINES.items():
             wanted = wanted.replace("VERSION", release.version)
-            assert f"{wanted}!!!" in shell.completed(line), line
+            shown = shell.completed(line)
+            assert f"{wanted}!{shell.asked}!" in shown, line
     finally:
         shell.close()
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from support.models import TINY
+from support.patience import PATIENCE_S
 
 from raypose import config, storage
 from raypose.clip import hub, model
@@ -32,7 +33,7 @@ def test_a_hub_that_does_not_answer_is_asked_a_few_times(tmp_path: Path) -> None
     there = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
         [sys.executable, "-c", CODE], env={**os.environ, **there}, capture_output=True, text=True,
-        check=True, timeout=120,
+        check=True, timeout=PATIENCE_S,
     )  # fmt: skip
     tries = [line for line in done.stderr.splitlines() if "http://127.0.0.1:9 does not" in line]
     assert [line.rsplit(": ", 1)[1] for line in tries] == ["try 1 of 3", "try 2 of 3", "try 3 of 3"]

@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import httpx
 import pytest
 from support import hostile, loads
 from support.answering import Server, answering
+from support.patience import until
 
 ROOT = Path(__file__).parents[2]
 FRONT = ROOT / "serve/front.cfg"
@@ -78,16 +78,13 @@ def free() -> str:
 
 
 def await_status(url: str, status: int, process: subprocess.Popen[bytes] | None = None) -> None:
-    deadline = time.monotonic() + 60
-    found = 0
-    while found != status and time.monotonic() < deadline:
-        assert process is None or process.poll() is None, "haproxy has ended"
+    def answered() -> bool:
         try:
-            found = httpx.get(url).status_code
+            return httpx.get(url).status_code == status
         except httpx.TransportError:
-            found = 0
-        time.sleep(0.05)
-    assert found == status, url
+            return False
+
+    until(answered, *([process] if process else []))
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +155,7 @@ def test_a_client_of_too_many_connections_is_refused_alone(haproxy: str) -> None
         held = [hostile.connected(front.url, source="127.0.0.2") for _ in range(8)]
 
         def post_until(status: int) -> None:  # it counts as it accepts, which may be a moment late
-            deadline = time.monotonic() + 30
-            while hostile.post(str(front), b"x", source="127.0.0.2").status != status:
-                assert time.monotonic() < deadline
+            until(lambda: hostile.post(str(front), b"x", source="127.0.0.2").status == status)
 
         post_until(0)
         assert hostile.post(str(front), b"x", source="127.0.0.1").status == 200

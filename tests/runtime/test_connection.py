@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from support.patience import PATIENCE_S
 
 from raypose import runtime
 
@@ -46,7 +47,7 @@ def test_work_ends_before_the_interrupt_goes_on(number: int, raised: str) -> Non
         [sys.executable, "-X", "faulthandler", "-c", INTERRUPTED, str(number)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
     assert (done.returncode, done.stdout) == (0, f"{raised} True\n"), done.stderr
 
@@ -69,7 +70,7 @@ except KeyboardInterrupt:
 @pytest.mark.own
 def test_a_handler_is_there_again_once_ray_has_gone() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", CLOSED], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", CLOSED], capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert (done.returncode, done.stdout) == (0, "cleaned up\n"), done.stderr
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import psutil
 import pytest
+from support.patience import PATIENCE_S
 
 from raypose.runtime import leaving
 from raypose.runtime.nodes import Nodes
@@ -122,7 +123,7 @@ def test_a_node_that_goes_is_told_to_ray(raypose: str, metadata: None, tmp_path:
     def drain(*pairs: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command = [raypose, "cluster", "drain", f"cluster.address={address}", "--json", *pairs]
         env = {**os.environ, **nodes.environment(), **variables}
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE_S)
 
     try:
         nodes.up(1, num_cpus=2)
@@ -152,7 +153,7 @@ def test_where_no_cluster_is_nothing_is_waited_for(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     command = [raypose, "cluster", "drain", *pairs]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == (5 if pairs else 2)
     assert ("nobody answers" if pairs else "names no cluster") in done.stderr
     assert done.stderr.count("\n") <= 2

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import time
 import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import ray
+from support.patience import until
 
 from raypose import config, training, tuning
 from raypose.config import Config
@@ -38,15 +38,15 @@ def scrape() -> Series:
 
 def awaited(good: Callable[[Series], bool]) -> Series:
     """Return the first scrape that is as wanted; Ray hands values on now and then."""
-    deadline = time.monotonic() + 240
-    while True:
+
+    def seen() -> Series:
         try:
             found = scrape()
         except OSError:
-            found = {}
-        if good(found) or time.monotonic() > deadline:
-            return found
-        time.sleep(1)
+            return {}
+        return found if good(found) else {}
+
+    return until(seen, every_s=1.0)  # type: ignore[no-any-return]
 
 
 def of(found: Series, name: str, **labels: str) -> list[float]:

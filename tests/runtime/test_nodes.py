@@ -5,13 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import yaml
+from support.patience import PATIENCE_S, until
 from support.processes import descendants
 
 from raypose import config, storage, training
@@ -22,20 +21,6 @@ from raypose.training import tracking
 from raypose.tuning import records
 
 pytestmark = pytest.mark.ray
-PATIENCE_S = 400.0
-
-
-def until(what: Callable[[], Any], *processes: subprocess.Popen[str]) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := what()):
-        late = time.monotonic() > deadline
-        for process in processes:
-            if late:
-                process.kill()
-            assert process.poll() is None, process.communicate()[0]
-        assert not late
-        time.sleep(0.2)
-    return found
 
 
 def test_what_its_cluster_has_is_told(client: Client, nodes: Nodes) -> None:
@@ -75,7 +60,7 @@ def test_a_job_outlives_who_submitted_it_and_a_node(
     url = f"{training.locate(asked).url}/metrics.jsonl"
     until(lambda: storage.is_file(url) and tracking.read(url))
     second.send_signal(signal.SIGINT)
-    said = second.communicate(timeout=60)[0]
+    said = second.communicate(timeout=PATIENCE_S)[0]
     first.kill()
     told = f"{said}\n{first.communicate()[0]}"
     assert second.returncode == 130

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from support import hostile
+from support.patience import PATIENCE_S, until
 from support.pictures import encoded, photo
 from support.processes import none_left
 from support.variants import altered, promoted
@@ -75,13 +75,10 @@ def test_haproxy_takes_the_connections(
         assert (reply.status, "larger than 16777216 bytes" in reply.answer) == (413, True)
         second = altered(own.storage, first, note="second")
         with promoted(own.storage, str(second)):
-            deadline = time.monotonic() + 120
-            while not any(f"{second} is answered with" in line for line in said):
-                assert time.monotonic() < deadline, said
-                time.sleep(0.2)
+            until(lambda: any(f"{second} is answered with" in line for line in said))
     finally:
         serving.send_signal(signal.SIGINT)
-        code = serving.wait(timeout=300)
+        code = serving.wait(timeout=PATIENCE_S)
         listening.join()
     assert code == 130, said
     assert "Traceback" not in "".join(said)

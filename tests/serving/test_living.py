@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -16,6 +15,7 @@ import pytest
 from PIL import ImageOps
 from ray import serve as ray_serve
 from support import loads
+from support.patience import until
 from support.pictures import encoded, photo
 from support.processes import descendants
 from support.variants import altered, broken, promoted
@@ -42,14 +42,6 @@ SETTINGS = {
 def living(own: Config) -> Iterator[serving.Endpoint]:
     with serving.running(config.override(own, SETTINGS), "tiny@production") as endpoint:
         yield endpoint
-
-
-def until(what: Callable[[], Any], *, within_s: float = 400.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (found := what()):
-        assert time.monotonic() < deadline, "in vain"
-        time.sleep(0.2)
-    return found
 
 
 def statuses(endpoint: serving.Endpoint) -> list[dict[str, Any]]:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
+from support.patience import until
 from support.pictures import bomb, encoded, photo
 
 from raypose import config, evaluation, serving, storage, training
@@ -115,13 +116,13 @@ def test_a_new_release_is_taken_without_a_restart(
         settings = config.override(trained, SETTINGS).serve
         application = app.build(app.Arguments(storage=root, release=reference, serve=settings))
         ray_serve.run(application, name=app.APP, route_prefix="/")
-        deadline = time.monotonic() + 60
-        named = ""
-        while named != str(release) and time.monotonic() < deadline:
-            answer = post(served, encoded(photo()))
-            assert answer.status_code == 200
-            named = answer.json()["release"]
-        assert named == str(release)
+        until(partial(_is_answered_by, served, release), every_s=0.0)
+
+
+def _is_answered_by(endpoint: serving.Endpoint, release: object) -> bool:
+    answer = post(endpoint, encoded(photo()))
+    assert answer.status_code == 200
+    return bool(answer.json()["release"] == str(release))
 
 
 def test_what_cannot_be_served(trained: Config, bucket: str) -> None:

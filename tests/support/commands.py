@@ -13,13 +13,14 @@ from raypose import config
 from raypose.cli import main as cli
 from raypose.cli.verbs import ANY, arrange
 from raypose.config import Config
+from support.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(raypose: str, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [raypose, *words], capture_output=True, text=True, timeout=300, cwd=cwd, check=False
+        [raypose, *words], capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, check=False
     )
 
 

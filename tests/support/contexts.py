@@ -23,6 +23,7 @@ from raypose.data import Batch
 from raypose.data.transforms import to_square
 from raypose.training.costs import Costs
 from support.models import TINY
+from support.patience import PATIENCE_S
 
 CLASSES = taxonomy.load("synthetic12")
 
@@ -137,6 +138,6 @@ def spread(work: Any, *arguments: Any, world_size: int = 2, fresh: bool = False)
             processes(world_size).submit(in_group, rank, world_size, folder, sys.path, job)
             for rank in range(world_size)
         ]
-        results = [rank.result(timeout=300) for rank in ranks]
+        results = [rank.result(timeout=PATIENCE_S) for rank in ranks]
     sys.stderr.writelines(told for _, told in results)
     return [result for result, _ in results]

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 import httpx
 
+from support.patience import PATIENCE_S
+
 PAUSE_S = 0.1
 MOST_REQUESTS = 20_000
 """That one load sends, whatever a test forgets to stop."""
@@ -65,17 +67,17 @@ class Load:
         spent = sorted(each.seconds for each in self.asked)
         return spent[min(len(spent) - 1, int(share * len(spent)))]
 
-    def wait(self, num: int, *, within_s: float = 400.0) -> None:
+    def wait(self, num: int, *, within_s: float = PATIENCE_S) -> None:
         """Wait until so many more requests than now are done."""
         self.until(len(self.asked) + num, within_s=within_s)
 
-    def until(self, num: int, *, within_s: float = 400.0) -> None:
+    def until(self, num: int, *, within_s: float = PATIENCE_S) -> None:
         """Wait until so many requests in all are done."""
         with self.told:
             came = self.told.wait_for(lambda: len(self.asked) >= num, within_s)
         assert came, f"{len(self.asked)} of {num} requests are done in {within_s:g} s"
 
-    def answers(self, words: str, *, within_s: float = 400.0) -> None:
+    def answers(self, words: str, *, within_s: float = PATIENCE_S) -> None:
         """Wait until an answer to a request that begins from now on holds some words."""
         now = time.monotonic()
 
@@ -151,5 +153,5 @@ def going(
 def sent(url: str, contents: Sequence[bytes], num: int, **how: float) -> Load:
     """Post so many without a pause and return what came of them: see `going`."""
     with going(url, contents, num=num, pause_s=0.0, **how) as load:  # type: ignore[arg-type]
-        load.until(num, within_s=600)
+        load.until(num, within_s=PATIENCE_S)
     return load

@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+from support.patience import PATIENCE_S
+
 
 def descendants(name: str, *, of: int = 0) -> list[int]:
     """Process ids below one, by default this, whose title starts with a name; never another's."""
@@ -44,7 +46,7 @@ def marked(mark: str) -> list[str]:
 
 
 def none_left(mark: str, name: str = "") -> bool:
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if not any(name in title for title in marked(mark)):
             return True

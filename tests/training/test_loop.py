@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import torch
 from support.contexts import InMemory, batch, full, recipe, spread
 from support.models import TINY
+from support.patience import until
 
 from raypose import storage
 from raypose.clip import model
@@ -191,10 +191,12 @@ class Killed(InMemory):
         """Called while the last step begun is computed, or before the first of an epoch."""
         if self.begun - (not first) < self.after:
             return
-        end = time.monotonic() + 60
-        while not (state := checkpoint.latest(self.run_url)) or state.step < self.after:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+
+        def written() -> bool:
+            state = checkpoint.latest(self.run_url)
+            return state is not None and state.step >= self.after
+
+        until(written, every_s=0.01)
         raise KeyboardInterrupt
 
     def batches(

@@ -3,11 +3,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.patience import until
 from support.pictures import encoded, pack, photo
 from support.processes import descendants
 
@@ -96,13 +96,9 @@ def test_a_killed_worker_is_replaced(recipe: Config, cluster: None, campaign_rou
     killed: list[int] = []
 
     def kill_one() -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if tracking.read(f"{url}/metrics.jsonl"):  # the first checkpoint is being written
-                killed.extend(descendants("ray::RayTrainWorker")[:1])
-                os.kill(killed[0], signal.SIGKILL)
-                return
-            time.sleep(0.1)
+        until(lambda: tracking.read(f"{url}/metrics.jsonl"))  # its checkpoint is being written
+        killed.extend(descendants("ray::RayTrainWorker")[:1])
+        os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill_one)
     thread.start()

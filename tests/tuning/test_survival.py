@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from support.commands import recipe_file
+from support.patience import PATIENCE_S, until
 from support.processes import descendants
 
 from raypose import config, storage
@@ -20,7 +20,6 @@ from raypose.testing import embedded_s3
 from raypose.testing.faults import Faults
 from raypose.tuning import records
 
-PATIENCE_S = 300.0
 TRIAL = "ray::ImplicitFunc"
 """What a process is called in which a trial runs."""
 
@@ -46,15 +45,6 @@ def begun(raypose: str, folder: Path, asked: Config, *pairs: str) -> subprocess.
         text=True,
         env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
     )
-
-
-def until(what: Any, *processes: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not what():
-        for process in processes:
-            assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_two_searches_share_a_cluster_and_one_loses_a_worker(
