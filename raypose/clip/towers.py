@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -70,7 +70,12 @@ class Towers(nn.Module):
 
 
 def wrap(
-    towers: Towers, config: TrainConfig, *, device: torch.device, world_size: int
+    towers: Towers,
+    config: TrainConfig,
+    *,
+    device: torch.device,
+    world_size: int,
+    dtype: torch.dtype | None = None,
 ) -> nn.Module:
     """Return the towers as they are called in training; their parameters may be replaced by parts.
 
@@ -79,6 +84,7 @@ def wrap(
         config: how to spread, to save memory, to compile.
         device: of this worker.
         world_size: number of workers.
+        dtype: of autocast; None for none.
     """
     model = towers.model
     if config.activation_checkpointing:
@@ -89,7 +95,7 @@ def wrap(
     if world_size == 1:
         return towers
     if _is_sharded(config, model, device):
-        return _sharded(towers, device, world_size)
+        return _sharded(towers, device, world_size, dtype)
     return DistributedDataParallel(
         towers,
         device_ids=[device] if device.type == "cuda" else None,
@@ -221,7 +227,12 @@ def _is_sharded(config: TrainConfig, model: nn.Module, device: torch.device) -> 
     return wanted > SHARE_OF_GPU * torch.cuda.get_device_properties(device).total_memory
 
 
-def _sharded(towers: Towers, device: torch.device, world_size: int) -> nn.Module:
+def _sharded(
+    towers: Towers, device: torch.device, world_size: int, dtype: torch.dtype | None
+) -> nn.Module:
+    # gradients computed in bf16 travel so, at half the bytes; a sum in fp16 would overflow
+    low = dtype if dtype == torch.bfloat16 else None
+    policy = MixedPrecisionPolicy(reduce_dtype=low)
     towers.to(memory_format=torch.contiguous_format)  # FSDP2 shards no other
     mesh = init_device_mesh(device.type, (world_size,))
     scalars = {p for p in towers.parameters() if p.ndim == 0}
@@ -234,9 +245,9 @@ def _sharded(towers: Towers, device: torch.device, world_size: int) -> nn.Module
         if any(True for _ in block.parameters())
     ]
     for block in blocks:
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     # the root too is parted again after a forward pass: validation ends without a backward one
     made: FSDPModule = fully_shard(
-        towers, mesh=mesh, ignored_params=scalars, reshard_after_forward=True
+        towers, mesh=mesh, ignored_params=scalars, reshard_after_forward=True, mp_policy=policy
     )
     return made  # type: ignore[return-value]

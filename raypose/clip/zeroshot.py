@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from raypose import captions
 from raypose.captions.nodes import Node
@@ -28,8 +29,8 @@ __all__ = [
 ]
 
 CPU_PART = 8
-"""Pictures that a CPU goes through a tower with at a time: what lies between two layers of a
-convolutional one then stays in its cache, which is up to three times as fast as 64 of them."""
+"""Pictures that a CPU goes through a convolutional tower with at a time: what lies between two of
+its layers then stays in the cache, which is up to 2.4 times as fast as 64 of them."""
 
 PRIOR_SD = 0.5
 """Of the logarithm of the factor: two thirds of the prior lie within 1.65 times either way."""
@@ -121,27 +122,37 @@ def embed(clip: Clip, pixels: torch.Tensor, config: ModelConfig) -> torch.Tensor
     return F.normalize(features + _encoded(clip, images.flip(3), config), dim=-1)
 
 
-def by_parts(encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+def by_parts(
+    encode: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, tower: nn.Module
+) -> torch.Tensor:
     """Return what a tower makes of pictures that it does not learn from, as many at a time as suit.
 
     Args:
         encode: float (b, 3, S, S) → (b, D), each row of its picture alone.
         images: float (B, 3, S, S).
+        tower: that encodes them.
 
     Returns:
         (B, D).
     """
-    if images.device.type != "cpu" or len(images) <= CPU_PART:
+    if images.device.type != "cpu" or not _is_convolutional(tower):
         return encode(images)
-    starts = range(0, len(images), CPU_PART)
+    starts = range(0, max(1, len(images)), CPU_PART)
     return torch.cat([encode(images[start : start + CPU_PART]) for start in starts])
+
+
+def _is_convolutional(tower: nn.Module) -> bool:
+    """Tell whether a tower has more convolutions than one that cuts pictures into patches."""
+    return sum(isinstance(module, nn.Conv2d) for module in tower.modules()) > 1
 
 
 def _encoded(clip: Clip, images: torch.Tensor, config: ModelConfig) -> torch.Tensor:
     """Return the features of normalised pictures, of length 1."""
     low = config.inference == "bf16" and arithmetic.low(images.device)
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=low):
-        features = by_parts(lambda part: clip.model.encode_image(part, normalize=False), images)
+        features = by_parts(
+            lambda part: clip.model.encode_image(part, normalize=False), images, clip.model
+        )
     return F.normalize(features.float(), dim=-1)  # in fp32: bf16 has three digits
 
 

@@ -19,7 +19,7 @@ from raypose.config import Config, ServeConfig
 from raypose.console import one_line
 from raypose.errors import ConflictError, ResourceError, TrainError, UsageError
 from raypose.releases import registry
-from raypose.serving.described import APP, document, model
+from raypose.serving.described import document, model
 from raypose.serving.rest import (
     OVERTAKEN,
     PERIOD_S,
@@ -28,6 +28,7 @@ from raypose.serving.rest import (
     deployed,
     holds,
     is_running,
+    ours_in,
     why,
 )
 
@@ -148,7 +149,7 @@ class Endpoint:
         """Take the endpoint off the cluster; requests that it holds are answered first."""
         self.rest.application()
         self.rest.put(None)
-        self.rest.wait(lambda found: APP not in found["applications"], "is still being deleted")
+        self.rest.wait(lambda found: not ours_in(found), "is still being deleted")
 
     def status(self) -> Seen:
         """Return what is known of it."""
@@ -205,7 +206,7 @@ class Endpoint:
             options: of Serve as a whole.
             follows: wait until replicas answer with what it names, too.
         """
-        before = self.rest.details()["applications"].get(APP, {})
+        before = ours_in(self.rest.details())
         self.rest.put(application, options)
         put = deployed(self.rest.wait(deployed, "was not taken"))  # with what Serve adds to it
         if not holds(put, application):

@@ -13,7 +13,17 @@ from raypose.errors import ConflictError, NotFoundError, TrainError
 from raypose.runtime.jobs import Client
 from raypose.serving.described import APP
 
-__all__ = ["OVERTAKEN", "PERIOD_S", "Rest", "check_ours", "deployed", "holds", "is_running", "why"]
+__all__ = [
+    "OVERTAKEN",
+    "PERIOD_S",
+    "Rest",
+    "check_ours",
+    "deployed",
+    "holds",
+    "is_running",
+    "ours_in",
+    "why",
+]
 
 PERIOD_S = 0.5
 """Between looks at what changes."""
@@ -50,12 +60,12 @@ class Rest:
         Raises:
             NotFoundError: where it is not there.
         """
-        found = self.details()["applications"].get(APP)
-        if found is None:
+        found = ours_in(self.details())
+        if not found:
             raise NotFoundError(
                 f"{self.client.address}: has no endpoint of raypose; raypose deploy makes one"
             )
-        return cast(dict[str, Any], found)
+        return found
 
     def application(self) -> dict[str, Any]:
         """Return the configuration that our application was deployed by, to be changed.
@@ -115,7 +125,7 @@ class Rest:
                 check_ours(found, application)
             if done(found):
                 return found
-            ours = found["applications"].get(APP, {})
+            ours = ours_in(found)
             message = why(ours)
             if ours.get("status") == "DEPLOY_FAILED":
                 raise TrainError(f"the endpoint was not deployed: {message}")
@@ -134,6 +144,11 @@ class Rest:
         return text.removeprefix("1")  # Ray's mark of a stream that is whole
 
 
+def ours_in(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Serve says of our application, out of all; empty where it is not there."""
+    return found["applications"].get(APP) or {}
+
+
 def why(application: Mapping[str, Any]) -> str:
     """Return what Serve says of an application: of a replica that failed its error alone."""
     for each in (application.get("deployments") or {}).values():
@@ -146,12 +161,12 @@ def why(application: Mapping[str, Any]) -> str:
 
 def is_running(found: dict[str, Any]) -> bool:
     """Tell whether our application runs."""
-    return bool(found["applications"].get(APP, {}).get("status") == "RUNNING")
+    return ours_in(found).get("status") == "RUNNING"
 
 
 def deployed(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of ours that Serve goes by; empty where there is none."""
-    return found["applications"].get(APP, {}).get("deployed_app_config") or {}
+    return ours_in(found).get("deployed_app_config") or {}
 
 
 def check_ours(found: Mapping[str, Any], application: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from raypose.training import checkpoint, optim, sinks, state, tracking
 from raypose.training.context import WorkerContext, collective, gather
 from raypose.training.costs import added
 from raypose.training.fitting import fit
+from raypose.training.precision import dtype_of
 from raypose.training.prefetcher import Prefetcher
 from raypose.training.saver import Saver, saving
 from raypose.training.state import EpochProgress
@@ -201,8 +202,8 @@ def prepare(
     texts = None
     if settings.text_locked:
         texts = TextCache(clip.model, lambda tokens: towers(None, tokens)[1])
-    world_size = context.world_size
-    forward = wrap(towers, config.train, device=context.device, world_size=world_size)
+    dtype, world_size = dtype_of(config.train, context.device), context.world_size
+    forward = wrap(towers, config.train, device=context.device, world_size=world_size, dtype=dtype)
     trainer = Trainer(
         config=config,
         context=context,

@@ -111,7 +111,7 @@ class Scorer:
             if isinstance(self.towers, FSDPModule):  # whose ranks call it equally often
                 features = encode(images)
             else:
-                features = zeroshot.by_parts(encode, images)
+                features = zeroshot.by_parts(encode, images, self.clip.model)
         return features.float()
 
     def _check_set(self, split: str, seen: int, bad: dict[str, str]) -> None:

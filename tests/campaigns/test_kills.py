@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -16,8 +17,10 @@ from support.commands import recipe_file, run
 from support.patience import until
 from support.processes import marked, none_left
 
-from raypose import config, storage, training, tuning
+from raypose import config, inference, releases, storage, training, tuning
 from raypose.config import Config
+from raypose.data import manifests, packing
+from raypose.inference import labelling
 from raypose.training import checkpoint
 from raypose.tuning import records
 
@@ -71,6 +74,40 @@ def test_a_killed_run_resumes(
     assert f"resuming {made.run_id} after epoch" in told
     assert "epoch 1/12" not in told
     assert "epoch 12/12" in told
+
+
+def test_a_killed_classification_goes_on(
+    raypose: str,
+    trained: Config,
+    pictures: Path,
+    cluster: None,
+    tmp_path: Path,
+    campaign_round: int,
+) -> None:
+    """What is done is not read again, and the table is that of an undisturbed one, to the byte."""
+    source, whole, out = (str(tmp_path / name) for name in ("d", "whole.parquet", "t.parquet"))
+    packing.build(str(pictures / "train"), source, packing.Packing(rows_per_shard=1))
+    names = [shard.name for shard in manifests.read_manifest(source).shards]
+    options = labelling.Options(top_k=5)  # as the command has it
+    inference.label(releases.Model.load("tiny", storage=trained.storage), source, whole, options)
+    words = ["classify", "tiny", source, f"out={out}", f"storage={trained.storage}"]
+    first = subprocess.Popen([raypose, *words, "cluster.num_cpus=3"], stderr=subprocess.DEVNULL)
+    few = 1 + random.Random(campaign_round).randrange(len(names) // 3)
+    until(lambda: len(_parts(out)) >= few, first, every_s=0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not Path(out).exists()
+    for number in _parts(out):  # to read one of these again would fail
+        storage.delete_file(f"{source}/{names[number]}")
+    done = run(raypose, *words, "cluster.num_cpus=3")
+    assert done.returncode == 0, done.stderr
+    assert Path(out).read_bytes() == Path(whole).read_bytes()
+
+
+def _parts(out: str) -> list[int]:
+    """Numbers of the shards whose part of a table is written."""
+    found = storage.list_files(labelling.parts_url(out))
+    return [int(name[5:10]) for name in found if re.fullmatch(labelling.OURS, name)]
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.contexts import InMemory, batch, recipe
+from support.contexts import InMemory, batch, recipe, spread
+from support.models import TINY
 
+from raypose.clip import model
+from raypose.clip.towers import Towers, whole, wrap
+from raypose.config import ModelConfig, TrainConfig
 from raypose.training import loop
 
 
@@ -38,3 +42,28 @@ def test_activations_computed_again_give_the_same_step() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_towers_give_the_same_step() -> None:
     assert_same_step({"train.compile": True}, loss=1e-4, atol=1e-4, rtol=1e-3)
+
+
+def gradients(dtypes: list[torch.dtype | None]) -> list[torch.Tensor]:
+    """Of a matrix, over two workers that have it in parts."""
+    found = []
+    for dtype in dtypes:
+        clip = model.build(ModelConfig(backbone="tiny", architectures={"tiny": TINY}))
+        asked, device = TrainConfig(sharding="fsdp"), torch.device("cpu")
+        wrapped = wrap(Towers(clip.model), asked, device=device, world_size=2, dtype=dtype)
+        generator = torch.Generator().manual_seed(torch.distributed.get_rank())
+        images = torch.randn(4, 3, clip.image_size, clip.image_size, generator=generator)
+        features, texts, *_ = wrapped(images, clip.tokenize(["a", "b", "c", "d"]))
+        (features * texts).sum().backward()
+        found.append(whole(clip.model.visual.transformer.resblocks[0].mlp.c_fc.weight.grad))
+    return found
+
+
+def test_gradients_of_parts_travel_in_bf16_where_they_are_computed_so() -> None:
+    dtypes = [None, torch.float16, torch.bfloat16]
+    (exact, half, low), again = spread(gradients, dtypes, fresh=True)
+    torch.testing.assert_close(half, exact)  # a sum in fp16 would overflow
+    torch.testing.assert_close(again[2], low)
+    assert low.dtype == torch.float32
+    error = ((low - exact).norm() / exact.norm()).item()
+    assert 1e-4 < error < 1e-2

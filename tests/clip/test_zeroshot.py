@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import open_clip
+import pytest
 import torch
-from support.models import TINY
+from support.models import NORMED, TINY
 
 from raypose.captions import taxonomy
 from raypose.captions.grammar import parse
 from raypose.clip import model, zeroshot
+from raypose.clip.zeroshot import CPU_PART
 from raypose.config import ModelConfig
 
 
@@ -41,17 +45,24 @@ def test_mirror_images_count_as_much() -> None:
     torch.testing.assert_close(features, expected)
 
 
-def test_a_cpu_sees_few_pictures_at_a_time() -> None:
-    clip = model.build(ModelConfig(backbone="tiny", architectures={"tiny": TINY}))
+@pytest.mark.parametrize(
+    ("architecture", "parts"),
+    [(NORMED, [CPU_PART, CPU_PART, 1]), (TINY, [2 * CPU_PART + 1])],
+    ids=["convolutions", "transformer"],
+)
+def test_a_cpu_goes_through_convolutions_with_few_pictures(
+    architecture: dict[str, Any], parts: list[int]
+) -> None:
+    config = ModelConfig(backbone="tiny", architectures={"tiny": architecture})
+    clip = model.build(config)
     clip.model.eval()
     seen: list[int] = []
     clip.model.visual.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    number = 2 * zeroshot.CPU_PART + 1
-    size = (number, 3, clip.image_size, clip.image_size)
+    size = (2 * CPU_PART + 1, 3, clip.image_size, clip.image_size)
     pixels = torch.randint(0, 256, size, dtype=torch.uint8)
-    features = zeroshot.embed(clip, pixels, ModelConfig())
-    assert seen == [zeroshot.CPU_PART, zeroshot.CPU_PART, 1]
-    alone = [zeroshot.embed(clip, one[None], ModelConfig()) for one in pixels]
+    features = zeroshot.embed(clip, pixels, config)
+    assert seen == parts
+    alone = [zeroshot.embed(clip, one[None], config) for one in pixels]
     torch.testing.assert_close(features, torch.cat(alone), atol=1e-5, rtol=0)
 
 

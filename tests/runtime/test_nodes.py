@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -38,10 +40,7 @@ def test_a_job_outlives_who_submitted_it_and_a_node(
     environment: dict[str, str],
     client: Client,
 ) -> None:
-    # a checkpoint after each step, so that it lasts until it has been interrupted
-    asked = config.override(
-        recipe, {"optim.epochs": 16, "train.num_workers": 3, "train.checkpoint_steps": 1}
-    )
+    asked = config.override(recipe, {"optim.epochs": 16, "train.num_workers": 3})
     nodes.up(3, num_cpus=2)
     alone = config.override(asked, {"name": "alone", "train.num_workers": 1})
     undisturbed = training.train(alone, in_process=True)
@@ -58,7 +57,9 @@ def test_a_job_outlives_who_submitted_it_and_a_node(
         for _ in range(2)
     )
     url = f"{training.locate(asked).url}/metrics.jsonl"
-    until(lambda: storage.is_file(url) and tracking.read(url))
+    until(lambda: storage.is_file(url) and tracking.read(url), every_s=0.01)
+    held = _workers(nodes)  # it lasts until all has been done to it
+    _signal(held, signal.SIGSTOP)
     second.send_signal(signal.SIGINT)
     said = second.communicate(timeout=PATIENCE_S)[0]
     first.kill()
@@ -73,6 +74,7 @@ def test_a_job_outlives_who_submitted_it_and_a_node(
         if descendants("ray::RayTrainWorker", of=node["raylet"])
     )
     nodes.remove(lost)
+    _signal(held, signal.SIGCONT)
     done = subprocess.run(
         [raypose, "jobs", "logs", job_id], env=environment, capture_output=True, text=True
     )
@@ -144,6 +146,12 @@ def _workers(nodes: Nodes) -> list[int]:
         for node in nodes.show()["nodes"]
         for pid in descendants("ray::RayTrainWorker", of=node["raylet"])
     ]
+
+
+def _signal(processes: list[int], number: signal.Signals) -> None:
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _submitted(client: Client, entrypoint: str) -> str:
