@@ -45,9 +45,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Mark what needs a Ray cluster, and campaigns."""
+    """Mark what needs a Ray cluster and has no mark of where it runs, and campaigns."""
     for item in items:
-        if "cluster" in item.fixturenames:
+        if "cluster" in item.fixturenames and not item.get_closest_marker("own"):
             item.add_marker("ray")
         if "campaign_round" in item.fixturenames:
             item.add_marker("campaign")

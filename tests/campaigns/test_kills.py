@@ -24,8 +24,9 @@ from raypose.inference import labelling
 from raypose.training import checkpoint
 from raypose.tuning import records
 
+pytestmark = pytest.mark.own
 
-@pytest.mark.own
+
 def test_a_killed_build_goes_on_with_ray_workers(
     raypose: str, tmp_path: Path, campaign_round: int
 ) -> None:
