@@ -16,6 +16,7 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "DataError",
+    "EndpointError",
     "NotFoundError",
     "RayposeError",
     "RegistryError",
@@ -98,7 +99,11 @@ class RegistryError(RayposeError):
 
 
 class TrainError(RayposeError):
-    """A run, a search or a deployment failed."""
+    """A run or a search failed."""
+
+
+class EndpointError(RayposeError):
+    """An endpoint that does not come up, or does not take what it is given."""
 
 
 class ResourceError(RayposeError):

@@ -170,6 +170,7 @@ def promote(call: Call) -> None:
     release = registry.promote(config.storage, call.words[0], alias=alias)
     text = f"{release.name}@{alias} is {release.version}"
     call.show({"release": str(release), "alias": alias}, text)
+    status(f"endpoints that follow {release.name}@{alias} take it within seconds")
     call.next(f"raypose serve {release.name}@{alias}{call.at(config)}")
 
 
@@ -180,6 +181,7 @@ def rollback(call: Call) -> None:
     alias = call.keys.alias
     release = registry.rollback(call.config().storage, call.words[0], alias=alias)
     text = f"{release.name}@{alias} is {release.version} again"
+    status("a second rollback undoes this one")
     call.show({"release": str(release), "alias": alias}, text)
 
 

@@ -46,9 +46,13 @@ def serve(call: Call) -> None:
     """Serve a release over HTTP until it is interrupted."""
     config = call.config()
     config.serve.check_open()
+    elsewhere = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    if not elsewhere:
+        from raypose.serving.guard import Guard
 
-    release = looked_up(config.storage, call.words[0])  # before anything starts
-    if config.cluster.address or os.environ.get("RAY_ADDRESS"):
+        Guard(config.serve)  # what is wrong with the keys is said before anything starts
+    release = looked_up(config.storage, call.words[0])
+    if elsewhere:
         require_shared(release, config.cluster.shared, word=call.words[0])
     require_port(config.serve.host, config.serve.port)
     from raypose.serving.described import proxied
@@ -140,7 +144,10 @@ def make_key(call: Call) -> None:
     if not re.fullmatch(NAME_PATTERN, name):
         raise UsageError(f"{name!r}: not a name; use letters, digits, dot, dash and underscore")
     pair = f"{name}:{guard.digest(key)}"
-    status("the key is shown this once; the pair goes into the variable of serve.keys_env")
+    status(
+        "the key is shown this once; the endpoint is given the last line as it is, or the pair in "
+        "the variable that serve.keys_env names"
+    )
     document = {"name": name, "key": key, "sha256": guard.digest(key), "pair": pair}
     given = shlex.quote(f"serve.keys={{{name}: {guard.digest(key)}}}")
     call.show(document, f"key   {key}\npair  {pair}\nas    {given}")
@@ -169,13 +176,14 @@ def _show(call: Call, seen: Any) -> None:
     for replica in seen.replicas:
         words = [replica["deployment"], replica["replica"], replica["state"]]
         words += [replica[key] for key in ("release", "backend") if replica.get(key)]
-        words += [f"canary {replica['canary']}"] if replica.get("canary") else []
         words += [f"follows {replica['follows']}"] if replica.get("follows") else []
+        words += [f"canary {replica['canary']}"] if replica.get("canary") else []
+        words += [f"follows {replica['canary_follows']}"] if replica.get("canary_follows") else []
         lines.append("  ".join(words))
         refused = replica.get("refused") or {}
         lines += [f"  refused {name}: {why}" for name, why in refused.items()]
         lines += [f"  {replica['trouble']}"] if replica.get("trouble") else []
-        for name, found in (replica.get("releases") or {}).items():
+        for name, found in sorted((replica.get("releases") or {}).items()):
             lines.append(
                 f"  {name}: {found['answers']} answers, {found['mean_ms']} ms, mean probability "
                 f"{found['mean_probability']:.3f}"

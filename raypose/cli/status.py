@@ -125,8 +125,7 @@ def _runs(config: Config) -> Part:
 
 def _endpoint(config: Config) -> Part:
     """Say which release an endpoint answers with."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.serve.host, config.serve.host)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{config.serve.port}"
+    url = _url(config)
     try:
         with urllib.request.urlopen(f"{url}/healthz", timeout=PATIENCE_S) as answer:
             said = json.load(answer)
@@ -138,6 +137,18 @@ def _endpoint(config: Config) -> Part:
     if not release:
         return {"url": url, "up": False}, [f"what answers at {url} is none of ours"]
     return {"url": url, "up": True, "release": release}, [f"{release} at {url}"]
+
+
+def _url(config: Config) -> str:
+    """Return where the endpoint of the cluster that is named is reached, else one that is here."""
+    address = jobs.address_of(config)
+    if address:
+        require_answer(address)
+        from raypose.serving.remote import Endpoint
+
+        return Endpoint(address, config).url
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.serve.host, config.serve.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{config.serve.port}"
 
 
 def _ago(seconds: float) -> str:

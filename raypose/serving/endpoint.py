@@ -17,7 +17,7 @@ from ray.serve.exceptions import RayServeException
 
 from raypose.config import Config
 from raypose.console import waiting
-from raypose.errors import TrainError
+from raypose.errors import EndpointError
 from raypose.releases import registry
 from raypose.serving import holding
 from raypose.serving.app import Arguments, build
@@ -63,7 +63,7 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
     Raises:
         RegistryError: where there is no such release.
         CheckpointError: where it does not load; nothing is deployed then.
-        TrainError: where the port is taken, or the endpoint does not answer.
+        EndpointError: where the port is taken, or the endpoint does not answer.
     """
     config.serve.check_open()
     reference = registry.through(reference, config.serve.follow)
@@ -102,13 +102,13 @@ def _start(options: HTTPOptions) -> None:
     """Start Serve where it does not run.
 
     Raises:
-        TrainError: where what takes connections does not come up.
+        EndpointError: where what takes connections does not come up.
     """
     try:
         serve.start(http_options=options)
     except (RayError, RuntimeError) as error:
         reason = " ".join(str(error).split())[-300:]
-        raise TrainError(
+        raise EndpointError(
             f"{options.host}:{options.port}: Ray Serve did not start ({reason})"
         ) from error
 
@@ -128,7 +128,7 @@ def _free_port(host: str, port: int) -> int:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise TrainError(
+            raise EndpointError(
                 f"{host}:{port}: cannot be bound ({error.strerror}); set serve.port=0 for any"
             ) from None
         return int(probe.getsockname()[1])
@@ -144,7 +144,7 @@ def _await_ready(endpoint: Endpoint) -> None:
                     return
         except (OSError, ValueError):
             time.sleep(0.2)
-    raise TrainError(
+    raise EndpointError(
         f"{endpoint.url}: the endpoint did not answer in {READY_S:g} s; "
         "a Serve that was running before keeps the address it has"
     )

@@ -18,7 +18,7 @@ import numpy as np
 
 from raypose.config import ServeConfig
 from raypose.console import status
-from raypose.errors import NotFoundError, RayposeError, RegistryError, StorageError
+from raypose.errors import CheckpointError, NotFoundError, RayposeError, RegistryError, StorageError
 from raypose.releases import golden, registry, shelf
 from raypose.releases.predictor import Predictor
 from raypose.releases.registry import LOCAL, Release
@@ -60,7 +60,11 @@ def proven(release: Release, **how: Any) -> Predictor:
             folder = shelf.fetched(release)
             kept = shelf.beside(folder)
         predictor = Predictor.load(folder, kept=kept, **how)
-        if not golden.prove(predictor, folder):
+        try:
+            has_golden = golden.prove(predictor, folder)
+        except CheckpointError as error:  # where it lies here says nothing to who asked for it
+            raise CheckpointError(str(error).removeprefix(f"{folder}: ")) from None
+        if not has_golden:
             status(f"{release} has no golden pictures: it was published before there were any")
     return predictor
 

@@ -17,7 +17,7 @@ import requests
 
 from raypose.config import Config, ServeConfig
 from raypose.console import one_line
-from raypose.errors import ConflictError, ResourceError, TrainError, UsageError
+from raypose.errors import ConflictError, EndpointError, ResourceError, UsageError
 from raypose.releases import registry
 from raypose.serving.described import document, model
 from raypose.serving.rest import (
@@ -37,6 +37,7 @@ __all__ = ["KEY", "Endpoint", "Seen"]
 KEY = "RAYPOSE_KEY"
 """In the environment: an API key, for an endpoint that asks for one."""
 ANSWER_S = 10.0
+WANTS_KEY = "wants an API key"
 NEVER_RAN = ("NOT_STARTED", "DEPLOYING", "DEPLOY_FAILED")
 """Words of Serve for what need not be there again."""
 
@@ -97,12 +98,14 @@ class Endpoint:
         """Put the endpoint on the cluster, or change it; return when it answers with a real 200.
 
         Raises:
-            TrainError: where it does not come up; what was there before is put back.
+            EndpointError: where it does not come up; what was there before is put back.
+            UsageError: where it would take the keys away from one that asks for them.
             ResourceError: where Serve says that it runs, and it is not reached from here.
         """
         made = document(self.config, reference)
         (application,) = made.pop("applications")
         self._check_open()
+        self._check_keys()
         _target(application)
         self._change(application, made, follows=True)
         return self.status()
@@ -111,7 +114,7 @@ class Endpoint:
         """Answer with another release, or follow another alias; no process is started anew.
 
         Raises:
-            TrainError: where a replica refuses it; what was there before is put back.
+            EndpointError: where a replica refuses it; what was there before is put back.
         """
         application = self.rest.application()
         registry.resolve(application["args"]["storage"], reference)
@@ -125,7 +128,7 @@ class Endpoint:
 
         Raises:
             UsageError: for less at most than at least.
-            TrainError: where they do not come up.
+            EndpointError: where they do not come up.
         """
         application = self.rest.application()
         settings = ServeConfig.model_validate(application["args"].get("serve", {}))
@@ -174,7 +177,7 @@ class Endpoint:
             release=_reference(application),
             storage=application["args"].get("storage", ""),
             replicas=replicas,
-            url=self.url if told is not None else "",
+            url=self.url if told is not None or WANTS_KEY in self.trouble else "",
         )
 
     def logs(self) -> dict[str, str]:
@@ -213,8 +216,8 @@ class Endpoint:
             raise ConflictError(OVERTAKEN)
         try:
             self._settled(put, follows=follows)
-        except TrainError as error:
-            raise TrainError(f"{error}{self._put_back(before, put, options)}") from None
+        except EndpointError as error:
+            raise EndpointError(f"{error}{self._put_back(before, put, options)}") from None
 
     def _put_back(
         self,
@@ -231,7 +234,7 @@ class Endpoint:
         self.rest.put(last, options)
         try:
             self.rest.wait(is_running, "does not run")
-        except TrainError:
+        except EndpointError:
             return "; what was there before was put back, and does not run yet"
         return "; what was there before is back"
 
@@ -241,11 +244,20 @@ class Endpoint:
         if found:
             self.config.serve.model_copy(update={"host": found}).check_open()
 
+    def _check_keys(self) -> None:
+        """Refuse to put what answers anyone in the place of what asks for API keys."""
+        had = (deployed(self.rest.details()).get("args") or {}).get("serve") or {}
+        if (had.get("keys") or had.get("keys_env")) and not self.config.serve.has_keys:
+            raise UsageError(
+                "the endpoint there asks for API keys, and this names none, so that anyone might "
+                "ask: give serve.keys or serve.keys_env again, or raypose endpoint delete first"
+            )
+
     def _settled(self, application: Mapping[str, Any], *, follows: bool) -> None:
         """Wait until the application runs, and answers with what it names where that is asked.
 
         Raises:
-            TrainError: saying why it does not.
+            EndpointError: saying why it does not.
             ConflictError: where another was put in its place meanwhile.
         """
         self.rest.wait(is_running, "does not run", application)
@@ -253,14 +265,14 @@ class Endpoint:
         while follows:
             told, wanted = self._told_by_replicas(), _target(application)
             if told is None:
-                if "API key" in self.trouble or not self._is_reached(deadline):
+                if WANTS_KEY in self.trouble or not self._is_reached(deadline):
                     raise ResourceError(f"the endpoint runs, as Serve says, but {self.trouble}")
                 continue
             _check_refused(told, wanted)
             if told and all(each.get("release") == wanted for each in told.values()):
                 return
             if time.monotonic() > deadline:
-                raise TrainError(f"{self.url}: replicas do not take {wanted}")
+                raise EndpointError(f"{self.url}: replicas do not take {wanted}")
             time.sleep(PERIOD_S)
             check_ours(self.rest.details(), application)
 
@@ -286,7 +298,7 @@ class Endpoint:
         try:
             answer = requests.get(f"{url}/v1/status", headers=headers, timeout=ANSWER_S)
             if answer.status_code == requests.codes.unauthorized:
-                self.trouble = f"{url} wants an API key; set {KEY} to one"
+                self.trouble = f"{url} {WANTS_KEY}; set {KEY} to one"
                 return None
             answer.raise_for_status()
             return {each["replica"]: each for each in answer.json()["replicas"]}
@@ -299,7 +311,7 @@ def _check_refused(told: Mapping[str, Mapping[str, Any]], wanted: str) -> None:
     for replica, each in told.items():
         why = each.get("refused", {}).get(wanted)
         if why:
-            raise TrainError(f"{wanted} is refused by replica {replica}: {one_line(why)}")
+            raise EndpointError(f"{wanted} is refused by replica {replica}: {one_line(why)}")
 
 
 def _options(application: dict[str, Any]) -> dict[str, Any]:

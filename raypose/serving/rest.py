@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from raypose.console import one_line, status
-from raypose.errors import ConflictError, NotFoundError, TrainError
+from raypose.errors import ConflictError, EndpointError, NotFoundError
 from raypose.runtime.jobs import Client
 from raypose.serving.described import APP
 
@@ -115,7 +115,7 @@ class Rest:
             application: ours, as it was put, where it is to stay that.
 
         Raises:
-            TrainError: where ours has failed, or takes too long.
+            EndpointError: where ours has failed, or takes too long.
             ConflictError: where another was put in its place meanwhile.
         """
         deadline, told = time.monotonic() + self.max_wait_s, ""
@@ -128,11 +128,11 @@ class Rest:
             ours = ours_in(found)
             message = why(ours)
             if ours.get("status") == "DEPLOY_FAILED":
-                raise TrainError(f"the endpoint was not deployed: {message}")
+                raise EndpointError(f"the endpoint was not deployed: {message}")
             if message and message != told:
                 status(told := message)
             if time.monotonic() > deadline:
-                raise TrainError(f"the endpoint {lasts}: {message or 'see endpoint status'}")
+                raise EndpointError(f"the endpoint {lasts}: {message or 'see endpoint status'}")
             time.sleep(PERIOD_S)
 
     def log(self, node: str, path: str) -> str:
@@ -151,12 +151,20 @@ def ours_in(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def why(application: Mapping[str, Any]) -> str:
     """Return what Serve says of an application: of a replica that failed its error alone."""
-    for each in (application.get("deployments") or {}).values():
-        lines = [line.strip() for line in (each.get("message") or "").splitlines()]
+    if application.get("status") == "RUNNING":
+        return _short(application.get("message"))
+    of_parts = [part.get("message") for part in (application.get("deployments") or {}).values()]
+    for text in of_parts:
+        lines = [line.strip() for line in (text or "").splitlines()]
         errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
-        if errors and application.get("status") != "RUNNING":
+        if errors:
             return one_line(errors[-1][:500])
-    return one_line(" ".join((application.get("message") or "").split())[:300])
+    # of replicas that find no room deployments alone tell
+    return next(filter(None, map(_short, [application.get("message"), *of_parts])), "")
+
+
+def _short(text: str | None) -> str:
+    return one_line(" ".join((text or "").split())[:300])
 
 
 def is_running(found: dict[str, Any]) -> bool:

@@ -200,6 +200,7 @@ class Worker:
             "backend": held.predictor.backend.name if held else "",
             "follows": self.main.follows,
             "canary": canary.held.release if canary and canary.held else "",
+            "canary_follows": canary.follows if canary else "",
             "refused": {**(canary.refused if canary else {}), **self.main.refused},
             "trouble": self.main.trouble or (canary.trouble if canary else ""),
             "waiting": len(self._batches),

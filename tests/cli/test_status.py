@@ -131,6 +131,24 @@ def test_an_endpoint_is_known_by_its_release(
             assert not asked(capsys, at, f"serve.port={port}")["endpoint"]["up"]
 
 
+def test_an_endpoint_is_where_the_serve_of_a_cluster_listens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with answering(b'{"status": "ok", "release": "postures:v3"}') as port:
+        answers = {"/api/version": {"version": "4", "ray_version": ray.__version__},
+                   "/api/jobs/": [], "/api/v0/nodes": NODES,
+                   "/api/cluster_status": {"data": {"clusterStatus": STATUS}},
+                   "/api/serve/applications/":
+                       {"http_options": {"port": port}, "applications": {}}}  # fmt: skip
+        content = {path: json.dumps(each).encode() for path, each in answers.items()}
+        with answering(content) as head:
+            at = f"cluster.jobs=http://127.0.0.1:{head}"
+            found = asked(capsys, f"storage={tmp_path}", at, "serve.port=1")
+    assert found["endpoint"]["url"] == f"http://127.0.0.1:{port}"
+    assert found["endpoint"]["release"] == "postures:v3"
+
+
 def test_what_a_cluster_has_is_told(cluster: None, tmp_path: Path) -> None:
     address = ray.get_runtime_context().gcs_address
     made = override(Config(), {"storage": str(tmp_path), "cluster.address": address})

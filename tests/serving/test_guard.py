@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +74,15 @@ def test_the_command_makes_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert guard.Guard(made).client(bearer(key)) == "clinic"
     assert pair == f"clinic:{guard.digest(key)}"
     assert len(key) > 40
+
+
+def test_keys_that_are_not_there_are_missed_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("RAY_ADDRESS", "RAYPOSE_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    words = ["postures", f"storage={tmp_path}", "serve.keys_env=RAYPOSE_KEYS"]
+    assert main(["serve", *words]) == 3
+    told = capsys.readouterr().err
+    assert "serve.keys_env: RAYPOSE_KEYS is not set where the endpoint runs" in told
+    assert "loading" not in told

@@ -70,6 +70,7 @@ def test_what_is_broken_is_refused_by_name(mine: Config) -> None:
         assert held(holder) == str(first)
         assert reason in holder.refused[str(release)]
         assert "\n" not in holder.refused[str(release)]
+    assert "/" not in holder.refused[str(mixed)]  # nor where it lies on a node
     good = altered(mine.storage, first, note="good")
     registry.promote(mine.storage, str(good))
     holder.look()
@@ -123,6 +124,7 @@ def test_a_canary_is_of_the_name_that_is_served_and_may_come_later(
         while not (found := worker.status())["canary"]:
             await asyncio.sleep(0.05)
         assert (found["canary"], found["trouble"]) == (str(first), "")
+        assert (found["follows"], found["canary_follows"]) == ("tiny@production", "tiny@next")
         await worker.point("other")
         assert worker.status()["canary"] == ""
 

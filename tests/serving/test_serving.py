@@ -13,7 +13,7 @@ from support.pictures import bomb, encoded, photo
 
 from raypose import config, evaluation, serving, storage, training
 from raypose.config import Config
-from raypose.errors import RegistryError, TrainError
+from raypose.errors import EndpointError, RegistryError
 from raypose.releases import registry
 from raypose.serving import app
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_served(trained: Config, bucket: str) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         busy = config.override(trained, {"serve.port": port})
-        with pytest.raises(TrainError, match=rf"127\.0\.0\.1:{port}: cannot be bound"):
+        with pytest.raises(EndpointError, match=rf"127\.0\.0\.1:{port}: cannot be bound"):
             with serving.running(busy, "tiny"):
                 pass
     assert storage.list_folders(bucket) == []
