@@ -257,12 +257,15 @@ def test_who_waited_for_a_lock_that_is_tidied_up_holds_one_that_others_see(
     first = registry.resolve(mine.storage, "tiny")
     releases = [altered(mine.storage, first, note=str(k)) for k in range(shelf.KEPT + 3)]
 
-    def fetch(number: int) -> bool:
-        folder = shelf.fetched(releases[number % len(releases)], tmp_path / "shelf")
-        return (folder / "MANIFEST.json").exists() or not folder.exists()  # it may be tidied since
+    def fetch(number: int) -> Path:
+        return shelf.fetched(releases[number % len(releases)], tmp_path / "shelf")
 
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(fetch, range(6 * len(releases))))
+    with ThreadPoolExecutor(4) as pool:  # two that hold one lock would be in each other's way
+        fetched = set(pool.map(fetch, range(6 * len(releases))))
+    left = [folder for folder in fetched if folder.exists()]  # others are tidied up again
+    assert len(left) >= shelf.KEPT
+    whole = {path.name for path in shelf.fetched(first, tmp_path / "other").iterdir()}
+    assert all({path.name for path in folder.iterdir()} == whole for folder in left)
     assert len(list((tmp_path / "shelf").glob("*.lock"))) <= shelf.KEPT + 4
 
 
