@@ -135,9 +135,10 @@ def by_parts(
     Returns:
         (B, D).
     """
-    if images.device.type != "cpu" or not _is_convolutional(tower):
+    few = len(images) <= CPU_PART  # first: a replica need not look at its tower for each request
+    if few or images.device.type != "cpu" or not _is_convolutional(tower):
         return encode(images)
-    starts = range(0, max(1, len(images)), CPU_PART)
+    starts = range(0, len(images), CPU_PART)
     return torch.cat([encode(images[start : start + CPU_PART]) for start in starts])
 
 
