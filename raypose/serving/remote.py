@@ -104,8 +104,9 @@ class Endpoint:
         """
         made = document(self.config, reference)
         (application,) = made.pop("applications")
-        self._check_open()
-        self._check_keys()
+        found = self.rest.details()
+        self._check_open(found)
+        self._check_keys(found)
         _target(application)
         self._change(application, made, follows=True)
         return self.status()
@@ -238,15 +239,15 @@ class Endpoint:
             return "; what was there before was put back, and does not run yet"
         return "; what was there before is back"
 
-    def _check_open(self) -> None:
+    def _check_open(self, details: Mapping[str, Any]) -> None:
         """Refuse a Serve that runs already and listens for others, where there are no keys."""
-        found = (self.rest.details().get("http_options") or {}).get("host")
+        found = (details.get("http_options") or {}).get("host")
         if found:
             self.config.serve.model_copy(update={"host": found}).check_open()
 
-    def _check_keys(self) -> None:
+    def _check_keys(self, details: Mapping[str, Any]) -> None:
         """Refuse to put what answers anyone in the place of what asks for API keys."""
-        had = (deployed(self.rest.details()).get("args") or {}).get("serve") or {}
+        had = (deployed(details).get("args") or {}).get("serve") or {}
         if (had.get("keys") or had.get("keys_env")) and not self.config.serve.has_keys:
             raise UsageError(
                 "the endpoint there asks for API keys, and this names none, so that anyone might "
