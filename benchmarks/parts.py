@@ -41,7 +41,7 @@ def measure(name: str, rounds: int, sizes: list[int]) -> dict[str, float]:
     if name != "mobilenet":
         made = made.model_copy(update={"backbone": name})
     clip = model.image_tower(model.build(made))
-    model.place(clip.model, torch.device("cpu"), channels_last=made.channels_last).eval()
+    model.place(clip, torch.device("cpu"), channels_last=made.channels_last).eval()
     side = clip.image_size
     parts = torch.randint(0, 256, (BATCH, 3, side, side), dtype=torch.uint8)
     spent: dict[int, list[float]] = {size: [] for size in sizes}

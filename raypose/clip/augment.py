@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from raypose.config import AugmentConfig
 
-__all__ = ["augment", "copy_size", "normalize", "train_size"]
+__all__ = ["augment", "copy_size", "normalize", "ramp", "train_size"]
 
 Draw = tuple[list[float], list[float], list[float]]
 
@@ -25,6 +25,11 @@ def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     """Turn uint8 (B, 3, H, W) into float32 of zero mean and unit deviation per channel."""
     shift, scale = _channels(tuple(mean), pixels.device), _channels(tuple(std), pixels.device)
     return (pixels.float() / 255 - shift) / scale
+
+
+def ramp(size: int, device: torch.device) -> torch.Tensor:
+    """Return a picture to try a tower on, no two values alike: float32 (1, 3, S, S), -1 to 1."""
+    return torch.linspace(-1, 1, 3 * size * size, device=device).reshape(1, 3, size, size)
 
 
 @lru_cache

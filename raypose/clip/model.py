@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raypose import storage
+from raypose.clip import batch_norm
 from raypose.config import ModelConfig
 from raypose.errors import CheckpointError, ConfigError, did_you_mean
 
@@ -195,10 +196,17 @@ def image_tower(clip: Clip) -> Clip:
     return Clip(_ImageTower(clip.model.visual), None, clip.model_cfg, clip.preprocess_cfg)
 
 
-def place(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
-    """Move a model to a device, its convolutions in the layout of the pictures; return it."""
-    model.to(device)
-    return model.to(memory_format=torch.channels_last) if channels_last else model
+def place(clip: Clip, device: torch.device, *, channels_last: bool) -> nn.Module:
+    """Have a model ready to compute on a device; return it.
+
+    Its convolutions take the layout of the pictures, and carry out what BatchNorm does after them.
+    """
+    clip.model.to(device)
+    if channels_last:
+        clip.model.to(memory_format=torch.channels_last)
+    batch_norm.fold(clip.model, size=clip.image_size)
+    made: nn.Module = clip.model
+    return made
 
 
 class _ImageTower(nn.Module):

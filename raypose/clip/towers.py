@@ -22,7 +22,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from raypose.clip import text
+from raypose.clip import batch_norm, text
+from raypose.clip.augment import ramp
 from raypose.config import TrainConfig
 
 __all__ = [
@@ -161,8 +162,7 @@ def unused(model: Any, tokens: torch.Tensor, *, size: int) -> set[str]:
     try:
         for value in model.parameters():
             value.requires_grad_(True)
-        image = torch.linspace(-1, 1, 3 * size * size, device=device).reshape(1, 3, size, size)
-        features = (model.encode_image(image), model.encode_text(tokens.to(device)))
+        features = (model.encode_image(ramp(size, device)), model.encode_text(tokens.to(device)))
         torch.stack([part.float().sum() for part in features]).sum().backward()  # type: ignore[no-untyped-call]
         return {
             name
@@ -234,6 +234,7 @@ def _sharded(
     low = dtype if dtype == torch.bfloat16 else None
     policy = MixedPrecisionPolicy(reduce_dtype=low)
     towers.to(memory_format=torch.contiguous_format)  # FSDP2 shards no other
+    batch_norm.unfold(towers)  # a layer's parameters are whole while that layer is called
     mesh = init_device_mesh(device.type, (world_size,))
     scalars = {p for p in towers.parameters() if p.ndim == 0}
     blocks = [

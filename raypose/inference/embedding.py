@@ -49,7 +49,7 @@ class _Encoding:
 
     def to(self, device: torch.device) -> None:
         last = self.config.channels_last
-        model.place(self.tower.model, device, channels_last=last).eval()
+        model.place(self.tower, device, channels_last=last).eval()
 
     def shard(self, number: int, batches: Iterator[Batch]) -> tuple[Embedded, dict[str, str]]:
         parts: list[Embedded] = []

@@ -76,7 +76,7 @@ class Predictor:
         if device.type != "cpu" and self.backend.name != REFERENCE:
             raise UsageError(f"backend: {self.backend.name} computes on a CPU, not on {device}")
         self.device = device
-        model.place(self.clip.model, device, channels_last=self.config.model.channels_last).eval()
+        model.place(self.clip, device, channels_last=self.config.model.channels_last).eval()
         self.classifier = self.classifier.to(device)
 
     @classmethod

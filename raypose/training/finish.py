@@ -52,7 +52,7 @@ def finish(config: Config, context: WorkerContext, *, run_url: str) -> None:
     state = checkpoint.best(checkpoint.complete(run_url))
     clip, saved = checkpoint.restore(run_url, state)
     last = config.model.channels_last
-    model.place(clip.model, context.device, channels_last=last).eval()
+    model.place(clip, context.device, channels_last=last).eval()
     torch.set_float32_matmul_precision("highest")  # training's is lower on a GPU than a release's
     scorer = Scorer(
         override(config, {"train.precision": "fp32"}),  # for captions

@@ -24,7 +24,7 @@ from raypose.clip.text import TextCache
 from raypose.clip.towers import Towers, share_buffers, unused, wrap
 from raypose.config import Config, override
 from raypose.errors import ConfigError, DataError
-from raypose.training import checkpoint, optim, sinks, state, tracking
+from raypose.training import checkpoint, heap, optim, sinks, state, tracking
 from raypose.training.context import WorkerContext, collective, gather
 from raypose.training.costs import added
 from raypose.training.fitting import fit
@@ -60,6 +60,8 @@ def train_worker(
         num_rows: pictures of an epoch.
         counts: of training pictures by class, for logit adjustment.
     """
+    if context.device.type == "cpu":
+        heap.hold()
     trainer, progress = collective(
         context,
         lambda: prepare(config, context, run_url=run_url, num_rows=num_rows, counts=counts),
@@ -193,7 +195,7 @@ def prepare(
     if settings.method == "lora":
         text = not settings.text_locked
         handle = lora.adapt(clip.model, settings, text=text, seed=config.seed)
-    _place(clip.model, context.device, channels_last=config.model.channels_last)
+    _place(clip, context.device, channels_last=config.model.channels_last)
     towers = Towers(clip.model)
     biased = config.loss.name == "siglip"
     # what learns is settled before it is wrapped: DDP and FSDP look at it
@@ -231,11 +233,12 @@ def prepare(
     return trainer, state.progress_of(trainer, last)
 
 
-def _place(towers: torch.nn.Module, device: torch.device, *, channels_last: bool) -> None:
+def _place(clip: model.Clip, device: torch.device, *, channels_last: bool) -> None:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    depthwise.hasten(model.place(towers, device, channels_last=channels_last))
+    depthwise.hasten(clip.model)
+    model.place(clip, device, channels_last=channels_last)
 
 
 def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Taxonomy) -> None:

@@ -28,7 +28,7 @@ from raypose.config import Config, TrainConfig, dump, parse_config
 from raypose.console import about, bar, in_context, known, plural, status, waiting
 from raypose.data.order import Part
 from raypose.errors import DataError, RayposeError, TrainError
-from raypose.training import finish, loop
+from raypose.training import finish, heap, loop
 from raypose.training.context import WorkerContext, read_batches
 from raypose.training.costs import Costs
 
@@ -139,6 +139,7 @@ def run_group(
                 name=f"ray-{uuid.uuid4().hex[:8]}",
                 storage_path=path,
                 storage_filesystem=fs,
+                worker_runtime_env={} if use_gpu else {"env_vars": heap.ENVIRONMENT},
                 callbacks=list(callbacks),
                 failure_config=ray.train.FailureConfig(
                     max_failures=settings.max_failures,

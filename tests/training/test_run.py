@@ -17,7 +17,7 @@ from raypose.config import Config
 from raypose.data import manifests, packing
 from raypose.errors import ConfigError, DataError, ResourceError
 from raypose.releases import registry
-from raypose.training import runs, tracking
+from raypose.training import heap, runs, tracking
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,12 @@ def test_a_killed_worker_is_replaced(recipe: Config, cluster: None, campaign_rou
     changed = config.override(recipe, {"optim.epochs": 12, "train.num_workers": 2})
     url = training.locate(changed).url
     killed: list[int] = []
+    given: list[str] = []
 
     def kill_one() -> None:
         until(lambda: tracking.read(f"{url}/metrics.jsonl"))  # its checkpoint is being written
         killed.extend(descendants("ray::RayTrainWorker")[:1])
+        given.extend(Path(f"/proc/{killed[0]}/environ").read_text().split("\0"))
         os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill_one)
@@ -105,6 +107,7 @@ def test_a_killed_worker_is_replaced(recipe: Config, cluster: None, campaign_rou
     result = training.train(changed)
     thread.join()
     assert killed
+    assert {f"{key}={value}" for key, value in heap.ENVIRONMENT.items()} <= set(given)
     lines = tracking.read(f"{result.url}/metrics.jsonl")
     assert [line["epoch"] for line in lines] == list(range(1, 13))
 
