@@ -112,7 +112,7 @@ def down(call: Call) -> None:
 def drain(call: Call) -> None:
     """Tell Ray that this node goes, now or once that is announced."""
     keys = call.keys
-    address = call.config().cluster.address or os.environ.get("RAY_ADDRESS", "")
+    address = call.config().cluster.named
     if not address:
         nodes = _nodes(call)
         if not nodes.is_up:

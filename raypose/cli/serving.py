@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import time
@@ -46,13 +45,12 @@ def serve(call: Call) -> None:
     """Serve a release over HTTP until it is interrupted."""
     config = call.config()
     config.serve.check_open()
-    elsewhere = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    if not elsewhere:
+    if not config.cluster.named:
         from raypose.serving.guard import Guard
 
         Guard(config.serve)  # what is wrong with the keys is said before anything starts
     release = looked_up(config.storage, call.words[0])
-    if elsewhere:
+    if config.cluster.named:
         require_shared(release, config.cluster.shared, word=call.words[0])
     require_port(config.serve.host, config.serve.port)
     from raypose.serving.described import proxied
@@ -180,15 +178,23 @@ def _show(call: Call, seen: Any) -> None:
         words += [f"canary {replica['canary']}"] if replica.get("canary") else []
         words += [f"follows {replica['canary_follows']}"] if replica.get("canary_follows") else []
         lines.append("  ".join(words))
-        refused = replica.get("refused") or {}
-        lines += [f"  refused {name}: {why}" for name, why in refused.items()]
+        for key, what in (("refused", "refused"), ("canary_refused", "refused as canary")):
+            found = replica.get(key) or {}
+            lines += [f"  {what} {name}: {why}" for name, why in found.items()]
         lines += [f"  {replica['trouble']}"] if replica.get("trouble") else []
-        for name, found in sorted((replica.get("releases") or {}).items()):
-            lines.append(
-                f"  {name}: {found['answers']} answers, {found['mean_ms']} ms, mean probability "
-                f"{found['mean_probability']:.3f}"
-            )
+        lines += _figures(replica.get("releases") or {}, start="  ")
+    if len(seen.replicas) > 1:
+        lines += _figures(seen.releases, start="all replicas  ")
     call.show(asdict(seen), "\n".join(lines))
+
+
+def _figures(releases: dict[str, Any], *, start: str) -> list[str]:
+    """Return a line for each release that answers."""
+    return [
+        f"{start}{name}: {found['answers']} answers, {found['mean_ms']} ms, mean probability "
+        f"{found['mean_probability']:.3f}"
+        for name, found in sorted(releases.items())
+    ]
 
 
 AT = "cluster.jobs=http://127.0.0.1:8265"

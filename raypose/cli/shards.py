@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -85,7 +84,7 @@ def tasks(call: Call) -> Iterator[Any]:
     from raypose.data import packing
 
     cluster, num_workers = call.config().cluster, call.keys.num_workers
-    if not num_workers and not cluster.address and not os.environ.get("RAY_ADDRESS"):
+    if not num_workers and not cluster.named:
         yield packing.serial
         return
     with waiting("loading Ray"):

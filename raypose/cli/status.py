@@ -6,7 +6,6 @@ Each part is asked for by itself, and one that does not answer says so in its li
 from __future__ import annotations
 
 import json
-import os
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -55,7 +54,7 @@ def _looked(look: Callable[[Config], Part], config: Config) -> Part:
 
 def _cluster(config: Config) -> Part:
     """Say what a cluster that is named has, and what of it is free."""
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    address = config.cluster.named
     server = jobs.address_of(config)
     if not address and not server:
         return None, [f"none named: cluster.address or cluster.jobs, RAY_ADDRESS or {jobs.ENV}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -209,3 +210,8 @@ class ClusterConfig(Section):
     come."""
     num_cpus: Annotated[int, Field(ge=2)] = 8
     """Logical CPUs of a cluster started here: slots for processes, not cores."""
+
+    @property
+    def named(self) -> str:
+        """Address of the cluster that is named, here or by RAY_ADDRESS; empty where none is."""
+        return self.address or os.environ.get("RAY_ADDRESS", "")

@@ -151,7 +151,7 @@ def _address(config: ClusterConfig) -> str:
     """Return where Ray is; a job's is the cluster that runs it, whatever its recipe says."""
     if in_job():
         return os.environ.get("RAY_ADDRESS") or "auto"
-    return config.address or os.environ.get("RAY_ADDRESS") or "local"
+    return config.named or "local"
 
 
 def _passed_on() -> dict[str, Any] | None:

@@ -48,7 +48,11 @@ class Endpoint:
             return []  # it is busy
         found = {each["release"]: "is answered with" for each in replicas if each.get("release")}
         for each in replicas:
-            found |= {name: f"is refused: {why}" for name, why in each.get("refused", {}).items()}
+            for key, what in (
+                ("canary_refused", "is refused as canary"),
+                ("refused", "is refused"),
+            ):
+                found |= {name: f"{what}: {why}" for name, why in each.get(key, {}).items()}
         news = [f"{name} {what}" for name, what in found.items() if self.told.get(name) != what]
         first = not self.told
         self.told.clear()

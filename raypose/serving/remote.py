@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -37,7 +37,6 @@ __all__ = ["KEY", "Endpoint", "Seen"]
 KEY = "RAYPOSE_KEY"
 """In the environment: an API key, for an endpoint that asks for one."""
 ANSWER_S = 10.0
-WANTS_KEY = "wants an API key"
 NEVER_RAN = ("NOT_STARTED", "DEPLOYING", "DEPLOY_FAILED")
 """Words of Serve for what need not be there again."""
 
@@ -54,6 +53,7 @@ class Seen:
         replicas: of each its deployment, id, node, state; and, where the endpoint was reached, what
             it answers with: see `worker.Worker.status`.
         url: where it answers; empty where that was not seen from here.
+        releases: of each that answers its figures over all replicas: see `worker.Figures.told`.
     """
 
     state: str
@@ -62,6 +62,7 @@ class Seen:
     storage: str
     replicas: list[dict[str, Any]]
     url: str
+    releases: dict[str, dict[str, Any]]
 
 
 class Endpoint:
@@ -79,6 +80,7 @@ class Endpoint:
         self.rest = Rest(address, config.cluster.max_wait_s)
         self.config = config
         self.trouble = ""
+        self.wants_key = False
 
     @property
     def address(self) -> str:
@@ -178,7 +180,8 @@ class Endpoint:
             release=_reference(application),
             storage=application["args"].get("storage", ""),
             replicas=replicas,
-            url=self.url if told is not None or WANTS_KEY in self.trouble else "",
+            url=self.url if told is not None or self.wants_key else "",
+            releases=_totals(replicas),
         )
 
     def logs(self) -> dict[str, str]:
@@ -266,7 +269,7 @@ class Endpoint:
         while follows:
             told, wanted = self._told_by_replicas(), _target(application)
             if told is None:
-                if WANTS_KEY in self.trouble or not self._is_reached(deadline):
+                if self.wants_key or not self._is_reached(deadline):
                     raise ResourceError(f"the endpoint runs, as Serve says, but {self.trouble}")
                 continue
             _check_refused(told, wanted)
@@ -295,11 +298,12 @@ class Endpoint:
         """Return replica → what it says of itself; None where the endpoint is not reached."""
         key = os.environ.get(KEY, "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        url = self.url
+        url, self.wants_key = self.url, False
         try:
             answer = requests.get(f"{url}/v1/status", headers=headers, timeout=ANSWER_S)
-            if answer.status_code == requests.codes.unauthorized:
-                self.trouble = f"{url} {WANTS_KEY}; set {KEY} to one"
+            self.wants_key = answer.status_code == requests.codes.unauthorized
+            if self.wants_key:
+                self.trouble = f"{url} wants an API key; set {KEY} to one"
                 return None
             answer.raise_for_status()
             return {each["replica"]: each for each in answer.json()["replicas"]}
@@ -313,6 +317,25 @@ def _check_refused(told: Mapping[str, Mapping[str, Any]], wanted: str) -> None:
         why = each.get("refused", {}).get(wanted)
         if why:
             raise EndpointError(f"{wanted} is refused by replica {replica}: {one_line(why)}")
+
+
+def _totals(replicas: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the figures of each release, added up over replicas: means weigh their answers."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for replica in replicas:
+        for name, figures in (replica.get("releases") or {}).items():
+            found.setdefault(name, []).append(figures)
+    return {
+        name: {
+            "answers": (answers := sum(each["answers"] for each in parts)),
+            "refused": sum(each["refused"] for each in parts),
+            **{
+                key: round(sum(e["answers"] * e[key] for e in parts) / max(1, answers), digits)
+                for key, digits in (("mean_ms", 2), ("mean_probability", 4))
+            },
+        }
+        for name, parts in sorted(found.items())
+    }
 
 
 def _options(application: dict[str, Any]) -> dict[str, Any]:

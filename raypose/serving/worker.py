@@ -117,7 +117,11 @@ class Worker:
             return
         reference = f"{self.main.held.release.partition(':')[0]}@{name}"
         if self.canary is None or self.canary.follows != reference:  # of another name
-            self.canary = Holder(self.main.storage, self.settings, tell=self._tell)
+            self.canary = Holder(
+                self.main.storage,
+                self.settings,
+                tell=lambda line: self._tell(f"canary: {line}"),
+            )
         try:
             self.canary.point(reference)
         except RayposeError as error:  # all goes to the other until there is one
@@ -201,7 +205,8 @@ class Worker:
             "follows": self.main.follows,
             "canary": canary.held.release if canary and canary.held else "",
             "canary_follows": canary.follows if canary else "",
-            "refused": {**(canary.refused if canary else {}), **self.main.refused},
+            "refused": self.main.refused,
+            "canary_refused": canary.refused if canary else {},
             "trouble": self.main.trouble or (canary.trouble if canary else ""),
             "waiting": len(self._batches),
             "releases": {name: figures.told() for name, figures in self.figures.items()},

@@ -178,11 +178,18 @@ def test_a_promotion_is_followed(deployed: str, command: Run, own: Config) -> No
     assert load.failed() == []
 
 
-def test_it_grows_and_shrinks(deployed: str, command: Run, campaign_round: int) -> None:
+def test_it_grows_and_shrinks(
+    deployed: str, command: Run, own: Config, campaign_round: int
+) -> None:
     with loads.going(f"{deployed}/v1/classify", [encoded(photo())]) as load:
         seen = command("endpoint", "scale", "min=3", "max=3")
         running = [each for each in seen["replicas"] if each["state"] == "running"]
         assert len(running) == 3
+        name = _production(own)
+        told = [each["releases"][name] for each in running if name in each.get("releases", {})]
+        total, means = seen["releases"][name], [figures["mean_ms"] for figures in told]
+        assert total["answers"] == sum(figures["answers"] for figures in told) > 0
+        assert min(means) - 0.01 <= total["mean_ms"] <= max(means) + 0.01
         command("endpoint", "scale", "min=1", "max=1")
         left = 3
         while left > 1:

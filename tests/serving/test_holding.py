@@ -207,10 +207,13 @@ def test_a_canary_that_is_broken_gets_nothing(mine: Config) -> None:
 
     async def run() -> None:
         settings = mine.serve.model_copy(update={"canary": "next", "canary_share": 1.0})
-        worker = Worker(mine.storage, settings)
+        told: list[str] = []
+        worker = Worker(mine.storage, settings, tell=told.append)
         await worker.point("tiny")
         assert (await worker.classify(PICTURE)).release == str(first)
-        assert str(bad) in worker.status()["refused"]
+        found = worker.status()
+        assert (list(found["canary_refused"]), found["refused"]) == ([str(bad)], {})
+        assert [line for line in told if line.startswith(f"canary: {bad} is refused: ")]
 
     asyncio.run(run())
 
