@@ -78,7 +78,8 @@ class ModelConfig(Section):
     image_std: tuple[float, float, float] | None = None
     """Channel deviations in 0..1; by default those the weights came with."""
     freeze_batch_norm: bool = False
-    """Keep the running statistics of BatchNorm as loaded."""
+    """Keep the running statistics of BatchNorm as loaded: for small batches, and quicker, as the
+    convolutions before then carry it out."""
     channels_last: bool = True
     """Lay pictures out as NHWC in memory, which convolutions prefer."""
     inference: Literal["fp32", "bf16"] = "fp32"
