@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ __all__ = ["beside", "fetched"]
 
 KEPT = 4
 """Releases that stay on a node; the one longest unused goes first."""
+GONE = 0
+"""When what is not there was used."""
 
 
 def fetched(release: Release, folder: Path | None = None) -> Path:
@@ -48,7 +51,8 @@ def fetched(release: Release, folder: Path | None = None) -> Path:
             with tempfile.TemporaryDirectory(dir=root) as name:
                 registry.fetch(release, Path(name) / "release")
                 os.replace(Path(name) / "release", place)
-        os.utime(place)
+        now = time.time_ns()  # the system's own stamp counts in ticks
+        os.utime(place, ns=(now, now))
     _tidy(root, place)
     return place
 
@@ -70,20 +74,29 @@ def _whole(place: Path, manifest: Manifest) -> bool:
 
 def _tidy(root: Path, used: Path) -> None:
     """Delete what is longest unused; who has loaded a release needs its folder no more."""
-    known = {path.with_suffix("") for path in root.glob("v*.lock")}
-    for path in sorted(known, key=_when, reverse=True)[KEPT:]:
+    seen = {path: _when(path) for path in (lock.with_suffix("") for lock in root.glob("v*.lock"))}
+    for path in sorted(seen, key=seen.__getitem__, reverse=True)[KEPT:]:
         if path != used:
             with suppress(BlockingIOError), _locked(_lock(path), wait=False):
-                shutil.rmtree(path, ignore_errors=True)
-                shutil.rmtree(beside(path), ignore_errors=True)
+                if _when(path) not in (seen[path], GONE):
+                    continue  # another has come to use it since it was looked at
+                _remove(root, path, beside(path))
                 _lock(path).unlink()
 
 
-def _when(path: Path) -> float:
+def _remove(root: Path, *folders: Path) -> None:
+    """Delete folders; they leave their places first, as each file that goes makes one newer."""
+    with tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True) as name:
+        for folder in folders:
+            with suppress(FileNotFoundError):
+                os.replace(folder, Path(name) / folder.name)
+
+
+def _when(path: Path) -> int:
     try:
-        return path.stat().st_mtime
+        return path.stat().st_mtime_ns
     except OSError:  # another has tidied up
-        return 0.0
+        return GONE
 
 
 def _lock(place: Path) -> Path:

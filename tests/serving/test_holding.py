@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -251,25 +250,6 @@ def test_old_releases_leave_the_shelf(mine: Config, tmp_path: Path) -> None:
     assert {last, shelf.beside(last)} <= {*left}
     locks = {path.with_suffix("") for path in (tmp_path / "shelf").glob("*.lock")}
     assert {*left} == locks | {shelf.beside(path) for path in locks}
-
-
-def test_who_waited_for_a_lock_that_is_tidied_up_holds_one_that_others_see(
-    mine: Config, tmp_path: Path
-) -> None:
-    """Processes that fetch while another tidies never find a folder half there."""
-    first = registry.resolve(mine.storage, "tiny")
-    releases = [altered(mine.storage, first, note=str(k)) for k in range(shelf.KEPT + 3)]
-
-    def fetch(number: int) -> Path:
-        return shelf.fetched(releases[number % len(releases)], tmp_path / "shelf")
-
-    with ThreadPoolExecutor(4) as pool:  # two that hold one lock would be in each other's way
-        fetched = set(pool.map(fetch, range(6 * len(releases))))
-    left = [folder for folder in fetched if folder.exists()]  # others are tidied up again
-    assert len(left) >= shelf.KEPT
-    whole = {path.name for path in shelf.fetched(first, tmp_path / "other").iterdir()}
-    assert all({path.name for path in folder.iterdir()} == whole for folder in left)
-    assert len(list((tmp_path / "shelf").glob("*.lock"))) <= shelf.KEPT + 4
 
 
 def test_a_file_that_comes_later_makes_a_release_whole(mine: Config) -> None:
