@@ -74,8 +74,8 @@ def fold(model: Any, *, size: int) -> int:
         return 0
     before, pairs = _followed(model, size)
     for convolution, norm in pairs:
-        convolution.__class__ = _kind(_Folding, type(convolution))
-        norm.__class__ = _kind(_Folded, type(norm))
+        convolution.__class__ = _CONVOLUTIONS[type(convolution)]
+        norm.__class__ = _NORMS[type(norm)]
         convolution.norm = (norm,)  # no part of it: in a tuple
     after, _ = _followed(model, size)
     if not (after - before).norm() <= FOLDED * before.norm():
@@ -119,11 +119,25 @@ class _Folded:
         return images
 
 
-_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+class _Conv2d(_Folding, nn.Conv2d):
+    pass
 
 
-def _kind(how: type, base: type) -> Any:
-    return type(base.__name__, (how, base), {})
+class _Strided(_Folding, depthwise.Strided):
+    pass
+
+
+class _BatchNorm2d(_Folded, nn.BatchNorm2d):
+    pass
+
+
+class _BatchNormAct2d(_Folded, BatchNormAct2d):  # type: ignore[misc]
+    pass
+
+
+# classes with names of their own: models are pickled on their way to workers
+_CONVOLUTIONS: dict[type, Any] = {nn.Conv2d: _Conv2d, depthwise.Strided: _Strided}
+_NORMS: dict[type, Any] = {nn.BatchNorm2d: _BatchNorm2d, BatchNormAct2d: _BatchNormAct2d}
 
 
 @torch.no_grad()
@@ -146,7 +160,7 @@ def _followed(model: Any, size: int) -> tuple[torch.Tensor, list[tuple[Any, Any]
     hooks = [
         module.register_forward_hook(after)
         for module in model.visual.modules()
-        if type(module) in (nn.Conv2d, depthwise.Strided)
+        if type(module) in _CONVOLUTIONS
     ]
     hooks += [
         module.register_forward_pre_hook(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,16 @@ def test_strided_layers_keep_their_faster_way() -> None:
     for expected, found in zip(*made, strict=True):
         assert found.dtype == expected.dtype
         torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_folded_model_goes_to_workers(name: str) -> None:
+    clip = built(name)
+    depthwise.hasten(clip.model)
+    model.place(clip, torch.device("cpu"), channels_last=True).eval()
+    again = pickle.loads(pickle.dumps(clip.model))
+    expected = clip.model.encode_image(pictures(clip))
+    assert torch.equal(again.encode_image(pictures(clip)), expected)
 
 
 def test_a_saved_model_is_plain(tmp_path: Path) -> None:
