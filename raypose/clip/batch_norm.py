@@ -73,6 +73,8 @@ def fold(model: Any, *, size: int) -> int:
     if not any(type(module) in _NORMS for module in layers(model.visual)):
         return 0
     before, pairs = _followed(model, size)
+    if not pairs:
+        return 0
     for convolution, norm in pairs:
         convolution.__class__ = _CONVOLUTIONS[type(convolution)]
         norm.__class__ = _NORMS[type(norm)]

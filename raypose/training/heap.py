@@ -11,18 +11,20 @@ import threading
 
 __all__ = ["ENVIRONMENT", "hold"]
 
+SETTINGS = {
+    "MALLOC_MMAP_MAX_": (-4, 0),
+    "MALLOC_TRIM_THRESHOLD_": (-1, -1),
+    "MALLOC_TOP_PAD_": (-2, 1 << 26),
+}
+"""Name in the environment → the same by its number in malloc.h, for a process that runs, and its
+value."""
+
 ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "-1",
-    "MALLOC_TOP_PAD_": str(1 << 26),
+    **{name: str(value) for name, (_, value) in SETTINGS.items()},
 }
 """Of a process that is started to train, in whichever of its threads: other threads than the first
 have heaps of 64 MiB, which do go back, unless all share one. Only glibc reads it."""
-
-OPTIONS = {-4: 0, -1: -1, -2: 1 << 26}
-"""The same by the numbers of malloc.h, for a process that runs: M_MMAP_MAX, M_TRIM_THRESHOLD and
-M_TOP_PAD."""
 
 
 def hold() -> None:
@@ -30,5 +32,5 @@ def hold() -> None:
     change = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, and some others
     if change is None or threading.current_thread() is not threading.main_thread():
         return
-    for option, value in OPTIONS.items():
-        change(option, value)
+    for number, value in SETTINGS.values():
+        change(number, value)

@@ -51,7 +51,8 @@ def test_what_was_used_last_stays_however_many_tidy_up(
         fetched = set(pool.map(fetch, range(6 * len(releases))))
     left = [folder for folder in fetched if folder.exists()]
     assert len(left) >= shelf.KEPT
-    assert all({path.name for path in folder.iterdir()} >= set(FILES) for folder in left)
+    whole = {*FILES, MANIFEST}
+    assert all({path.name for path in folder.iterdir()} == whole for folder in left)
     known = {path.name for path in place.iterdir() if path.suffix != ".lock"}
     assert known == {folder.name for folder in left}  # nothing half there
     assert len(list(place.glob("*.lock"))) <= shelf.KEPT + 4  # one for each that fetched beside
