@@ -11,6 +11,8 @@ import logging
 import os
 import signal
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray._private import auto_init_hook, ray_constants
+from ray._private.node import Node
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -37,6 +40,7 @@ __all__ = [
     "interruptible",
     "is_local",
     "spread",
+    "started",
     "unwrapped",
 ]
 
@@ -52,6 +56,10 @@ SETTINGS = {
 REFUSED = (
     "Ray refuses the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
 )
+STARTS = 3
+"""So often a node is begun on a machine that is too busy."""
+SLOW_S = 2.0
+"""What fails sooner was not waited for."""
 LAST_S = 3.0
 """What is interrupted has this long to end."""
 VERBOSE = "RAYPOSE_VERBOSE"
@@ -91,12 +99,14 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     try:
         with waiting(what), _whole() as interrupted:
             if address == "local":
-                ray.init(
-                    address="local",
-                    num_cpus=config.num_cpus,
-                    include_dashboard=False,
-                    log_to_driver=verbose,
-                    logging_level=level,
+                started(
+                    lambda: ray.init(
+                        address="local",
+                        num_cpus=config.num_cpus,
+                        include_dashboard=False,
+                        log_to_driver=verbose,
+                        logging_level=level,
+                    )
                 )
             else:
                 ray.init(
@@ -123,6 +133,36 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     finally:
         ray.shutdown()
         _terminate_by(on_term)  # Ray has put the system's in its place, unseen by Python
+
+
+def started(start: Callable[[], T]) -> T:
+    """Return what starts a node of Ray's, begun anew where a busy machine was too slow for it.
+
+    Ray waits half a minute for each process of a node, whatever it is told. What failed before
+    that would fail again.
+    """
+    for left in range(STARTS - 1, -1, -1):
+        begun = time.monotonic()
+        try:
+            return start()
+        except Exception as error:
+            if not left or time.monotonic() - begun < SLOW_S:
+                raise
+            _end_half_started(error)
+            status("Ray did not start in time on this machine: once more …")
+    raise AssertionError
+
+
+def _end_half_started(error: Exception) -> None:
+    """End the processes of a node that gave up as it started, which would else stay as long as we.
+
+    Nothing but the frames of its error knows the node.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+            return
 
 
 def _terminate_by(handler: Any) -> None:

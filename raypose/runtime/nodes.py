@@ -28,6 +28,7 @@ from typing import Any
 from ray._private.utils import get_ray_address_file, read_ray_address, write_ray_address
 
 from raypose.errors import ResourceError, TrainError, UsageError
+from raypose.runtime.connection import started
 from raypose.runtime.leaving import drain_node
 
 LOCAL_SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -203,15 +204,17 @@ class _Keeper:
     ) -> int:
         folder = f"{self.place}/{self.count}"
         with _unmentioned():
-            self.nodes[self.count] = self.cluster.add_node(
-                node_ip_address="127.0.0.1",
-                num_cpus=num_cpus,
-                object_store_memory=STORE_BYTES,
-                labels=labels,
-                resources=resources,
-                dashboard_agent_listen_port=0,
-                temp_dir=folder,
-                **more,
+            self.nodes[self.count] = started(
+                lambda: self.cluster.add_node(
+                    node_ip_address="127.0.0.1",
+                    num_cpus=num_cpus,
+                    object_store_memory=STORE_BYTES,
+                    labels=labels,
+                    resources=resources,
+                    dashboard_agent_listen_port=0,
+                    temp_dir=folder,
+                    **more,
+                )
             )
         # drivers of jobs look here first, and else for any Ray that there is on the machine
         write_ray_address(self.cluster.gcs_address, folder)

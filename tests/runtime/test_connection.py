@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.patience import PATIENCE_S
@@ -79,3 +81,45 @@ def test_what_the_work_raises_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         runtime.interruptible(lambda: 1 / 0)
     assert runtime.interruptible(lambda: 3) == 3
+
+
+BUSY = """
+import os, signal, threading, time
+from support.processes import descendants
+from raypose import config, runtime
+import ray
+
+
+def hold_first():
+    while not (found := [p for p in descendants("") if title(p).endswith("raylet/raylet")]):
+        time.sleep(0.005)
+    os.kill(found[0], signal.SIGSTOP)
+    held.append(found[0])
+
+
+def title(pid):
+    with open(f"/proc/{pid}/cmdline") as file:
+        return file.read().split("\\0")[0]
+
+
+held = []
+threading.Thread(target=hold_first, daemon=True).start()
+with runtime.connect(config.ClusterConfig(num_cpus=2)):
+    left = os.path.exists(f"/proc/{held[0]}/exe")
+    print(ray.get(ray.remote(lambda: 3).remote()), len(held), left)
+"""
+
+
+@pytest.mark.own
+def test_ray_is_started_again_where_the_machine_was_too_slow() -> None:
+    """And what had half started is gone."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert (done.returncode, done.stdout) == (0, "3 1 False\n"), done.stderr
+    assert done.stderr.count("once more") == 1
+    assert "Traceback" not in done.stderr

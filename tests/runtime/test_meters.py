@@ -36,17 +36,22 @@ def scrape() -> Series:
     return found
 
 
-def awaited(good: Callable[[Series], bool]) -> Series:
-    """Return the first scrape that is as wanted; Ray hands values on now and then."""
+def hold(checked: Callable[[Series], None]) -> None:
+    """Look until what is asserted of a scrape holds: Ray hands values on now and then, singly."""
+    failed: list[Exception] = []
 
-    def seen() -> Series:
+    def holds() -> bool:
         try:
-            found = scrape()
-        except OSError:
-            return {}
-        return found if good(found) else {}
+            checked(scrape())
+        except (OSError, AssertionError, ValueError) as error:
+            failed[:] = [error]
+            return False
+        return True
 
-    return until(seen, every_s=1.0)  # type: ignore[no-any-return]
+    try:
+        until(holds, every_s=1.0)
+    except AssertionError:
+        raise failed[-1] from None
 
 
 def of(found: Series, name: str, **labels: str) -> list[float]:
@@ -74,26 +79,29 @@ def test_a_run_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
     result = training.train(recipe)
     run = {"run": result.run_id}
     last = tracking.read(f"{result.url}/metrics.jsonl")[-1]
-    found = awaited(lambda seen: of(seen, "ray_raypose_train_epoch", **run) == [2.0])
-    told = {name: of(found, f"ray_raypose_train_{name}", **run)
-            for name in ("epoch", "progress", "loss", "images_per_s", "data_wait", "val_score",
-                         "bad_images", "learning_rate", "gradient_norm")}  # fmt: skip
-    assert (told["epoch"], told["progress"], told["bad_images"]) == ([2.0], [1.0], [0.0])
-    for name, key in (("loss", "train_loss"), ("val_score", "val_balanced_accuracy"),
-                      ("images_per_s", "images_per_s"), ("data_wait", "data_wait")):  # fmt: skip
-        (value,) = told[name]
-        assert math.isclose(value, last[key], rel_tol=1e-6), name
-    assert told["gradient_norm"] > [0.0]
-    (images,) = of(found, "ray_raypose_train_images_total", **run)
-    assert round(images) == 2 * 96
-    assert of(found, "ray_raypose_train_checkpoint_s_count", **run) == [2.0]
-    assert of(found, "ray_raypose_train_epoch_s_count", **run) == [2.0]
-    (read,) = of(found, "ray_raypose_train_bytes_read_total", **run)
-    assert read == result.metrics["bytes_read"]
-    held_gpu = result.metrics["gpu_hours"] > 0  # what is none is not counted
-    for name in METERS:
-        if name.startswith("raypose_train") and (name != "raypose_train_gpu_hours" or held_gpu):
-            assert any(of(found, each, **run) for each in exported(name)), name
+
+    def checked(found: Series) -> None:
+        told = {name: of(found, f"ray_raypose_train_{name}", **run)
+                for name in ("epoch", "progress", "loss", "images_per_s", "data_wait", "val_score",
+                             "bad_images", "learning_rate", "gradient_norm")}  # fmt: skip
+        assert (told["epoch"], told["progress"], told["bad_images"]) == ([2.0], [1.0], [0.0])
+        keys = {"loss": "train_loss", "val_score": "val_balanced_accuracy"}
+        for name in ("loss", "val_score", "images_per_s", "data_wait"):
+            (value,) = told[name]
+            assert math.isclose(value, last[keys.get(name, name)], rel_tol=1e-6), name
+        assert told["gradient_norm"] > [0.0]
+        (images,) = of(found, "ray_raypose_train_images_total", **run)
+        assert round(images) == 2 * 96
+        assert of(found, "ray_raypose_train_checkpoint_s_count", **run) == [2.0]
+        assert of(found, "ray_raypose_train_epoch_s_count", **run) == [2.0]
+        (read,) = of(found, "ray_raypose_train_bytes_read_total", **run)
+        assert read == result.metrics["bytes_read"]
+        held_gpu = result.metrics["gpu_hours"] > 0  # what is none is not counted
+        for name in METERS:
+            if name.startswith("raypose_train") and (name != "raypose_train_gpu_hours" or held_gpu):
+                assert any(of(found, each, **run) for each in exported(name)), name
+
+    hold(checked)
 
 
 def test_a_search_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
@@ -105,18 +113,23 @@ def test_a_search_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
     result = tuning.search(made)
     search = {"search": made.search_id}
     state = {"state": "finished", **search}
-    found = awaited(lambda seen: of(seen, "ray_raypose_search_trials", **state) == [2.0])
-    assert of(found, "ray_raypose_search_trials", **state) == [2.0]
-    for other in ("running", "stopped", "failed"):
-        assert of(found, "ray_raypose_search_trials", state=other, **search) == [0.0]
-    assert of(found, "ray_raypose_search_asked", **search) == [2.0]
-    assert of(found, "ray_raypose_search_epochs", **search) == [2.0]
-    assert of(found, "ray_raypose_search_busy_workers", **search) == [0.0]
-    assert of(found, "ray_raypose_search_spent_s", **search) > [0.0]
-    (hours,) = of(found, "ray_raypose_search_cpu_hours", **search)
     taken = added(trial.costs for trial in records.read_trials(result.url).values())
-    assert hours == taken["cpu_hours"] > 0
-    (best,) = of(found, "ray_raypose_search_best_score", **search)
-    assert math.isclose(best, result.score, rel_tol=1e-6)
-    # a trial in an actor of its own tells nothing: of those there may be ten thousand
-    assert not [run for run, _ in found.get("ray_raypose_train_epoch", ()) if "trial" in run["run"]]
+
+    def checked(found: Series) -> None:
+        assert of(found, "ray_raypose_search_trials", **state) == [2.0]
+        for other in ("running", "stopped", "failed"):
+            assert of(found, "ray_raypose_search_trials", state=other, **search) == [0.0]
+        assert of(found, "ray_raypose_search_asked", **search) == [2.0]
+        assert of(found, "ray_raypose_search_epochs", **search) == [2.0]
+        assert of(found, "ray_raypose_search_busy_workers", **search) == [0.0]
+        assert of(found, "ray_raypose_search_spent_s", **search) > [0.0]
+        (hours,) = of(found, "ray_raypose_search_cpu_hours", **search)
+        assert hours == taken["cpu_hours"] > 0
+        (best,) = of(found, "ray_raypose_search_best_score", **search)
+        assert math.isclose(best, result.score, rel_tol=1e-6)
+        # a trial in an actor of its own tells nothing: of those there may be ten thousand
+        assert not [
+            run for run, _ in found.get("ray_raypose_train_epoch", ()) if "trial" in run["run"]
+        ]
+
+    hold(checked)
