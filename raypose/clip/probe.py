@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize
 
 from raypose.clip import arithmetic
 
@@ -56,6 +55,8 @@ def _minimum(
     features: torch.Tensor, targets: torch.Tensor, origin: Array, penalty: float, *, begin: Array
 ) -> Array:
     """Return where the objective of `fit` is least, (C, D), looked for from `begin` on."""
+    from scipy.optimize import minimize  # a second that replicas and workers can do without
+
     rows, start = features.double(), torch.from_numpy(origin)
     right = F.one_hot(targets, len(origin)).double()
     strength = penalty / len(rows)

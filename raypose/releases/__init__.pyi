@@ -1,8 +1,8 @@
 from .model import Model as Model
 from .model import Picture as Picture
 from .predictions import Predicted as Predicted
+from .predictions import Prediction as Prediction
 from .predictions import Predictions as Predictions
-from .predictor import Prediction as Prediction
 from .predictor import Predictor as Predictor
 from .registry import Release as Release
 from .registry import fetch as fetch

@@ -1,4 +1,7 @@
-"""What a model says of pictures: one answer for each, in the order in which they were given."""
+"""What a model says of pictures: one answer for each, in the order in which they were given.
+
+Here is no torch: who hands answers on needs none.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, overload
 
-from raypose.releases.predictor import Prediction
-
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-__all__ = ["Predicted", "Predictions"]
+__all__ = ["Answer", "Predicted", "Prediction", "Predictions"]
 
 SHOWN = 10
 """Rows that a text shows."""
 WIDEST = 32
 """Letters of a cell in it: 80 columns hold a row."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class and how probable it is, in 0..1."""
+
+    label: str
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a release says of a picture, best first."""
+
+    release: str
+    top: list[Prediction]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +29,11 @@ from raypose.data.transforms import preprocess
 from raypose.errors import CheckpointError, UsageError
 from raypose.releases import card, choosing
 from raypose.releases.backends import REFERENCE, Backend, Maker, Torch
+from raypose.releases.predictions import Prediction
 
-__all__ = ["CLASSIFIER", "Prediction", "Predictor", "write_release"]
+__all__ = ["CLASSIFIER", "Predictor", "write_release"]
 
 CLASSIFIER = "classifier.safetensors"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A class and how probable it is, in 0..1."""
-
-    label: str
-    name: str
-    probability: float
 
 
 class Predictor:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from fastapi import Request
@@ -26,12 +26,15 @@ from ray.serve.handle import DeploymentHandle
 from raypose.config import ServeConfig
 from raypose.errors import BadPicture
 from raypose.releases import registry
+from raypose.releases.predictions import Answer
 from raypose.runtime.meters import Meters
 from raypose.serving import http
 from raypose.serving.batches import Full
 from raypose.serving.described import APP, autoscaling
 from raypose.serving.guard import Guard
-from raypose.serving.worker import Answer, Worker
+
+if TYPE_CHECKING:
+    from raypose.serving.worker import Worker
 
 __all__ = ["ATTEMPTS", "Arguments", "Classifier", "Ingress", "api", "build"]
 
@@ -58,6 +61,13 @@ class Arguments(BaseModel):
     """Limits, replicas, batches and keys."""
 
 
+def _worker(storage: str, settings: ServeConfig) -> "Worker":
+    """Return what classifies; torch comes with it, so that it is loaded only where that is done."""
+    from raypose.serving.worker import Worker
+
+    return Worker(storage, settings, logger.info)
+
+
 def _whereabouts() -> dict[str, str]:
     """Return which replica this is, and where."""
     replica = serve.get_replica_context().replica_id.unique_id
@@ -69,7 +79,7 @@ class Classifier:
     """Classifies for replicas of `Ingress`, where these do not themselves."""
 
     def __init__(self, storage: str, settings: ServeConfig) -> None:
-        self.worker = Worker(storage, settings, logger.info)
+        self.worker = _worker(storage, settings)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Answer with what ``{"release": reference}`` means."""
@@ -129,7 +139,7 @@ class Remote:
 class Local:
     """The classifier of this process."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: "Worker") -> None:
         self.worker = worker
         self.classify = worker.classify
 
@@ -162,7 +172,7 @@ class Ingress:
         self.settings = settings
         self.guard = Guard(settings)
         self.meters = Meters()
-        self.worker = None if classifier else Worker(storage, settings, logger.info)
+        self.worker = None if classifier else _worker(storage, settings)
         self.classifier: Local | Remote = (
             Remote(classifier) if classifier else Local(self.worker)  # type: ignore[arg-type]
         )

@@ -22,24 +22,16 @@ from raypose.config import ServeConfig
 from raypose.console import status
 from raypose.data.images import Pixels, is_cheap
 from raypose.errors import BadPicture, RayposeError
-from raypose.releases.predictor import Prediction
+from raypose.releases.predictions import Answer
 from raypose.serving.batches import Batches, Full
 from raypose.serving.holding import Held, Holder
 
-__all__ = ["Answer", "Worker"]
+__all__ = ["Worker"]
 
 DECODERS = 2
 """Threads that decode; on a CPU more would only take turns."""
 DEAR = 16
 """Pictures that take long to decode, or are none, that may wait for their one thread."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a release says of a picture, best first."""
-
-    release: str
-    top: list[Prediction]
 
 
 @dataclass

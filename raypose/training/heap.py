@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import threading
 
-__all__ = ["ENVIRONMENT", "hold"]
+__all__ = ["ENVIRONMENT", "give_back", "hold"]
 
 SETTINGS = {
     "MALLOC_MMAP_MAX_": (-4, 0),
@@ -34,3 +34,10 @@ def hold() -> None:
         return
     for number, value in SETTINGS.values():
         change(number, value)
+
+
+def give_back() -> None:
+    """Give back to the system what is free."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it, and holds on else
+    if trim is not None:
+        trim(0)

@@ -6,7 +6,6 @@ such as a process that died, is raised, and the trial goes on from its checkpoin
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 from typing import Any
@@ -18,7 +17,7 @@ from raypose import storage, training
 from raypose.config import parse_config
 from raypose.console import about
 from raypose.errors import RayposeError, ResourceError, StorageError
-from raypose.training import runs, tracking, workers
+from raypose.training import heap, runs, tracking, workers
 from raypose.tuning.course import point_of
 from raypose.tuning.decoded import Decoded
 from raypose.tuning.records import METRIC
@@ -64,9 +63,7 @@ def _give_back() -> None:
     gc.collect()  # what one that was stopped held lies in circles of its last exception
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it, and holds on else
-    if trim is not None:
-        trim(0)
+    heap.give_back()
 
 
 def _train(
