@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Ray's workers would give way to whatever else runs, other tests included, and hardly come to run
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+# who starts tests in the background has them and theirs ignore Ctrl-C, which some of them send
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("raypose", deadline=None)  # a busy machine is no failure
 settings.load_profile("raypose")

@@ -47,7 +47,7 @@ def adapt(model: Any, settings: OptimConfig, *, text: bool, seed: int) -> Any:
     torch.manual_seed(seed)
     config = LoraConfig(
         r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,  # type: ignore[arg-type]
+        lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,
         lora_dropout=settings.lora_dropout,
         target_modules="|".join(map(re.escape, chosen)),
     )

@@ -31,12 +31,12 @@ def test_a_killed_build_goes_on_with_ray_workers(
     raypose: str, tmp_path: Path, campaign_round: int
 ) -> None:
     words = ["synthesize", "d", "form=shards", "per_class=60", "size=96", "num_workers=2"]
-    first = subprocess.Popen([raypose, *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen([raypose, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     records = tmp_path / "d/_building"
     few = 4 + random.Random(campaign_round).randrange(8)
     until(lambda: len(list(records.glob("*.json"))) >= few, first, every_s=0.05)
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.communicate()
     assert not (tmp_path / "d/MANIFEST.json").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "d").glob("shard-*.parquet")}
     done = run(raypose, *words[:-1], cwd=tmp_path)

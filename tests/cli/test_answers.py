@@ -227,7 +227,6 @@ def test_a_folder_is_served(trained: Config, raypose: str, tmp_path: Path) -> No
         [raypose, "serve", "copy", "serve.port=0", "cluster.num_cpus=4", "--json"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert process.stdout
     document = json.loads(process.stdout.readline())

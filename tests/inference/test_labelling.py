@@ -182,7 +182,7 @@ def test_the_table_is_put_together_in_little_memory(tmp_path: Path) -> None:
         schema=Options().schema,
     )
     peaks = []
-    for num in (8, 48):
+    for num in (5, 20):
         for number in range(num):
             place = tmp_path / "_t.parquet.parts" / f"part-{number:05d}-{PLAN}.parquet"
             place.parent.mkdir(exist_ok=True)

@@ -24,6 +24,12 @@ def run(raypose: str, *words: str, cwd: Path | None = None) -> subprocess.Comple
     )
 
 
+def told(stderr: str) -> list[str]:
+    """Return what was said but for what a slow machine was waited for."""
+    waited = re.compile(r".* …( +\d+ s)?|.*: \d+\.\d s")
+    return [line for line in stderr.splitlines() if line.strip() and not waited.fullmatch(line)]
+
+
 def recipe_file(folder: Path, made: Config) -> str:
     path = folder / "r.yaml"
     path.write_text(yaml.safe_dump(config.sparse(made)))

@@ -120,9 +120,10 @@ def in_group(
 
 @cache
 def processes(world_size: int) -> ProcessPoolExecutor:
-    """As many processes as ranks, kept for the session: to import torch is what costs."""
-    spawn = torch.multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(world_size, mp_context=spawn)
+    """As many processes as ranks, kept for the session, each from one that has imported all."""
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["raypose.training.loop", "raypose.clip.towers"])
+    return ProcessPoolExecutor(world_size, mp_context=context)
 
 
 def spread(work: Any, *arguments: Any, world_size: int = 2, fresh: bool = False) -> list[Any]:

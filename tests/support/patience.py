@@ -27,7 +27,7 @@ def until(what: Callable[[], Any], *processes: subprocess.Popen[Any], every_s: f
         for process in processes:
             if late:
                 process.kill()
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, process.communicate()
         assert not late, "waited in vain"
         time.sleep(every_s)
     return found
