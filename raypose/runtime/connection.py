@@ -96,25 +96,16 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(data_level())
     auto_init_hook.enable_auto_connect = False  # no Ray but the one connected to here
     what = "starting Ray" if address == "local" else f"connecting to Ray at {address}"
+    how: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
+    if address == "local":
+        how |= {"num_cpus": config.num_cpus, "include_dashboard": False}
+    else:
+        how |= {"runtime_env": _passed_on()}
     try:
         with waiting(what), _whole() as interrupted:
-            if address == "local":
-                started(
-                    lambda: ray.init(
-                        address="local",
-                        num_cpus=config.num_cpus,
-                        include_dashboard=False,
-                        log_to_driver=verbose,
-                        logging_level=level,
-                    )
-                )
-            else:
-                ray.init(
-                    address=address,
-                    log_to_driver=verbose,
-                    logging_level=level,
-                    runtime_env=_passed_on(),
-                )
+            started(
+                lambda: ray.init(address=address, **how), times=STARTS if address == "local" else 1
+            )
     except RayposeError:
         raise
     except Exception as error:  # Ray raises its very base where it does not come up in time
@@ -135,13 +126,13 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
         _terminate_by(on_term)  # Ray has put the system's in its place, unseen by Python
 
 
-def started(start: Callable[[], T]) -> T:
+def started(start: Callable[[], T], *, times: int = STARTS) -> T:
     """Return what starts a node of Ray's, begun anew where a busy machine was too slow for it.
 
     Ray waits half a minute for each process of a node, whatever it is told. What failed before
     that would fail again.
     """
-    for left in range(STARTS - 1, -1, -1):
+    for left in range(times - 1, -1, -1):
         begun = time.monotonic()
         try:
             return start()

@@ -26,7 +26,7 @@ def run(raypose: str, *words: str, cwd: Path | None = None) -> subprocess.Comple
 
 def told(stderr: str) -> list[str]:
     """Return what was said but for what a slow machine was waited for."""
-    waited = re.compile(r".* …( +\d+ s)?|.*: \d+\.\d s")
+    waited = re.compile(r"(?!\w*Error: ).*( …( +\d+ s)?|: \d+\.\d s)")
     return [line for line in stderr.splitlines() if line.strip() and not waited.fullmatch(line)]
 
 
