@@ -167,6 +167,8 @@ def _endpoint(config: Config) -> Any:
 
 def _show(call: Call, seen: Any) -> None:
     """Show an endpoint in a line, and each of its replicas in one."""
+    from raypose.serving.figures import REFUSALS
+
     where = seen.url or "not reached from here"
     lines = [f"{seen.state}  {seen.release} of {seen.storage}  {where}"]
     if seen.message:
@@ -178,7 +180,7 @@ def _show(call: Call, seen: Any) -> None:
         words += [f"canary {replica['canary']}"] if replica.get("canary") else []
         words += [f"follows {replica['canary_follows']}"] if replica.get("canary_follows") else []
         lines.append("  ".join(words))
-        for key, what in (("refused", "refused"), ("canary_refused", "refused as canary")):
+        for key, what in REFUSALS.items():
             found = replica.get(key) or {}
             lines += [f"  {what} {name}: {why}" for name, why in found.items()]
         lines += [f"  {replica['trouble']}"] if replica.get("trouble") else []

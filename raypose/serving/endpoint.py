@@ -22,6 +22,7 @@ from raypose.releases import registry
 from raypose.serving import holding
 from raypose.serving.app import Arguments, build
 from raypose.serving.described import APP, http_options, model
+from raypose.serving.figures import REFUSALS
 
 __all__ = ["READY_S", "Endpoint", "running"]
 
@@ -48,11 +49,8 @@ class Endpoint:
             return []  # it is busy
         found = {each["release"]: "is answered with" for each in replicas if each.get("release")}
         for each in replicas:
-            for key, what in (
-                ("canary_refused", "is refused as canary"),
-                ("refused", "is refused"),
-            ):
-                found |= {name: f"{what}: {why}" for name, why in each.get(key, {}).items()}
+            for key, what in reversed(REFUSALS.items()):
+                found |= {name: f"is {what}: {why}" for name, why in each.get(key, {}).items()}
         news = [f"{name} {what}" for name, what in found.items() if self.told.get(name) != what]
         first = not self.told
         self.told.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from raypose.console import one_line
 from raypose.errors import ConflictError, EndpointError, ResourceError, UsageError
 from raypose.releases import registry
 from raypose.serving.described import document, model
+from raypose.serving.figures import totals
 from raypose.serving.rest import (
     OVERTAKEN,
     PERIOD_S,
@@ -53,7 +54,7 @@ class Seen:
         replicas: of each its deployment, id, node, state; and, where the endpoint was reached, what
             it answers with: see `worker.Worker.status`.
         url: where it answers; empty where that was not seen from here.
-        releases: of each that answers its figures over all replicas: see `worker.Figures.told`.
+        releases: of each that answers its figures over all replicas: see `figures.totals`.
     """
 
     state: str
@@ -181,7 +182,7 @@ class Endpoint:
             storage=application["args"].get("storage", ""),
             replicas=replicas,
             url=self.url if told is not None or self.wants_key else "",
-            releases=_totals(replicas),
+            releases=totals(replicas),
         )
 
     def logs(self) -> dict[str, str]:
@@ -317,25 +318,6 @@ def _check_refused(told: Mapping[str, Mapping[str, Any]], wanted: str) -> None:
         why = each.get("refused", {}).get(wanted)
         if why:
             raise EndpointError(f"{wanted} is refused by replica {replica}: {one_line(why)}")
-
-
-def _totals(replicas: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the figures of each release, added up over replicas: means weigh their answers."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for replica in replicas:
-        for name, figures in (replica.get("releases") or {}).items():
-            found.setdefault(name, []).append(figures)
-    return {
-        name: {
-            "answers": (answers := sum(each["answers"] for each in parts)),
-            "refused": sum(each["refused"] for each in parts),
-            **{
-                key: round(sum(e["answers"] * e[key] for e in parts) / max(1, answers), digits)
-                for key, digits in (("mean_ms", 2), ("mean_probability", 4))
-            },
-        }
-        for name, parts in sorted(found.items())
-    }
 
 
 def _options(application: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from raypose.data.images import Pixels, is_cheap
 from raypose.errors import BadPicture, RayposeError
 from raypose.releases.predictions import Answer
 from raypose.serving.batches import Batches, Full
+from raypose.serving.figures import Figures
 from raypose.serving.holding import Held, Holder
 
 __all__ = ["Worker"]
@@ -32,31 +31,6 @@ DECODERS = 2
 """Threads that decode; on a CPU more would only take turns."""
 DEAR = 16
 """Pictures that take long to decode, or are none, that may wait for their one thread."""
-
-
-@dataclass
-class Figures:
-    """Of one release in one replica, since it began to answer."""
-
-    answers: int = 0
-    refused: int = 0
-    """Pictures that cannot be read."""
-    seconds: float = 0.0
-    """From bytes to answer, all together."""
-    probability: float = 0.0
-    """Of the best class, all together."""
-    labels: Counter[str] = field(default_factory=Counter)
-
-    def told(self) -> dict[str, Any]:
-        """Return means for a machine."""
-        count = max(1, self.answers)
-        return {
-            "answers": self.answers,
-            "refused": self.refused,
-            "mean_ms": round(1000 * self.seconds / count, 2),
-            "mean_probability": round(self.probability / count, 4),
-            "labels": dict(self.labels.most_common(10)),
-        }
 
 
 Item = tuple[Held, Pixels]
