@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from support.commands import run
+from support.followed import Followed
 
-from raypose import config, console, runtime, training, tuning
+from raypose import console, runtime
 from raypose.cli import main as cli
-from raypose.config import Config
 from raypose.console import JOB, LOG, about, bar, in_context, status, waiting
 
 KEYS = {"at", "level", "message"}
@@ -153,25 +153,15 @@ def test_other_forms_are_refused(
     assert capsys.readouterr().err == "UsageError: RAYPOSE_LOG: 'yaml': wants plain or json\n"
 
 
-@pytest.mark.usefixtures("as_json")
-def test_a_run_and_a_search_say_which_they_are(
-    recipe: Config, cluster: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = training.train(recipe)
-    lines = read(capsys)
+def test_a_run_and_a_search_say_which_they_are(followed: Followed) -> None:
+    lines = followed.run_lines
     epochs = [line for line in lines if re.match(r"epoch \d/2 ", line["message"])]
     assert len(epochs) == 2
-    assert {line["run"] for line in lines} == {result.run_id}
-    settings = {
-        "space": {"optim.learning_rate": {"choice": [1e-3, 1e-4]}}, "num_trials": 2,
-        "finalists": 0, "grammars": 0, "max_concurrent": 1,
-    }  # fmt: skip
-    made = config.override(recipe, {"search": settings, "optim.epochs": 1})
-    tuning.search(made)
-    lines = read(capsys)
+    assert {line["run"] for line in lines} == {followed.run.run_id}
+    lines = followed.search_lines
     ended = [line for line in lines if re.match(r"trial \d finished ", line["message"])]
     assert sorted(line["trial"] for line in ended) == [0, 1]
-    assert {line["search"] for line in lines} == {made.search_id}
+    assert {line["search"] for line in lines} == {followed.searched.search_id}
     assert all(line["run"].startswith("tiny-trial-") for line in ended)
 
 

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from support.followed import Followed
 from support.patience import until
 
-from raypose import config, training, tuning
-from raypose.config import Config
 from raypose.runtime import meters
 from raypose.runtime.meters import METERS, Meters, exported
 from raypose.training import tracking
@@ -75,8 +74,8 @@ def test_nothing_is_told_without_ray(monkeypatch: Any) -> None:
     assert not made._made
 
 
-def test_a_run_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
-    result = training.train(recipe)
+def test_a_run_is_seen_in_the_scrape(followed: Followed) -> None:
+    result = followed.run
     run = {"run": result.run_id}
     last = tracking.read(f"{result.url}/metrics.jsonl")[-1]
 
@@ -104,14 +103,9 @@ def test_a_run_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
     hold(checked)
 
 
-def test_a_search_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
-    settings = {
-        "space": {"optim.learning_rate": {"choice": [1e-3, 1e-4]}}, "num_trials": 2,
-        "max_concurrent": 1, "finalists": 0, "grammars": 0, "reduction_factor": 0,
-    }  # fmt: skip
-    made = config.override(recipe, {"search": settings, "optim.epochs": 1})
-    result = tuning.search(made)
-    search = {"search": made.search_id}
+def test_a_search_is_seen_in_the_scrape(followed: Followed) -> None:
+    result = followed.search
+    search = {"search": followed.searched.search_id}
     state = {"state": "finished", **search}
     taken = added(trial.costs for trial in records.read_trials(result.url).values())
 
