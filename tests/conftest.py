@@ -22,8 +22,6 @@ from raypose.captions import taxonomy
 from raypose.data import packing
 
 if TYPE_CHECKING:
-    from support.followed import Followed
-
     from raypose.runtime.jobs import Client
     from raypose.runtime.nodes import Nodes
 
@@ -145,15 +143,6 @@ def trained(document: dict[str, Any], cluster: None) -> config.Config:
     training.train(made, in_process=True)
     registry.promote(made.storage, str(evaluation.publish(made)))
     return made
-
-
-@pytest.fixture(scope="session")
-def followed(document: dict[str, Any], cluster: None) -> Followed:
-    """A finished run on Ray and a finished search, for tests that only read."""
-    from support.followed import follow
-
-    storage.make_bucket("s3://test-followed")
-    return follow(config.parse_config({**document, "storage": "s3://test-followed"}))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from support.commands import run
-from support.followed import Followed
 
 from raypose import console, runtime
 from raypose.cli import main as cli
@@ -151,18 +150,6 @@ def test_other_forms_are_refused(
     monkeypatch.setenv(LOG, "yaml")
     assert cli.main(["runs", "list"]) == 2
     assert capsys.readouterr().err == "UsageError: RAYPOSE_LOG: 'yaml': wants plain or json\n"
-
-
-def test_a_run_and_a_search_say_which_they_are(followed: Followed) -> None:
-    lines = followed.run_lines
-    epochs = [line for line in lines if re.match(r"epoch \d/2 ", line["message"])]
-    assert len(epochs) == 2
-    assert {line["run"] for line in lines} == {followed.run.run_id}
-    lines = followed.search_lines
-    ended = [line for line in lines if re.match(r"trial \d finished ", line["message"])]
-    assert sorted(line["trial"] for line in ended) == [0, 1]
-    assert {line["search"] for line in lines} == {followed.searched.search_id}
-    assert all(line["run"].startswith("tiny-trial-") for line in ended)
 
 
 def test_all_that_a_command_says_is_json(

@@ -1,17 +1,23 @@
-"""What Prometheus finds at a node of a real Ray, and that nothing is told without one."""
+"""What a run and a search tell: to Prometheus, at a node of a real Ray, and in lines on stderr."""
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import re
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
+import pytest
 import ray
-from support.followed import Followed
 from support.patience import until
 
+from raypose import config, training, tuning
+from raypose.config import Config
+from raypose.console import JOB, LOG
 from raypose.runtime import meters
 from raypose.runtime.meters import METERS, Meters, exported
 from raypose.training import tracking
@@ -19,6 +25,18 @@ from raypose.training.costs import added
 from raypose.tuning import records
 
 Series = dict[str, list[tuple[dict[str, str], float]]]
+
+
+@contextmanager
+def said() -> Iterator[list[dict[str, Any]]]:
+    """Collect the lines of JSON on stderr; they are there when the block has ended."""
+    lines: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()) as told:
+        patch.setenv(LOG, "json")
+        patch.delenv(JOB, raising=False)
+        patch.delenv("RAYPOSE_QUIET", raising=False)
+        yield lines
+    lines += [json.loads(line) for line in told.getvalue().splitlines()]
 
 
 def scrape() -> Series:
@@ -74,8 +92,10 @@ def test_nothing_is_told_without_ray(monkeypatch: Any) -> None:
     assert not made._made
 
 
-def test_a_run_is_seen_in_the_scrape(followed: Followed) -> None:
-    result = followed.run
+def test_a_run_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
+    """Soon after it: Ray forgets a value that is not told again for twenty seconds."""
+    with said() as lines:
+        result = training.train(recipe)
     run = {"run": result.run_id}
     last = tracking.read(f"{result.url}/metrics.jsonl")[-1]
 
@@ -101,11 +121,20 @@ def test_a_run_is_seen_in_the_scrape(followed: Followed) -> None:
                 assert any(of(found, each, **run) for each in exported(name)), name
 
     hold(checked)
+    epochs = [line for line in lines if re.match(r"epoch \d/2 ", line["message"])]
+    assert len(epochs) == 2
+    assert {line["run"] for line in lines} == {result.run_id}
 
 
-def test_a_search_is_seen_in_the_scrape(followed: Followed) -> None:
-    result = followed.search
-    search = {"search": followed.searched.search_id}
+def test_a_search_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
+    settings = {
+        "space": {"optim.learning_rate": {"choice": [1e-3, 1e-4]}}, "num_trials": 2,
+        "max_concurrent": 1, "finalists": 0, "grammars": 0, "reduction_factor": 0,
+    }  # fmt: skip
+    made = config.override(recipe, {"search": settings, "optim.epochs": 1})
+    with said() as lines:
+        result = tuning.search(made)
+    search = {"search": made.search_id}
     state = {"state": "finished", **search}
     taken = added(trial.costs for trial in records.read_trials(result.url).values())
 
@@ -127,3 +156,7 @@ def test_a_search_is_seen_in_the_scrape(followed: Followed) -> None:
         ]
 
     hold(checked)
+    ended = [line for line in lines if re.match(r"trial \d finished ", line["message"])]
+    assert sorted(line["trial"] for line in ended) == [0, 1]
+    assert {line["search"] for line in lines} == {made.search_id}
+    assert all(line["run"].startswith("tiny-trial-") for line in ended)
