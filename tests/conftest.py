@@ -189,6 +189,16 @@ def client(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Client:
 
 
 @pytest.fixture
+def as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told on stderr is lines of JSON."""
+    from raypose.console import JOB, LOG
+
+    monkeypatch.setenv(LOG, "json")
+    monkeypatch.delenv(JOB, raising=False)
+    monkeypatch.delenv("RAYPOSE_QUIET", raising=False)
+
+
+@pytest.fixture
 def shared() -> Path:
     """The folder of real photographs and weights beside the repository."""
     if not SHARED.is_dir():

@@ -11,24 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import run
+from support.commands import read, run
 
 from raypose import console, runtime
 from raypose.cli import main as cli
 from raypose.console import JOB, LOG, about, bar, in_context, status, waiting
 
 KEYS = {"at", "level", "message"}
-
-
-def read(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-
-
-@pytest.fixture
-def as_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(LOG, "json")
-    monkeypatch.delenv(JOB, raising=False)
-    monkeypatch.delenv("RAYPOSE_QUIET", raising=False)
 
 
 def test_plain_lines_are_the_message_alone(

@@ -98,14 +98,14 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     what = "starting Ray" if address == "local" else f"connecting to Ray at {address}"
     how: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
     if address == "local":
+        times = STARTS
         how |= {"num_cpus": config.num_cpus, "include_dashboard": False}
     else:
+        times = 1
         how |= {"runtime_env": _passed_on()}
     try:
         with waiting(what), _whole() as interrupted:
-            started(
-                lambda: ray.init(address=address, **how), times=STARTS if address == "local" else 1
-            )
+            started(lambda: ray.init(address=address, **how), times=times)
     except RayposeError:
         raise
     except Exception as error:  # Ray raises its very base where it does not come up in time
@@ -129,19 +129,18 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
 def started(start: Callable[[], T], *, times: int = STARTS) -> T:
     """Return what starts a node of Ray's, begun anew where a busy machine was too slow for it.
 
-    Ray waits half a minute for each process of a node, whatever it is told. What failed before
-    that would fail again.
+    Ray waits half a minute for a node, whatever it is told. What fails at once would fail again.
     """
-    for left in range(times - 1, -1, -1):
+    for _ in range(times - 1):
         begun = time.monotonic()
         try:
             return start()
         except Exception as error:
-            if not left or time.monotonic() - begun < SLOW_S:
+            if time.monotonic() - begun < SLOW_S:
                 raise
             _end_half_started(error)
             status("Ray did not start in time on this machine: once more …")
-    raise AssertionError
+    return start()
 
 
 def _end_half_started(error: Exception) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,9 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from support.commands import recipe_file
+from support.patience import PATIENCE_S
 from support.pictures import encoded, pack, photo
 
-from raypose import config, serving, storage, training
+from raypose import config, storage, training
 from raypose.cli.main import VERBS, main
 from raypose.config import Config
 from raypose.errors import RegistryError
@@ -218,15 +220,21 @@ def test_stdin_is_a_picture(trained: Config, raypose: str) -> None:
     assert json.loads(done.stdout)["pictures"][0]["picture"] == "-"
 
 
-def test_a_folder_is_served(
-    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_served(trained: Config, raypose: str, tmp_path: Path) -> None:
     """A copy of a release stands where a release does."""
     registry.fetch(registry.resolve(trained.storage, "tiny"), tmp_path / "copy")
-    monkeypatch.chdir(tmp_path)
-    with serving.running(config.override(trained, {"serve.port": 0}), "copy") as endpoint:
-        answer = httpx.post(f"{endpoint.url}/v1/classify", content=encoded(photo()), timeout=60)
-        assert answer.json()["release"] == endpoint.release
+    process = subprocess.Popen(
+        [raypose, "serve", "copy", "serve.port=0", "cluster.num_cpus=4", "--json"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+    )  # fmt: skip
+    assert process.stdout
+    document = json.loads(process.stdout.readline())
+    answer = httpx.post(f"{document['url']}/v1/classify", content=encoded(photo()), timeout=60)
+    assert answer.json()["release"] == document["release"]
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, told
 
 
 def test_a_finished_run_answers_without_ray(trained: Config, raypose: str, tmp_path: Path) -> None:

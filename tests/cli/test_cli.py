@@ -97,6 +97,7 @@ def test_mistakes_get_one_line_and_a_code(
     assert done.returncode == code, done.stderr
     (line,) = told(done.stderr)
     assert message.format(recipe=path) in line
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.own

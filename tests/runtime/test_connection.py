@@ -88,18 +88,14 @@ import os, signal, threading, time
 from support.processes import descendants
 from raypose import config, runtime
 import ray
+from ray._private.services import RAYLET_EXECUTABLE
 
 
 def hold_first():
-    while not (found := [p for p in descendants("") if title(p).endswith("raylet/raylet")]):
+    while not (found := descendants(RAYLET_EXECUTABLE)):
         time.sleep(0.005)
     os.kill(found[0], signal.SIGSTOP)
     held.append(found[0])
-
-
-def title(pid):
-    with open(f"/proc/{pid}/cmdline") as file:
-        return file.read().split("\\0")[0]
 
 
 held = []

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import re
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import ray
+from support.commands import read
 from support.patience import until
 
 from raypose import config, training, tuning
 from raypose.config import Config
-from raypose.console import JOB, LOG
 from raypose.runtime import meters
 from raypose.runtime.meters import METERS, Meters, exported
 from raypose.training import tracking
@@ -25,18 +22,6 @@ from raypose.training.costs import added
 from raypose.tuning import records
 
 Series = dict[str, list[tuple[dict[str, str], float]]]
-
-
-@contextmanager
-def said() -> Iterator[list[dict[str, Any]]]:
-    """Collect the lines of JSON on stderr; they are there when the block has ended."""
-    lines: list[dict[str, Any]] = []
-    with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()) as told:
-        patch.setenv(LOG, "json")
-        patch.delenv(JOB, raising=False)
-        patch.delenv("RAYPOSE_QUIET", raising=False)
-        yield lines
-    lines += [json.loads(line) for line in told.getvalue().splitlines()]
 
 
 def scrape() -> Series:
@@ -92,10 +77,13 @@ def test_nothing_is_told_without_ray(monkeypatch: Any) -> None:
     assert not made._made
 
 
-def test_a_run_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
+@pytest.mark.usefixtures("as_json")
+def test_a_run_is_seen_in_the_scrape(
+    recipe: Config, cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Soon after it: Ray forgets a value that is not told again for twenty seconds."""
-    with said() as lines:
-        result = training.train(recipe)
+    result = training.train(recipe)
+    lines = read(capsys)
     run = {"run": result.run_id}
     last = tracking.read(f"{result.url}/metrics.jsonl")[-1]
 
@@ -126,14 +114,17 @@ def test_a_run_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
     assert {line["run"] for line in lines} == {result.run_id}
 
 
-def test_a_search_is_seen_in_the_scrape(recipe: Config, cluster: None) -> None:
+@pytest.mark.usefixtures("as_json")
+def test_a_search_is_seen_in_the_scrape(
+    recipe: Config, cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = {
         "space": {"optim.learning_rate": {"choice": [1e-3, 1e-4]}}, "num_trials": 2,
         "max_concurrent": 1, "finalists": 0, "grammars": 0, "reduction_factor": 0,
     }  # fmt: skip
     made = config.override(recipe, {"search": settings, "optim.epochs": 1})
-    with said() as lines:
-        result = tuning.search(made)
+    result = tuning.search(made)
+    lines = read(capsys)
     search = {"search": made.search_id}
     state = {"state": "finished", **search}
     taken = added(trial.costs for trial in records.read_trials(result.url).values())

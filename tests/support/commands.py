@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 from raypose import config
@@ -28,6 +31,11 @@ def told(stderr: str) -> list[str]:
     """Return what was said but for what a slow machine was waited for."""
     waited = re.compile(r"(?!\w*Error: ).*( …( +\d+ s)?|: \d+\.\d s)")
     return [line for line in stderr.splitlines() if line.strip() and not waited.fullmatch(line)]
+
+
+def read(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """Return the lines of JSON that were told on stderr since the last look."""
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
 def recipe_file(folder: Path, made: Config) -> str:
