@@ -187,9 +187,14 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
     images, texts = ours.prepared(given).contiguous().cpu(), ours.clip.tokenize(spoken)
 
     def run_ours() -> None:
-        prefetcher = OurPrefetcher(repeat(given, options["steps"]), device)
+        prefetcher, last = OurPrefetcher(repeat(given, options["steps"]), device), None
         while batch := prefetcher.take():
-            ours.train_step(batch, epoch=0, meanwhile=prefetcher.fetch)
+            outcome = ours.take_step(batch, epoch=0, meanwhile=prefetcher.fetch)
+            if last:
+                ours.settle(last)
+            last = outcome
+        if last:
+            ours.settle(last)
 
     works = {
         "ours": run_ours,

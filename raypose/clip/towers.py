@@ -32,7 +32,6 @@ __all__ = [
     "gradient_norm",
     "load_optimizer",
     "optimizer_state",
-    "scale_gradients",
     "share_buffers",
     "unused",
     "whole",
@@ -119,16 +118,6 @@ def gradient_norm(model: nn.Module, *, world_size: int) -> torch.Tensor:
         norms.append(nn.utils.get_total_norm(whole))
     norm: torch.Tensor = torch.stack(norms).norm()
     return norm
-
-
-def scale_gradients(model: nn.Module, factor: float) -> None:
-    """Multiply all gradients by a factor."""
-    gradients = _gradients(model)
-    parts: list[torch.Tensor] = [one for one in gradients if isinstance(one, DTensor)]
-    whole = [one for one in gradients if not isinstance(one, DTensor)]
-    for some in (parts, whole):
-        if some:
-            torch._foreach_mul_(some, factor)
 
 
 def _gradients(model: nn.Module) -> list[torch.Tensor]:

@@ -28,6 +28,7 @@ from raypose.training import checkpoint, heap, optim, sinks, state, tracking
 from raypose.training.context import WorkerContext, collective, gather
 from raypose.training.costs import added
 from raypose.training.fitting import fit
+from raypose.training.outcome import Outcome
 from raypose.training.precision import dtype_of
 from raypose.training.prefetcher import Prefetcher
 from raypose.training.saver import Saver, saving
@@ -110,23 +111,26 @@ def train_epoch(
     prefetcher = Prefetcher(source, context.device)
     began, before, shown, saved = time.monotonic(), progress.seen, 0.0, False
     norms: list[float] = []
+    last: Outcome | None = None
     while True:
-        outcome = trainer.train_step(
+        outcome = trainer.take_step(
             prefetcher.take(), epoch=progress.epoch, meanwhile=prefetcher.fetch
         )
+        # read one step late, when a device has the next one to compute
+        value = _settled(trainer, last, progress, norms)
+        last = outcome
         if outcome is None:
             break
-        value, count = outcome
-        norms.append(trainer.gradient_norm)
         progress.step += 1
-        progress.loss, progress.seen = progress.loss + value * count, progress.seen + count
         now = time.monotonic()
-        if context.rank == 0 and now - shown > PROGRESS_PERIOD_S:
+        if context.rank == 0 and norms and now - shown > PROGRESS_PERIOD_S:
             shown, rate = now, (progress.seen - before) / (now - began)
             _tell_step(trainer, progress.epoch, loss=value, rate=rate)
         every = config.train.checkpoint_steps
         due = every and trainer.step % every == 0
         if saver and (due or (trainer.leaving and not saved)):
+            _settled(trainer, last, progress, norms)
+            last = None
             progress.costs = added([progress.costs, *gather(context, context.costs.taken())])
             state.save(trainer, progress, None, {}, saver=saver)
             saved = trainer.leaving
@@ -145,6 +149,21 @@ def train_epoch(
         "gradient_norm": sum(norms) / max(1, len(norms)),
         "num_bad": sum(gather(context, len(trainer.bad))),
     }
+
+
+def _settled(
+    trainer: Trainer, outcome: Outcome | None, progress: EpochProgress, norms: list[float]
+) -> float:
+    """Wait for a step, if there is one, and count it in; return its loss."""
+    if outcome is None or not outcome.count:
+        return 0.0
+    value = trainer.settle(outcome)
+    norms.append(trainer.gradient_norm)
+    progress.loss, progress.seen = (
+        progress.loss + value * outcome.count,
+        progress.seen + outcome.count,
+    )
+    return value
 
 
 def fit_probe(trainer: Trainer) -> dict[str, Any]:

@@ -22,6 +22,7 @@ __all__ = [
     "clamp_scale",
     "distances",
     "frozen",
+    "guard",
     "learned",
     "schedule",
     "set_learning_rate",
@@ -168,6 +169,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
+def guard(optimizer: torch.optim.Optimizer, *, divisor: torch.Tensor, finite: torch.Tensor) -> None:
+    """Have the next step divide gradients, and leave everything as it is where they are of no use.
+
+    Args:
+        optimizer: a fused one.
+        divisor: a scalar on the device, as is the next.
+        finite: 1.0 where the step is to be taken, else 0.0.
+
+    Source: torch.amp.GradScaler speaks to fused optimisers in this way.
+    """
+    for name, value in (("grad_scale", divisor), ("found_inf", 1 - finite)):
+        setattr(optimizer, name, value)
+
+
 def clamp_scale(model: nn.Module, *, initial: float) -> None:
     """Keep the logarithm of the logit scale at or below max(ln 100, where it started)."""
     scale = model.get_parameter("logit_scale")
@@ -204,17 +219,17 @@ class Ema:
         self.mean = {name: value.detach().clone() for name, value in learned(model).items()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after a step, counted from 1.
+    def update(self, step: int, *, finite: torch.Tensor) -> None:
+        """Take in the weights after a step, counted from 1; nothing, where `finite` is 0.
 
         Source: the warm-up (1 + t) / (10 + t) is TensorFlow's ExponentialMovingAverage.
         """
         if step % self.period:
             return
         past = min(self.decay, (1 + step) / (10 + step)) ** self.period
-        weights = learned(self.model)
-        means = list(self.mean.values())
-        torch._foreach_lerp_(means, [weights[name].detach() for name in self.mean], 1 - past)
+        weights, means = learned(self.model), list(self.mean.values())
+        shares = [(1 - past) * finite] * len(means)
+        torch._foreach_lerp_(means, [weights[name].detach() for name in self.mean], shares)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

@@ -41,8 +41,16 @@ class LossScale:
     factor: float = 2.0**16
     good_steps: int = 0
 
-    def update(self, *, finite: bool) -> None:
-        """Take in whether the gradients of a step were finite."""
+    def update(self, *, finite: bool, factor: float | None = None) -> None:
+        """Take in whether the gradients of a step were finite.
+
+        Args:
+            finite: whether they were.
+            factor: that the step had, where it may be an older one: of the present one it then
+                says nothing.
+        """
+        if factor not in (None, self.factor):
+            return
         self.good_steps = self.good_steps + 1 if finite else 0
         if not finite:
             self.factor /= 2

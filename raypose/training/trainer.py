@@ -23,11 +23,12 @@ from raypose import captions
 from raypose.captions import taxonomy
 from raypose.clip import batch_norm, loss, text, zeroshot
 from raypose.clip.augment import augment, train_size
-from raypose.clip.towers import gradient_norm, scale_gradients
+from raypose.clip.towers import gradient_norm
 from raypose.data import Batch
 from raypose.data.tolerance import check_bad
 from raypose.errors import TrainError
 from raypose.training import optim
+from raypose.training.outcome import Outcome
 from raypose.training.parts import Texts
 from raypose.training.precision import LossScale, dtype_of
 from raypose.training.scorer import Scorer
@@ -107,7 +108,25 @@ class Trainer(Scorer):
         epoch: int,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> tuple[float, int] | None:
-        """Take one optimiser step over all ranks' batches.
+        """Take one optimiser step over all ranks' batches, and wait for it: see `take_step`.
+
+        Returns:
+            Mean loss over all good pictures, and their number; None when all ranks have run out.
+        """
+        outcome = self.take_step(batch, epoch=epoch, meanwhile=meanwhile)
+        return (self.settle(outcome), outcome.count) if outcome else None
+
+    def take_step(
+        self,
+        batch: Batch | None,
+        *,
+        epoch: int,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Outcome | None:
+        """Have one optimiser step over all ranks' batches computed.
+
+        A step whose loss or gradient is not finite updates nothing: the device itself sees to
+        that, so that it need not be waited for. `settle` tells.
 
         Args:
             batch: of this rank; None where it has run out.
@@ -115,12 +134,11 @@ class Trainer(Scorer):
             meanwhile: done while a device computes; not called where nothing is computed.
 
         Returns:
-            Mean loss over all good pictures, and their number; None when all ranks have run out.
+            What to give to `settle`; None when all ranks have run out.
 
         Raises:
             DataError: on all ranks, where too many pictures are bad.
-            TrainError: on all ranks, where the loss or a gradient is not finite, and nothing is
-                updated; where a step does not fit into memory.
+            TrainError: where a step does not fit into memory.
         """
         self.bad.update(batch.bad if batch else {})
         good = batch.good() if batch else None
@@ -131,29 +149,40 @@ class Trainer(Scorer):
             return None
         self._check_bad(int(num_bad))
         if not total:
-            return 0.0, 0
+            return Outcome()
         self.optimizer.zero_grad(set_to_none=True)
         # dropout follows from the step, so that a resumed run draws what it would have drawn
         torch.manual_seed(optim.step_seed(self.config.seed, self.step, self.context.rank))
         with self._fitting():
             value = self._accumulate(good, total=int(total), epoch=epoch)
             norm = gradient_norm(self.clip.model, world_size=self.context.world_size)
-            norm = norm / self.loss_factor
+        figures = torch.stack([value, norm.double() / self.loss_factor])
+        if self.context.world_size > 1:
+            dist.all_reduce(figures)
+            figures /= self.context.world_size
+        ids = batch.ids if batch else []
+        outcome = Outcome(figures, int(total), self.step, epoch, ids, self.loss_factor)
+        self._update(outcome)
         meanwhile()
-        summed, norms = self._sum(*torch.stack([value, norm.double()]).tolist())
-        mean, norm_mean = summed / self.context.world_size, norms / self.context.world_size
-        if math.isfinite(mean) and self._overflown(norm_mean):
-            return mean, int(total)
-        for what, found in (("loss", mean), ("gradient", norm_mean)):
-            if not math.isfinite(found):  # alike on all ranks, and before anything is updated
-                ids = ", ".join(batch.ids[:4]) if batch else "of another worker"
-                raise TrainError(
-                    f"{what} is not finite at step {self.step} of epoch {epoch + 1} (examples "
-                    f"{ids}); nothing was updated; lower optim.learning_rate or set "
-                    "train.precision=fp32"
-                )
-        self._update(norm_mean)
-        return mean, int(total)
+        return outcome
+
+    def settle(self, outcome: Outcome) -> float:
+        """Wait for a step, and return its mean loss; in fp16, an overflow makes the factor smaller.
+
+        Raises:
+            TrainError: on all ranks, where the loss or a gradient is not finite.
+        """
+        if not outcome.count:
+            return 0.0
+        mean, norm = outcome.read()
+        finite = math.isfinite(norm)
+        if not math.isfinite(mean) or not (finite or outcome.factor > 1):
+            raise outcome.refused()
+        if finite:
+            self.gradient_norm = norm
+        if self.loss_scale is not None:
+            self.loss_scale.update(finite=finite, factor=outcome.factor)
+        return mean
 
     def loss(
         self, batch: Batch | None, *, total: int, epoch: int, texts: torch.Tensor | None = None
@@ -260,30 +289,21 @@ class Trainer(Scorer):
             return None
         return Texts(self._caption_features(self._captions()))
 
-    def _overflown(self, norm: float) -> bool:
-        """Pass over a step whose gradients fp16 could not hold; the next has a smaller factor."""
-        if self.loss_scale is None or self.loss_scale.factor <= 1:
-            return False
-        finite = math.isfinite(norm)
-        if not finite:
-            self.step += 1
-            self.loss_scale.update(finite=False)
-        return not finite
+    def _update(self, outcome: Outcome) -> None:
+        """Have the optimiser take its step, and the mean its own, where the figures are finite.
 
-    def _update(self, norm: float) -> None:
-        self.gradient_norm = norm
-        limit = self.config.optim.clip_norm
-        scale = limit / (norm + 1e-6) if norm > limit else 1.0
-        if scale != self.loss_factor:
-            scale_gradients(self.clip.model, scale / self.loss_factor)
-        if self.loss_scale is not None:
-            self.loss_scale.update(finite=True)
+        The optimiser divides gradients by what fp16 needed, and clips them, on its way over them.
+        """
+        assert outcome.figures is not None
+        finite, norm = outcome.finite(), outcome.figures[1].float()
+        clipped = ((norm + 1e-6) / self.config.optim.clip_norm).clamp(min=1)
+        optim.guard(self.optimizer, divisor=clipped * outcome.factor, finite=finite)
         optim.set_learning_rate(self.optimizer, self.learning_rate)
         self.optimizer.step()
         optim.clamp_scale(self.clip.model, initial=self.initial_scale)
         self.step += 1
         if self.ema is not None:
-            self.ema.update(self.step)
+            self.ema.update(self.step, finite=finite)
 
     def _caption(self, card: taxonomy.Card, key: str = "") -> str:
         return captions.sample(self.grammar, card, seed=self.config.seed, step=self.step, key=key)

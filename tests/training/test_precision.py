@@ -60,6 +60,18 @@ def test_a_step_that_overflows_is_passed_over_on_all_ranks(tmp_path: Path, worke
     assert len({end for *_, end in found}) == 1
 
 
+def test_two_steps_that_overflow_at_once_make_the_factor_smaller_once(tmp_path: Path) -> None:
+    """The second is taken before the first is read, and so by the same factor."""
+    trainer = prepared(str(tmp_path), **{"train.precision": "fp16"})
+    assert trainer.loss_scale is not None
+    trainer.loss_scale.factor = 2.0**60
+    taken = [trainer.take_step(given, epoch=0) for given in BATCHES[:2]]
+    for outcome in taken:
+        assert outcome is not None
+        trainer.settle(outcome)
+    assert trainer.loss_scale.factor == 2.0**59
+
+
 def test_what_no_factor_mends_is_refused(tmp_path: Path) -> None:
     trainer = prepared(str(tmp_path), **{"train.precision": "fp16"})
     assert trainer.loss_scale is not None

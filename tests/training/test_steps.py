@@ -24,6 +24,7 @@ from raypose.data import Batch
 from raypose.errors import ConfigError, TrainError
 from raypose.evaluation import fewshot
 from raypose.training import checkpoint, finish, loop, optim
+from raypose.training.saver import saving
 from raypose.training.state import EpochProgress
 from raypose.training.trainer import Trainer
 
@@ -168,7 +169,8 @@ def test_captions_are_encoded_once_for_all_parts(changes: dict[str, Any]) -> Non
         trainer.optimizer.step = lambda: None
         trainer.train_step(batch([0, 1, 2, 3, 4, 5, 6, 7]), epoch=0)
         named = trainer.clip.model.named_parameters()
-        gradients.append({name: p.grad for name, p in named if p.grad is not None})
+        length = trainer.gradient_norm
+        gradients.append({name: p.grad / length for name, p in named if p.grad is not None})
         calls.append(count[0])
     assert calls[0] == calls[1] > 0
     assert gradients[0].keys() == gradients[1].keys()
@@ -218,6 +220,81 @@ def test_a_gradient_that_is_not_finite_updates_nothing(monkeypatch: pytest.Monke
         assert torch.equal(value, before[name]), name
     for name, value in trainer.ema.mean.items():
         assert torch.equal(value, mean[name]), name
+
+
+def test_a_step_is_told_of_once_the_next_is_under_way() -> None:
+    """What is not finite updates nothing, before anyone has read that; the next step may."""
+    trainer = prepare({**PLAIN}, num_rows=80)
+    trainer.train_step(batch([0, 1]), epoch=0)
+    hook = trainer.clip.model.visual.proj.register_hook(lambda gradient: gradient * math.inf)
+    before = full(trainer.clip.model.state_dict())
+    assert trainer.ema is not None
+    mean = {name: value.clone() for name, value in trainer.ema.mean.items()}
+    broken = trainer.take_step(batch([2, 3]), epoch=0)
+    assert broken is not None
+    for kept, now in ((before, full(trainer.clip.model.state_dict())), (mean, trainer.ema.mean)):
+        for name, value in now.items():
+            assert torch.equal(value, kept[name]), name
+    hook.remove()
+    whole = trainer.take_step(batch([4, 5]), epoch=0)
+    assert whole is not None
+    assert not torch.equal(before["visual.proj"], trainer.clip.model.visual.proj)
+    with pytest.raises(TrainError, match=r"gradient .* step 1 of epoch 1 .*picture-2, picture-3"):
+        trainer.settle(broken)
+    assert math.isfinite(trainer.settle(whole))
+
+
+def test_gradients_are_clipped_by_their_norm() -> None:
+    """By AdamW without its moments, of which the first step keeps signs alone: by their sizes."""
+    moments = []
+    for limit in (1e9, 0.25):
+        trainer = prepare({**PLAIN, "optim.clip_norm": limit})
+        trainer.train_step(batch([0, 1, 2, 3]), epoch=0)
+        state = trainer.optimizer.state[trainer.clip.model.visual.proj]
+        moments.append(state["exp_avg"] / (1 - trainer.config.optim.betas[0]))
+    assert trainer.gradient_norm > 0.25
+    scale = 0.25 / trainer.gradient_norm
+    torch.testing.assert_close(moments[1], moments[0] * scale, rtol=1e-4, atol=1e-8)
+
+
+def test_an_epoch_reads_of_a_step_one_step_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [batch([2 * k, 2 * k + 1]) for k in range(3)]
+    trainer = prepare({**PLAIN})
+    trainer.context.given = given  # type: ignore[attr-defined]
+    order: list[str] = []
+    take, settle = trainer.take_step, trainer.settle
+
+    def taking(*args: Any, **more: Any) -> Any:
+        order.append(f"take {trainer.step}")
+        return take(*args, **more)
+
+    def settling(outcome: Any) -> float:
+        order.append(f"settle {outcome.step}")
+        return settle(outcome)
+
+    monkeypatch.setattr(trainer, "take_step", taking)
+    monkeypatch.setattr(trainer, "settle", settling)
+    progress = EpochProgress()
+    loop.train_epoch(trainer, progress)
+    assert order == ["take 0", "take 1", "settle 0", "take 2", "settle 1", "take 3", "settle 2"]
+    assert (progress.step, progress.seen) == (3, 6)
+
+
+def test_no_checkpoint_is_written_after_a_step_that_is_not_finite(tmp_path: Path) -> None:
+    """Though the step is read late, what it left behind is not saved before."""
+    config = recipe(**PLAIN, **{"train.checkpoint_steps": 1})
+    context = InMemory([batch([2 * k, 2 * k + 1]) for k in range(3)])
+    trainer, progress = loop.prepare(config, context, run_url=str(tmp_path), num_rows=6)
+    tower = trainer.clip.model.visual.proj
+    tower.register_hook(lambda gradient: gradient * (math.inf if trainer.step == 1 else 1))
+    with (
+        pytest.raises(TrainError, match="gradient is not finite at step 1"),
+        saving(context, str(tmp_path)) as saver,
+    ):
+        loop.train_epoch(trainer, progress, saver)
+    last = checkpoint.latest(str(tmp_path))
+    assert last is not None
+    assert last.step == 1
 
 
 def test_weights_that_are_not_finite_end_validation() -> None:
