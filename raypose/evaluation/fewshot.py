@@ -32,7 +32,7 @@ from raypose.evaluation.supports import (
     read_pictures,
     take,
 )
-from raypose.training import loop, state
+from raypose.training import epochs, loop, state
 from raypose.training.scorer import Scorer
 
 __all__ = ["METHODS", "rate", "run"]
@@ -177,14 +177,14 @@ class _Study:
         if method == "probe":
             return self._probe(rows)
         per_epoch = math.ceil(len(rows) / self.config.optim.batch_size)
-        epochs = max(1, round(num_steps / per_epoch))
+        num_epochs = max(1, round(num_steps / per_epoch))
         changes = {"optim.method": method, "optim.learning_rate": rate(self.config, method)}
-        config = override(self.config, {**changes, "optim.epochs": epochs})
+        config = override(self.config, {**changes, "optim.epochs": num_epochs})
         sets = {"train": take(self.pool, rows), "val": self.test}
         held = SupportContext(sets, config.seed + draw, self.scorer.context.device)
         trainer, _ = loop.prepare(config, held, run_url=self.nowhere, num_rows=len(rows))
-        for epoch in range(epochs):
-            loop.train_epoch(trainer, state.EpochProgress(epoch))
+        for epoch in range(num_epochs):
+            epochs.train(trainer, state.EpochProgress(epoch))
         with trainer.averaged():
             found = trainer.validate()
         return {key: found[key] for key in ("val_top1", "val_balanced_accuracy")}

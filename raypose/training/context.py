@@ -15,7 +15,15 @@ from raypose.data.order import Part
 from raypose.errors import RayposeError
 from raypose.training.costs import Costs
 
-__all__ = ["LocalContext", "Report", "WorkerContext", "collective", "gather", "read_batches"]
+__all__ = [
+    "LocalContext",
+    "Report",
+    "WorkerContext",
+    "collective",
+    "gather",
+    "note",
+    "read_batches",
+]
 
 T = TypeVar("T")
 Report = Callable[[dict[str, Any]], None]
@@ -74,6 +82,12 @@ class LocalContext:
     def leaving(self) -> bool:
         """Never: nobody tells."""
         return False
+
+
+def note(context: WorkerContext, text: str) -> None:
+    """Say something to the person who waits; called on any ranks, said by the first."""
+    if context.rank == 0:
+        context.progress({"kind": "note", "text": text})
 
 
 def gather(context: WorkerContext, item: T) -> list[T]:

@@ -21,7 +21,7 @@ from raypose.clip import batch_norm, model, tokens, zeroshot
 from raypose.clip.towers import Towers, share_buffers
 from raypose.config import Config, override
 from raypose.training import checkpoint, optim
-from raypose.training.context import WorkerContext, gather
+from raypose.training.context import WorkerContext, gather, note
 from raypose.training.costs import COSTS, added
 from raypose.training.scorer import Scorer, val_figures
 
@@ -80,7 +80,7 @@ def finish(config: Config, context: WorkerContext, *, run_url: str) -> None:
         scale = f"logit scale {outcome['logit_scale']:.1f} where training ended at {trained:.1f}"
         if "calibration" in outcome:
             scale = f"{scale} ({outcome['calibration']})"
-        context.progress({"kind": "note", "text": f"{text}, {scale}"})
+        note(context, f"{text}, {scale}")
 
 
 def mixed(

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raypose.clip.augment import copy_size
 from raypose.config import override
 from raypose.data import Batch
-from raypose.training.context import gather
+from raypose.training.context import gather, note
 from raypose.training.trainer import Trainer, is_full_memory
 
 __all__ = ["fit"]
@@ -38,13 +38,12 @@ def fit(trainer: Trainer) -> None:
     if count == asked:
         return
     trainer.config = override(trainer.config, {"optim.accumulate": count})
-    if trainer.context.rank == 0:
-        size = trainer.local_batch_size
-        text = (
-            f"a step of {size} pictures does not fit into the memory of {trainer.context.device}: "
-            f"it is taken in {count} parts (optim.accumulate={count})"
-        )
-        trainer.context.progress({"kind": "note", "text": text})
+    size = trainer.local_batch_size
+    note(
+        trainer.context,
+        f"a step of {size} pictures does not fit into the memory of {trainer.context.device}: it "
+        f"is taken in {count} parts (optim.accumulate={count})",
+    )
 
 
 def _fits(trainer: Trainer, count: int) -> bool:

@@ -13,32 +13,27 @@ import time
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from raypose import captions, storage
 from raypose.captions import taxonomy
 from raypose.captions.nodes import Node
-from raypose.clip import depthwise, lora, model, probe, tokens
+from raypose.clip import depthwise, lora, model, tokens
 from raypose.clip.augment import train_size
 from raypose.clip.text import TextCache
 from raypose.clip.towers import Towers, share_buffers, unused, wrap
 from raypose.config import Config, override
-from raypose.errors import ConfigError, DataError
-from raypose.training import checkpoint, heap, optim, sinks, state, tracking
-from raypose.training.context import WorkerContext, collective, gather
+from raypose.errors import ConfigError
+from raypose.training import checkpoint, epochs, heap, optim, sinks, state, tracking
+from raypose.training.context import WorkerContext, collective, gather, note
 from raypose.training.costs import added
 from raypose.training.fitting import fit
-from raypose.training.outcome import Outcome
 from raypose.training.precision import dtype_of
-from raypose.training.prefetcher import Prefetcher
 from raypose.training.saver import Saver, saving
 from raypose.training.state import EpochProgress
 from raypose.training.tracking import Tracker
 from raypose.training.trainer import Trainer
 
-__all__ = ["fit_probe", "prepare", "train_epoch", "train_worker"]
-
-PROGRESS_PERIOD_S = 0.5
+__all__ = ["prepare", "train_worker"]
 
 
 def train_worker(
@@ -78,116 +73,12 @@ def train_worker(
         tracker = Tracker(place, resume_epoch=progress.epoch + 1, also=also)
         if config.optim.method == "probe":
             if progress.epoch == 0:
-                _end_epoch(trainer, tracker, {"epoch": 1, **fit_probe(trainer)}, saver)
+                _end_epoch(trainer, tracker, {"epoch": 1, **epochs.fit_probe(trainer)}, saver)
             return
         while progress.epoch < config.optim.epochs and not _stalled(tracker, config):
-            values = {"epoch": progress.epoch + 1, **train_epoch(trainer, progress, saver)}
+            values = {"epoch": progress.epoch + 1, **epochs.train(trainer, progress, saver)}
             _end_epoch(trainer, tracker, values, saver)
             progress = EpochProgress(epoch=progress.epoch + 1)
-
-
-def train_epoch(
-    trainer: Trainer, progress: EpochProgress, saver: Saver | None = None
-) -> dict[str, Any]:
-    """Go through the training set once, or through what is left of an epoch.
-
-    Args:
-        trainer: the worker's state.
-        progress: where the epoch stands; moved on.
-        saver: writes checkpoints within the epoch, if the recipe asks for them.
-
-    Returns:
-        train_loss (nats), images_per_s over all workers, data_wait (share of the time in 0..1 that
-        this worker waited for pictures), train_s, the learning_rate that comes next, the mean
-        gradient_norm before clipping, and num_bad pictures.
-    """
-    context, config = trainer.context, trainer.config
-    trainer.set_training()
-    trainer.bad.clear()
-    trainer.bad.update(progress.bad if context.rank == 0 else {})
-    source = context.batches(
-        "train", batch_size=trainer.local_batch_size, epoch=progress.epoch, start=progress.step
-    )
-    prefetcher = Prefetcher(source, context.device)
-    began, before, shown, saved = time.monotonic(), progress.seen, 0.0, False
-    norms: list[float] = []
-    last: Outcome | None = None
-    while True:
-        outcome = trainer.take_step(
-            prefetcher.take(), epoch=progress.epoch, meanwhile=prefetcher.fetch
-        )
-        # read one step late, when a device has the next one to compute
-        value = _settled(trainer, last, progress, norms)
-        last = outcome
-        if outcome is None:
-            break
-        progress.step += 1
-        now = time.monotonic()
-        if context.rank == 0 and norms and now - shown > PROGRESS_PERIOD_S:
-            shown, rate = now, (progress.seen - before) / (now - began)
-            _tell_step(trainer, progress.epoch, loss=value, rate=rate)
-        every = config.train.checkpoint_steps
-        due = every and trainer.step % every == 0
-        if saver and (due or (trainer.leaving and not saved)):
-            _settled(trainer, last, progress, norms)
-            last = None
-            progress.costs = added([progress.costs, *gather(context, context.costs.taken())])
-            state.save(trainer, progress, None, {}, saver=saver)
-            saved = trainer.leaving
-            if saved:
-                _settle(trainer, saver)
-    if progress.seen == 0:
-        raise DataError(f"{config.data.train}: holds no good picture")
-    spent = time.monotonic() - began
-    return {
-        **progress.costs,
-        "train_loss": progress.loss / progress.seen,
-        "images_per_s": (progress.seen - before) / spent,
-        "data_wait": prefetcher.waited / spent,
-        "train_s": spent,
-        "learning_rate": trainer.learning_rate,
-        "gradient_norm": sum(norms) / max(1, len(norms)),
-        "num_bad": sum(gather(context, len(trainer.bad))),
-    }
-
-
-def _settled(
-    trainer: Trainer, outcome: Outcome | None, progress: EpochProgress, norms: list[float]
-) -> float:
-    """Wait for a step, if there is one, and count it in; return its loss."""
-    if outcome is None or not outcome.count:
-        return 0.0
-    value = trainer.settle(outcome)
-    norms.append(trainer.gradient_norm)
-    progress.loss, progress.seen = (
-        progress.loss + value * outcome.count,
-        progress.seen + outcome.count,
-    )
-    return value
-
-
-def fit_probe(trainer: Trainer) -> dict[str, Any]:
-    """Fit a head to the training pictures' features; every rank fits the same.
-
-    Returns:
-        train_loss (nats), images_per_s, num_bad, and the penalty.
-    """
-    began = time.monotonic()
-    start = trainer.classifier().cpu()
-    features, targets = trainer.embedded("train")
-    if not len(features):
-        raise DataError(f"{trainer.config.data.train}: holds no good picture")
-    scale = trainer.clip.model.logit_scale.exp().item()
-    asked = trainer.config.optim.probe_penalty
-    head, penalty = probe.fit_best(features, targets, start, logit_scale=scale, penalty=asked)
-    trainer.head = head
-    logits = scale * features @ head.T
-    return {
-        "train_loss": float(F.cross_entropy(logits, targets)),
-        "images_per_s": len(features) / (time.monotonic() - began),
-        "num_bad": sum(gather(trainer.context, len(trainer.bad))),
-        "penalty": penalty,
-    }
 
 
 def prepare(
@@ -307,24 +198,7 @@ def _tell_rounding(trainer: Trainer) -> None:
     taken = trainer.local_batch_size * context.world_size
     if taken != asked:
         text = f"{taken} pictures a step: optim.batch_size={asked} on {context.world_size} workers"
-        _note(context, text)
-
-
-def _tell_step(trainer: Trainer, epoch: int, *, loss: float, rate: float) -> None:
-    event = {"kind": "step", "epoch": epoch, "step": trainer.step}
-    more = {"num_steps": trainer.num_steps, "loss": loss, "images_per_s": rate}
-    trainer.context.progress({**event, **more})
-
-
-def _settle(trainer: Trainer, saver: Saver) -> None:
-    """Wait for the checkpoint that is made because a node goes, and say so."""
-    saver.wait()
-    _note(trainer.context, f"a node is about to go: checkpoint at step {trainer.step}")
-
-
-def _note(context: WorkerContext, text: str) -> None:
-    if context.rank == 0:
-        context.progress({"kind": "note", "text": text})
+        note(context, text)
 
 
 def _end_epoch(trainer: Trainer, tracker: Tracker, values: dict[str, Any], saver: Saver) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from raypose.clip import lora
 from raypose.clip.towers import assign, load_optimizer, optimizer_state
 from raypose.training import checkpoint, optim
+from raypose.training.context import note
 from raypose.training.precision import LossScale
 from raypose.training.saver import Saver
 from raypose.training.trainer import Trainer
@@ -118,9 +119,7 @@ def progress_of(trainer: Trainer, last: checkpoint.Checkpoint) -> EpochProgress:
     step = last.epoch_step
     if changed or now != last.batch_size:
         step = round(last.epoch_step * last.batch_size / now)
-        if context.rank == 0:
-            text = _what_changed(trainer, last, batch_size=now)
-            context.progress({"kind": "note", "text": text})
+        note(context, _what_changed(trainer, last, batch_size=now))
     return EpochProgress(last.epoch, step, last.seen, last.loss, dict(last.bad), last.costs)
 
 

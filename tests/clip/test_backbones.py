@@ -18,6 +18,7 @@ from raypose.clip import model
 from raypose.errors import ConfigError
 from raypose.releases.predictor import Predictor, write_release
 from raypose.training import checkpoint, finish, loop, saver
+from raypose.training.epochs import train
 
 TEXT = TINY["text_cfg"]
 VISION = TINY["vision_cfg"]
@@ -108,7 +109,7 @@ def run(form: dict[str, Any], url: str, epochs: int) -> None:
     trainer, progress = loop.prepare(made, context, run_url=url, num_rows=4 * context.world_size)
     with saver.saving(context, url) as writer:
         for epoch in range(progress.epoch, epochs):
-            values = loop.train_epoch(trainer, progress)
+            values = train(trainer, progress)
             tracker = loop.Tracker(f"{url}/metrics.jsonl", resume_epoch=epoch + 1)
             loop._end_epoch(trainer, tracker, {"epoch": epoch + 1, **values}, writer)
             progress = loop.EpochProgress(epoch=epoch + 1)

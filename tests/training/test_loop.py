@@ -16,7 +16,7 @@ from raypose.clip import model
 from raypose.config import Config
 from raypose.data import Batch
 from raypose.errors import CaptionError, ConfigError, DataError, TrainError
-from raypose.training import checkpoint, finish, loop, tracking
+from raypose.training import checkpoint, epochs, finish, loop, tracking
 from raypose.training.prefetcher import Prefetcher
 from raypose.training.state import EpochProgress
 from raypose.training.trainer import Trainer
@@ -120,7 +120,7 @@ def epoch_of_unequal_shares(config: Config) -> tuple[int, int, torch.Tensor]:
     shares = [[batch([0, 1]), batch([2, 3]), batch([4, 5, 6])], [batch([7])]]
     context = InMemory([])
     trainer = prepare(config, shares[context.rank])
-    values = loop.train_epoch(trainer, EpochProgress())
+    values = epochs.train(trainer, EpochProgress())
     assert math.isfinite(values["train_loss"])
     return trainer.step, values["num_bad"], trainer.clip.model.visual.conv1.weight.detach()
 
@@ -431,9 +431,9 @@ def test_training_learns_and_validation_sees_it(tmp_path: Path) -> None:
            "data.val": "memory", "captions.preset": "name"}
     )  # fmt: skip
     trainer = prepare(config, given, num_rows=24)
-    first = loop.train_epoch(trainer, EpochProgress())["train_loss"]
+    first = epochs.train(trainer, EpochProgress())["train_loss"]
     for epoch in range(1, 80):
-        last = loop.train_epoch(trainer, EpochProgress(epoch))["train_loss"]
+        last = epochs.train(trainer, EpochProgress(epoch))["train_loss"]
     assert last < 0.5 * first
     assert trainer.validate()["val_top1"] > 0.8
 
@@ -457,7 +457,7 @@ def test_bf16_trains_fp32_weights() -> None:
 def test_a_batch_larger_than_the_set_still_steps() -> None:
     trainer = prepare(recipe(**{"optim.batch_size": 512}), [batch([0, 1, 2])], num_rows=3)
     assert trainer.num_steps == 1
-    loop.train_epoch(trainer, EpochProgress())
+    epochs.train(trainer, EpochProgress())
     assert trainer.step == 1
 
 
@@ -478,7 +478,7 @@ def test_first_blocks_stay_as_they_are_with_their_statistics() -> None:
     config = recipe(**{"model.architectures": tower, "optim.frozen_blocks": 3})
     trainer = prepare(config, [batch(list(range(8)))])
     before = {name: value.clone() for name, value in trainer.clip.model.state_dict().items()}
-    loop.train_epoch(trainer, EpochProgress())
+    epochs.train(trainer, EpochProgress())
     after = trainer.clip.model.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     first = ("visual.trunk.conv_stem", "visual.trunk.bn1", "visual.trunk.blocks.0.",

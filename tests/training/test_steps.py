@@ -23,7 +23,7 @@ from raypose.config import Config
 from raypose.data import Batch
 from raypose.errors import ConfigError, TrainError
 from raypose.evaluation import fewshot
-from raypose.training import checkpoint, finish, loop, optim
+from raypose.training import checkpoint, epochs, finish, loop, optim
 from raypose.training.saver import saving
 from raypose.training.state import EpochProgress
 from raypose.training.trainer import Trainer
@@ -196,7 +196,7 @@ def ranks_with_unequal_shares() -> dict[str, torch.Tensor]:
     config = recipe(**NORMAL, **PLAIN)
     context.given = shares[context.rank]
     trainer, _ = loop.prepare(config, context, run_url="/nowhere", num_rows=9)
-    loop.train_epoch(trainer, EpochProgress())
+    epochs.train(trainer, EpochProgress())
     share_buffers(trainer.clip.model, world_size=context.world_size)
     return {name: value.clone() for name, value in trainer.clip.model.named_buffers()}
 
@@ -275,7 +275,7 @@ def test_an_epoch_reads_of_a_step_one_step_late(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(trainer, "take_step", taking)
     monkeypatch.setattr(trainer, "settle", settling)
     progress = EpochProgress()
-    loop.train_epoch(trainer, progress)
+    epochs.train(trainer, progress)
     assert order == ["take 0", "take 1", "settle 0", "take 2", "settle 1", "take 3", "settle 2"]
     assert (progress.step, progress.seen) == (3, 6)
 
@@ -291,7 +291,7 @@ def test_no_checkpoint_is_written_after_a_step_that_is_not_finite(tmp_path: Path
         pytest.raises(TrainError, match="gradient is not finite at step 1"),
         saving(context, str(tmp_path)) as saver,
     ):
-        loop.train_epoch(trainer, progress, saver)
+        epochs.train(trainer, progress, saver)
     last = checkpoint.latest(str(tmp_path))
     assert last is not None
     assert last.step == 1
