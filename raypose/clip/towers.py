@@ -6,7 +6,8 @@ their gradients are averaged here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from raypose.config import TrainConfig
 
 __all__ = [
     "Towers",
+    "are_finite",
     "assign",
     "gradient_norm",
     "load_optimizer",
@@ -118,6 +120,13 @@ def gradient_norm(model: nn.Module, *, world_size: int) -> torch.Tensor:
         norms.append(nn.utils.get_total_norm(whole))
     norm: torch.Tensor = torch.stack(norms).norm()
     return norm
+
+
+def are_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Tell whether all values of tensors are, of their parts here where they lie in parts."""
+    parts = [one.to_local() if isinstance(one, DTensor) else one for one in tensors]
+    largest = torch._foreach_norm([part.detach() for part in parts if part.numel()], math.inf)
+    return not largest or bool(torch.stack([one.float() for one in largest]).isfinite().all())
 
 
 def _gradients(model: nn.Module) -> list[torch.Tensor]:

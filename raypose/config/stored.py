@@ -64,7 +64,7 @@ def parse_stored(
         return TypeAdapter(form).validate_json(content)
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part)[:40] for part in first["loc"])
         reason = f"{key}: {first['msg']}" if key else first["msg"]
         short = " ".join(reason.split())[:120]
         raise error(f"{url}: not {what} ({short}); {mend}") from None

@@ -6,6 +6,7 @@ cannot be read at all is the storage's own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import Field
@@ -24,6 +25,9 @@ __all__ = [
     "Manifest",
     "Number",
     "Settings",
+    "check_file",
+    "content",
+    "content_of",
     "parse",
     "read",
 ]
@@ -35,6 +39,7 @@ VERSION_PATTERN = r"^v(\d+)-[0-9a-f]{8}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Version = Annotated[str, Field(pattern=VERSION_PATTERN)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+File = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f]+$")]
 
 
 Form = TypeVar("Form", bound=Stored)
@@ -46,12 +51,17 @@ class Manifest(Stored):
     format: Literal["raypose-release/1"] = FORMAT
     name: Name
     version: Version
-    files: dict[str, Digest]
+    files: Annotated[dict[File, Digest], Field(min_length=1)]
     """Path within the release → digest in hex."""
     at: str = ""
     """When it was published, in ISO 8601."""
     by: str = ""
     """Who published it."""
+
+    @property
+    def content(self) -> str:
+        """The end of the version of what holds these files."""
+        return content_of(self.files)
 
 
 class Alias(Stored):
@@ -113,6 +123,33 @@ class Settings(Stored):
     name: Name
 
 
+def content_of(files: Mapping[str, str]) -> str:
+    """Return eight digits of a hash of file names and digests."""
+    return storage.sha256("\n".join(f"{k} {v}" for k, v in files.items()).encode())[:8]
+
+
+def check_file(url: str) -> None:
+    """Refuse what is there and no file: a pipe would be waited for without end.
+
+    Raises:
+        RegistryError: where it is so.
+    """
+    if not storage.is_s3(url) and storage.exists(url) and not storage.is_file(url):
+        raise RegistryError(f"{url}: is no file; delete it")
+
+
+def content(url: str) -> bytes:
+    """Return a file of a release.
+
+    Raises:
+        RegistryError: where it is none.
+        NotFoundError: where it is absent.
+        StorageError: where it cannot be read.
+    """
+    check_file(url)
+    return storage.read_bytes(url)
+
+
 def read(form: type[Form], url: str, *, mend: str) -> Form:
     """Read a document of a release.
 
@@ -121,7 +158,7 @@ def read(form: type[Form], url: str, *, mend: str) -> Form:
         NotFoundError: where it is absent.
         StorageError: where it cannot be read.
     """
-    return parse(form, storage.read_bytes(url), url, mend=mend)
+    return parse(form, content(url), url, mend=mend)
 
 
 def parse(form: type[Form], content: bytes, url: str, *, mend: str) -> Form:

@@ -35,6 +35,8 @@ __all__ = [
     "described",
     "fetch",
     "followed",
+    "formed",
+    "manifest_of",
     "names",
     "overview",
     "pointed",
@@ -87,12 +89,17 @@ def names(root: str) -> list[str]:
 
 
 def overview(root: str) -> list[dict[str, Any]]:
-    """Return every complete release with the aliases that point at it."""
+    """Return every complete release with the aliases that point at it; say which are damaged."""
     rows = []
     for name in names(root):
         folder = storage.join(root, "releases", name, "aliases")
-        aliases = [file.removesuffix(".json") for file in storage.list_files(folder)]
-        targets = {alias: _read_alias(root, name, alias)[0] for alias in aliases}
+        targets: dict[str, Alias | None] = {}
+        for file in storage.list_files(folder):
+            alias = file.removesuffix(".json")
+            try:
+                targets[alias], _ = _read_alias(root, name, alias)
+            except RegistryError as error:
+                status(f"left out: {error}")
         for version in _versions(root, name):
             there = [alias for alias, to in targets.items() if to and to.version == version]
             rows.append({"release": str(_release(root, name, version)), "aliases": there})
@@ -135,7 +142,7 @@ def publish(root: str, name: str, folder: Path) -> Release:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
-    content = storage.sha256("\n".join(f"{k} {v}" for k, v in files.items()).encode())[:8]
+    content = documents.content_of(files)
     for version in _versions(root, name):
         if version.endswith(content):
             return _release(root, name, version)
@@ -192,7 +199,7 @@ def resolve(root: str, reference: str | Path) -> Release:
     text = str(reference)
     if _is_place(text):
         return _at(text)
-    name, separator, rest = re.match(r"([^:@]*)([:@]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    name, separator, rest = _parts(text)
     named = bool(re.fullmatch(NAME_PATTERN, name))
     versions = _versions(root, name) if named and root else []
     if not versions:
@@ -218,6 +225,21 @@ def resolve(root: str, reference: str | Path) -> Release:
             f"{', '.join(versions)}"
         )
     return _release(root, name, target.version)
+
+
+def formed(reference: str) -> str:
+    """Return a reference as it is read anywhere: that of a folder here by its whole path.
+
+    Raises:
+        RegistryError: where it is of no form that a reference has.
+    """
+    if _is_place(reference):
+        return storage.absolute(reference)
+    name, separator, rest = _parts(reference)
+    wanted = {"": "", "@": NAME_PATTERN, ":": r"v\d+(-[0-9a-f]{8})?"}[separator]
+    if not (re.fullmatch(NAME_PATTERN, name) and re.fullmatch(wanted, rest)):
+        raise RegistryError(f'"{reference}": no reference of a release; {FORMS}')
+    return reference
 
 
 def through(reference: str, alias: str) -> str:
@@ -277,6 +299,9 @@ def rollback(root: str, name: str, *, alias: str = PRODUCTION) -> Release:
     """
     if _is_place(name):
         raise RegistryError(f"{name}: a place has no aliases; give the name of what was published")
+    if not re.fullmatch(NAME_PATTERN, name):
+        bare = re.split("[:@]", name, maxsplit=1)[0] or "NAME"
+        raise RegistryError(f"{name}: an alias is rolled back; give {bare}, and alias=ALIAS")
     now = resolve(root, f"{name}@{alias}")
     target, tag = _read_alias(root, name, alias)
     if target is None or target.previous is None:
@@ -287,6 +312,28 @@ def rollback(root: str, name: str, *, alias: str = PRODUCTION) -> Release:
     release = resolve(root, f"{name}:{target.previous}")
     _write_alias(root, release, alias, previous=now.version, instead_of=tag)
     return release
+
+
+def manifest_of(release: Release) -> tuple[Manifest, bytes]:
+    """Return a release's manifest, and its bytes.
+
+    Raises:
+        RegistryError: where it is damaged, or another's: a version is a hash of its files.
+        NotFoundError: where it is absent.
+    """
+    place = storage.join(release.url, MANIFEST)
+    content = documents.content(place)
+    found = documents.parse(Manifest, content, place, mend=REPUBLISH)
+    if (found.name, found.version) != (release.name, release.version):
+        raise RegistryError(
+            f"{release}: its {MANIFEST} is that of {found.name}:{found.version}; {REPUBLISH}"
+        )
+    if not found.version.endswith(f"-{found.content}"):
+        raise RegistryError(
+            f"{release}: the files in its {MANIFEST} are not those that it was named after; "
+            f"{REPUBLISH}"
+        )
+    return found, content
 
 
 def fetch(release: Release, folder: Path) -> Path:
@@ -301,19 +348,26 @@ def fetch(release: Release, folder: Path) -> Path:
             content = storage.read_bytes(storage.join(release.url, file))
             storage.write_bytes(str(folder / file), content)
         return folder
-    manifest = documents.read(Manifest, place, mend=REPUBLISH)
+    manifest, written = manifest_of(release)
     # weights last: what lacks a small file is refused before gigabytes are copied
     for file in sorted(manifest.files, key=lambda name: name.endswith(".safetensors")):
         target = folder / file
         if not target.resolve().is_relative_to(folder.resolve()):
             raise RegistryError(f"{release}: {file} points out of the release")
-        content = storage.read_bytes(storage.join(release.url, file))
+        content = documents.content(storage.join(release.url, file))
         if storage.sha256(content) != manifest.files[file]:
             raise RegistryError(f"{release}: {file} is not what was published; {REPUBLISH}")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    storage.write_bytes(str(folder / MANIFEST), storage.read_bytes(place))
+    storage.write_bytes(str(folder / MANIFEST), written)
     return folder
+
+
+def _parts(reference: str) -> tuple[str, str, str]:
+    """Return a reference's name, what separates it from the rest, and that."""
+    found = re.match(r"([^:@]*)([:@]?)(.*)", reference, re.DOTALL)
+    assert found is not None  # it matches anything
+    return found[1], found[2], found[3]
 
 
 def _is_place(reference: str) -> bool:
@@ -406,6 +460,7 @@ def _alias_url(root: str, name: str, alias: str) -> str:
 def _read_alias(root: str, name: str, alias: str) -> tuple[Alias | None, str]:
     """Return where an alias points, and the tag by which it is moved; nothing before that."""
     url = _alias_url(root, name, alias)
+    documents.check_file(url)
     try:
         content, tag = storage.read_tagged(url)
     except NotFoundError:

@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from raypose import disks, storage
-from raypose.releases import documents, registry
+from raypose.releases import registry
 from raypose.releases.documents import Manifest
-from raypose.releases.registry import MANIFEST, REPUBLISH, Release
+from raypose.releases.registry import Release
 
 __all__ = ["beside", "fetched"]
 
@@ -42,8 +42,7 @@ def fetched(release: Release, folder: Path | None = None) -> Path:
     """
     root = folder or Path(tempfile.gettempdir()) / f"raypose-releases-{os.getuid()}"
     disks.make_own(root)  # none that others could have filled
-    content = storage.read_bytes(storage.join(release.url, MANIFEST))
-    manifest = documents.parse(Manifest, content, release.url, mend=REPUBLISH)
+    manifest, content = registry.manifest_of(release)
     place = root / f"{release.version}-{storage.sha256(content)[:32]}"
     with _locked(_lock(place)):
         if not _whole(place, manifest):

@@ -16,6 +16,7 @@ from typing import Any
 
 from raypose import disks
 from raypose.config import Config, ServeConfig
+from raypose.releases import registry
 
 __all__ = [
     "APP",
@@ -99,8 +100,10 @@ def application(config: Config, reference: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: where others could reach it without a key.
+        RegistryError: where the reference is none.
     """
     config.serve.check_open()
+    reference = registry.formed(reference)
     settings = config.serve.model_dump(mode="json", exclude_defaults=True, exclude=OF_THIS_SIDE)
     arguments: dict[str, Any] = {"storage": config.storage, "release": reference}
     if settings:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ import numpy as np
 
 from raypose.config import ServeConfig
 from raypose.console import status
-from raypose.errors import CheckpointError, NotFoundError, RayposeError, RegistryError, StorageError
+from raypose.errors import NotFoundError, RayposeError, RegistryError, StorageError
 from raypose.releases import golden, registry, shelf
 from raypose.releases.predictor import Predictor
-from raypose.releases.registry import LOCAL, Release
+from raypose.releases.registry import LOCAL, REPUBLISH, Release
 
 __all__ = ["Held", "Holder", "loaded", "proven"]
 
@@ -53,20 +54,28 @@ def proven(release: Release, **how: Any) -> Predictor:
         CheckpointError: where it does not load, or does not give its golden answers.
         StorageError: where it cannot be read.
     """
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, _without(release.url):
         if release.version == LOCAL:  # it has no manifest to be known by
             folder, kept = registry.fetch(release, Path(name)), None
         else:
             folder = shelf.fetched(release)
             kept = shelf.beside(folder)
-        predictor = Predictor.load(folder, kept=kept, **how)
-        try:
+        with _without(str(folder)):
+            predictor = Predictor.load(folder, kept=kept, **how)
             has_golden = golden.prove(predictor, folder)
-        except CheckpointError as error:  # where it lies here says nothing to who asked for it
-            raise CheckpointError(str(error).removeprefix(f"{folder}: ")) from None
         if not has_golden:
             status(f"{release} has no golden pictures: it was published before there were any")
     return predictor
+
+
+@contextmanager
+def _without(place: str) -> Iterator[None]:
+    """Name what lies at a place by its own name: where that is says nothing to who asks for it."""
+    try:
+        yield
+    except RayposeError as error:
+        text = str(error).replace(f"{place}/", "").replace(f"{place}: ", "")
+        raise type(error)(text) from error
 
 
 def loaded(release: Release, settings: ServeConfig) -> Held:
@@ -167,20 +176,25 @@ class Holder:
         except RayposeError as error:
             self._refuse(release, str(error))
         except Exception as error:  # what a broken release may raise is without end
-            self._refuse(release, f"{type(error).__name__}: {error}")
+            self._refuse(release, f"does not load ({type(error).__name__}: {error}); {REPUBLISH}")
         else:
             self.refused.pop(str(release), None)
             self._tell(f"{release} is answered with")
 
     def _refuse(self, release: Release, why: str) -> None:
-        line = " ".join(why.split())[:300]
+        line = self._line(why)
         if line != self.refused.get(str(release)):
             self._tell(f"{release} is refused: {line}")
         self.refused[str(release)] = line
         self._lacking.discard(str(release))
 
+    def _line(self, text: str) -> str:
+        """Return a text as it may be told to anyone: short, and without where the storage is."""
+        root = self.storage.rstrip("/")
+        return " ".join((text.replace(f"{root}/", "") if root else text).split())[:300]
+
     def _note(self, trouble: str) -> None:
-        line = " ".join(trouble.split())[:300]
+        line = self._line(trouble)
         if line != self.trouble:
             self._tell(line)
         self.trouble = line

@@ -53,6 +53,8 @@ class Checkpoint:
         epoch_step: steps done of the epoch that had begun.
         seen: good pictures of those steps.
         loss: their summed loss.
+        norm: summed norms of their gradients, where finite.
+        num_norms: of how many of them.
         bad: id → error of the bad pictures among them.
         resumable: whether a run can go on from here.
         costs: of those steps; see `costs.COSTS`.
@@ -68,6 +70,8 @@ class Checkpoint:
     epoch_step: int = 0
     seen: int = 0
     loss: float = 0.0
+    norm: float = 0.0
+    num_norms: int = 0
     bad: dict[str, str] = field(default_factory=dict)
     resumable: bool = True
     costs: dict[str, float] = field(default_factory=dict)

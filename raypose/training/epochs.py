@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 
 from raypose.clip import probe
-from raypose.errors import DataError
+from raypose.errors import DataError, TrainError
 from raypose.training import state
 from raypose.training.context import gather, note
 from raypose.training.costs import added
@@ -35,7 +35,12 @@ def train(trainer: Trainer, progress: EpochProgress, saver: Saver | None = None)
     Returns:
         train_loss (nats), images_per_s over all workers, data_wait (share of the time in 0..1 that
         this worker waited for pictures), train_s, the learning_rate that comes next, the mean
-        gradient_norm before clipping, and num_bad pictures.
+        gradient_norm before clipping, and num_bad pictures; in fp16 also skipped_steps, whose
+        gradients were too large for it.
+
+    Raises:
+        DataError: where there was no good picture.
+        TrainError: where a loss or gradient is not finite, or no step of a run was of use.
     """
     context, config = trainer.context, trainer.config
     trainer.set_training()
@@ -56,7 +61,7 @@ def train(trainer: Trainer, progress: EpochProgress, saver: Saver | None = None)
             break
         progress.step += 1
         now = time.monotonic()
-        if context.rank == 0 and tally.norms and now - shown > PROGRESS_PERIOD_S:
+        if context.rank == 0 and progress.seen > before and now - shown > PROGRESS_PERIOD_S:
             shown, rate = now, (progress.seen - before) / (now - began)
             _tell_step(trainer, progress.epoch, loss=tally.loss, rate=rate)
         every = config.train.checkpoint_steps
@@ -70,6 +75,11 @@ def train(trainer: Trainer, progress: EpochProgress, saver: Saver | None = None)
                 _wait_for(trainer, saver)
     if progress.seen == 0:
         raise DataError(f"{config.data.train}: holds no good picture")
+    if progress.epoch + 1 == config.optim.epochs and not trainer.has_learned:
+        raise TrainError(
+            "train.precision=fp16: no step's gradients were finite, so nothing was learned; take "
+            "more steps, or set train.precision=fp32"
+        )
     spent = time.monotonic() - began
     return {
         **progress.costs,
@@ -78,7 +88,8 @@ def train(trainer: Trainer, progress: EpochProgress, saver: Saver | None = None)
         "data_wait": prefetcher.waited / spent,
         "train_s": spent,
         "learning_rate": trainer.learning_rate,
-        "gradient_norm": tally.mean_norm,
+        "gradient_norm": progress.norm / max(1, progress.num_norms),
+        **({"skipped_steps": tally.skipped} if trainer.loss_scale else {}),
         "num_bad": sum(gather(context, len(trainer.bad))),
     }
 
@@ -91,13 +102,13 @@ class _Tally:
         trainer: takes them.
         progress: of the epoch.
         loss: of the last one that was read.
-        norms: of gradients.
+        skipped: those that fp16 could not hold.
     """
 
     trainer: Trainer
     progress: EpochProgress
     loss: float = 0.0
-    norms: list[float] = field(default_factory=list)
+    skipped: int = 0
     _last: Outcome | None = None
 
     def add(self, outcome: Outcome | None) -> None:
@@ -111,14 +122,13 @@ class _Tally:
         if last is None or not last.count:
             return
         self.loss = self.trainer.settle(last)
-        self.norms.append(self.trainer.gradient_norm)
         self.progress.loss += self.loss * last.count
         self.progress.seen += last.count
-
-    @property
-    def mean_norm(self) -> float:
-        """Of gradients, before they were clipped."""
-        return sum(self.norms) / max(1, len(self.norms))
+        if last.is_finite:
+            self.progress.norm += self.trainer.gradient_norm
+            self.progress.num_norms += 1
+        else:
+            self.skipped += 1
 
 
 def fit_probe(trainer: Trainer) -> dict[str, Any]:

@@ -29,7 +29,8 @@ __all__ = ["FINAL", "finish", "mixed", "url_of"]
 
 FINAL = "final.json"
 OF_AN_EPOCH = (
-    "train_s", "val_s", "checkpoint_s", "learning_rate", "gradient_norm", "logit_scale", *COSTS,
+    "train_s", "val_s", "checkpoint_s", "learning_rate", "gradient_norm", "logit_scale",
+    "skipped_steps", *COSTS,
 )  # fmt: skip
 """What says how an epoch went, and nothing of the model."""
 REFRESHED = 32

@@ -57,6 +57,11 @@ class Outcome:
         mean, norm = self._copied.tolist()
         return mean, norm
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the step was of use."""
+        return all(map(math.isfinite, self.read()))
+
     def refused(self) -> TrainError:
         """Return what to raise where a figure is not finite."""
         mean, _ = self.read()

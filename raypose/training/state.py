@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raypose.clip import lora
-from raypose.clip.towers import assign, load_optimizer, optimizer_state
+from raypose.clip.towers import are_finite, assign, load_optimizer, optimizer_state
+from raypose.errors import TrainError
 from raypose.training import checkpoint, optim
-from raypose.training.context import note
+from raypose.training.context import gather, note
 from raypose.training.precision import LossScale
 from raypose.training.saver import Saver
 from raypose.training.trainer import Trainer
@@ -21,12 +22,19 @@ __all__ = ["EpochProgress", "progress_of", "restore", "save"]
 
 @dataclass
 class EpochProgress:
-    """How far an epoch has come: steps taken, good pictures in them, summed loss, costs."""
+    """How far an epoch has come: steps taken, good pictures in them, summed loss, costs.
+
+    Attributes:
+        norm: summed norms of the gradients, of the steps that were of use.
+        num_norms: of these steps.
+    """
 
     epoch: int = 0
     step: int = 0
     seen: int = 0
     loss: float = 0.0
+    norm: float = 0.0
+    num_norms: int = 0
     bad: dict[str, str] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
 
@@ -49,8 +57,12 @@ def save(
         values: metrics of the last epoch.
         saver: of the run.
         resumable: with what is needed to go on from here, three times the size of the model.
+
+    Raises:
+        TrainError: on all ranks, where the weights are not finite; nothing is written.
     """
     context = trainer.context
+    _check_finite(trainer)
     record = checkpoint.Checkpoint(
         epoch=progress.epoch,
         step=trainer.step,
@@ -61,6 +73,8 @@ def save(
         epoch_step=progress.step,
         seen=progress.seen,
         loss=progress.loss,
+        norm=progress.norm,
+        num_norms=progress.num_norms,
         bad=trainer.all_bad() if progress.step else {},
         resumable=resumable,
         costs=progress.costs,
@@ -75,6 +89,21 @@ def save(
         with trainer.averaged():
             weights = lora.merged(trainer.lora).state_dict()  # a copy
     saver.save(record, trainer.clip, weights, training)
+
+
+def _check_finite(trainer: Trainer) -> None:
+    """Refuse weights that are of no use: a finite gradient may still lead there.
+
+    Their running mean is finite as long as they are.
+    """
+    found = [*optim.learned(trainer.clip.model).values()]
+    if trainer.head is not None:
+        found.append(trainer.head)
+    if not all(gather(trainer.context, are_finite(found))):
+        raise TrainError(
+            f"weights are not finite after step {trainer.step - 1}, and no checkpoint holds them; "
+            "lower optim.learning_rate or optim.weight_decay"
+        )
 
 
 def _needed(trainer: Trainer) -> dict[str, Any]:
@@ -120,7 +149,16 @@ def progress_of(trainer: Trainer, last: checkpoint.Checkpoint) -> EpochProgress:
     if changed or now != last.batch_size:
         step = round(last.epoch_step * last.batch_size / now)
         note(context, _what_changed(trainer, last, batch_size=now))
-    return EpochProgress(last.epoch, step, last.seen, last.loss, dict(last.bad), last.costs)
+    return EpochProgress(
+        epoch=last.epoch,
+        step=step,
+        seen=last.seen,
+        loss=last.loss,
+        norm=last.norm,
+        num_norms=last.num_norms,
+        bad=dict(last.bad),
+        costs=last.costs,
+    )
 
 
 def _what_changed(trainer: Trainer, last: checkpoint.Checkpoint, *, batch_size: int) -> str:

@@ -91,6 +91,11 @@ class Trainer(Scorer):
         per_step = self.local_batch_size * self.context.world_size
         return self.config.optim.epochs * math.ceil(self.num_rows / per_step)
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether any step of the run, as far as it has come, was of use."""
+        return any(float(moments["step"]) > 0 for moments in self.optimizer.state.values())
+
     def set_training(self) -> None:
         """Put the towers into training, less what stays as it is."""
         self.clip.model.train()
@@ -175,13 +180,13 @@ class Trainer(Scorer):
         if not outcome.count:
             return 0.0
         mean, norm = outcome.read()
-        finite = math.isfinite(norm)
-        if not math.isfinite(mean) or not (finite or outcome.factor > 1):
+        overflown = math.isfinite(mean) and outcome.factor > 1
+        if not (outcome.is_finite or overflown):
             raise outcome.refused()
-        if finite:
+        if outcome.is_finite:
             self.gradient_norm = norm
         if self.loss_scale is not None:
-            self.loss_scale.update(finite=finite, factor=outcome.factor)
+            self.loss_scale.update(finite=outcome.is_finite, factor=outcome.factor)
         return mean
 
     def loss(
@@ -254,7 +259,7 @@ class Trainer(Scorer):
             total: good pictures of the step, over all ranks.
             epoch: counted from 0.
         """
-        count = self.config.optim.accumulate
+        count = min(self.config.optim.accumulate, self.local_batch_size)  # none has less than one
         size = len(batch) if batch else 0
         value = torch.zeros((), dtype=torch.float64, device=self.context.device)
         texts = self._shared_texts()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from raypose import storage
 from raypose.errors import RegistryError
-from raypose.releases import registry
+from raypose.releases import documents, registry, shelf
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -102,12 +103,13 @@ def test_wrong_references(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
     root = str(tmp_path / "root")
-    release = registry.publish(root, "yoga", folder(tmp_path, "1"))
-    evil = storage.join(release.url, "../evil")
-    storage.write_bytes(evil, b"x")
-    manifest = storage.read_json(storage.join(release.url, "MANIFEST.json"))
-    manifest["files"] = {"../evil": storage.sha256(b"x")}
-    storage.write_json(storage.join(release.url, "MANIFEST.json"), manifest)
+    files = {"../evil": storage.sha256(b"x")}
+    version = f"v1-{documents.content_of(files)}"  # a stranger can reckon, too
+    url = storage.join(root, "releases/yoga/versions", version)
+    release = registry.Release("yoga", version, url)
+    storage.write_bytes(storage.join(release.url, "../evil"), b"x")
+    manifest = documents.Manifest(name="yoga", version=version, files=files)
+    storage.write_json(storage.join(url, "MANIFEST.json"), manifest.model_dump(mode="json"))
     with pytest.raises(RegistryError, match="points out of the release"):
         registry.fetch(release, tmp_path / "back")
     assert not (tmp_path / "evil").exists()
@@ -254,11 +256,74 @@ def test_a_malformed_alias_is_one_line(root: str, tmp_path: Path, document: obje
     for ask in (
         lambda: registry.resolve(root, "yoga"),
         lambda: registry.promote(root, "yoga:v1"),
-        lambda: registry.overview(root),
     ):
         with pytest.raises(RegistryError, match=message) as caught:
             ask()
         assert "\n" not in str(caught.value)
+
+
+def test_a_malformed_alias_hides_no_release(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor those of other names, nor does it keep anyone from publishing."""
+    one = registry.publish(root, "yoga", folder(tmp_path, "1"))
+    registry.promote(root, "yoga:v1", alias="good")
+    other = registry.publish(root, "other", folder(tmp_path, "2"))
+    storage.write_bytes(storage.join(root, "releases/yoga/aliases/bad.json"), b"x")
+    assert registry.overview(root) == [
+        {"release": str(other), "aliases": []},
+        {"release": str(one), "aliases": ["good"]},
+    ]
+    said = capsys.readouterr().err
+    assert "left out: " in said
+    assert "bad.json: not the alias of a release" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"name": "other"}, "its MANIFEST.json is that of other:v1-"),
+        ({"version": "v1-00000000"}, "its MANIFEST.json is that of yoga:v1-00000000"),
+        ({"files": {"weights": "0" * 64}}, "are not those that it was named after"),
+        ({"files": {}}, "files: Dictionary should have at least 1 item"),
+        ({"files": {"x" * 5000: "0" * 64}}, "at most 255 characters"),
+        ({"files": {"a\0b": "0" * 64}}, "should match pattern"),
+    ],
+)
+def test_a_manifest_of_something_else_is_refused(
+    root: str, tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
+    """A version is a hash of its files, so that they can be held against it."""
+    release = registry.publish(root, "yoga", folder(tmp_path, "1"))
+    place = storage.join(release.url, "MANIFEST.json")
+    storage.write_json(place, {**storage.read_json(place), **changes})
+    for ask in (
+        lambda: registry.fetch(release, tmp_path / "back"),
+        lambda: shelf.fetched(release, tmp_path / "shelf"),
+    ):
+        with pytest.raises(RegistryError, match=reason) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["weights", "MANIFEST.json", "../../aliases/production.json"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, file: str) -> None:
+    root = str(tmp_path / "root")
+    release = registry.publish(root, "yoga", folder(tmp_path, "1"))
+    registry.promote(root, "yoga:v1")
+    place = Path(release.url, file)
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(RegistryError, match=r"is no file; delete it|its weights is no file"):
+        registry.fetch(registry.resolve(root, "yoga"), tmp_path / "back")
+
+
+@pytest.mark.parametrize("name", ["yoga:v1", "yoga@production", "yoga@"])
+def test_only_an_alias_is_rolled_back(root: str, tmp_path: Path, name: str) -> None:
+    registry.publish(root, "yoga", folder(tmp_path, "1"))
+    registry.promote(root, "yoga:v1")
+    with pytest.raises(RegistryError, match=f"{name}: .*give yoga, and alias=ALIAS"):
+        registry.rollback(root, name)
 
 
 def test_an_alias_of_a_version_that_is_gone(root: str, tmp_path: Path) -> None:

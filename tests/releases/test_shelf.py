@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raypose import storage
-from raypose.releases import shelf
+from raypose.releases import documents, shelf
 from raypose.releases.registry import MANIFEST, Release
 
 FILES = ("README.md", "a.bin", "b.bin")
@@ -22,15 +22,16 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> list[Release]:
     made = []
     for number in range(shelf.KEPT + 3):
         content = f"release {number}".encode()
-        digest = storage.sha256(content)
-        release = Release("tiny", f"v{number + 1}-{digest[:8]}", f"{root}/{number}")
+        files = dict.fromkeys(FILES, storage.sha256(content))
+        version = f"v{number + 1}-{documents.content_of(files)}"
+        release = Release("tiny", version, f"{root}/{number}")
         folder = Path(release.url)
         folder.mkdir()
         for name in FILES:
             (folder / name).write_bytes(content)
         document = {
-            "format": "raypose-release/1", "name": release.name, "version": release.version,
-            "files": dict.fromkeys(FILES, digest),
+            "format": "raypose-release/1", "name": release.name, "version": version,
+            "files": files,
         }  # fmt: skip
         (folder / MANIFEST).write_text(json.dumps(document))
         made.append(release)

@@ -1,4 +1,4 @@
-"""HAProxy's files: whose they are, and that none are left."""
+"""HAProxy's files: whose they are, and that none are left; what a deploy would hand over."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import yaml
 
+from raypose.cli.main import main
 from raypose.config import ServeConfig
 from raypose.errors import StorageError
 from raypose.serving import described
@@ -64,3 +66,24 @@ def test_a_folder_that_others_reach_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "open").chmod(0o755)
     with pytest.raises(StorageError, match="is not this user's alone"):
         described.haproxy_in(tmp_path / "open")
+
+
+def test_what_is_printed_can_be_read_elsewhere(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["deploy", "./rel", "storage=./store", "--print"]) == 0
+    (application,) = yaml.safe_load(capsys.readouterr().out)["applications"]
+    assert application["args"]["release"] == str(tmp_path / "rel")
+    assert application["args"]["storage"] == str(tmp_path / "store")
+
+
+@pytest.mark.parametrize("reference", ["gold@a;b", "gold@", "gold:", "gold:3", "a b", "gold:v1-x"])
+def test_what_is_no_reference_is_not_printed(
+    reference: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["deploy", reference, "storage=s3://my-bucket", "--print"]) != 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f'"{reference}": no reference of a release; give NAME' in said.err
+    assert len(said.err.strip().splitlines()) == 1

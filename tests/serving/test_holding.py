@@ -58,10 +58,13 @@ def test_what_is_broken_is_refused_by_name(mine: Config) -> None:
     lacking = without(mine.storage, first, "taxonomy.json")
     torn = altered(mine.storage, first, note="torn")
     storage.write_bytes(storage.join(torn.url, "open_clip_model.safetensors"), b"torn")
+    absent = altered(mine.storage, first, note="absent")
+    storage.delete_file(storage.join(absent.url, "MANIFEST.json"))
     reasons = {
         mixed: "are not what was published",
         lacking: "not a whole release",
         torn: "open_clip_model.safetensors is not what was published",
+        absent: "MANIFEST.json: not found",
     }
     for release, reason in reasons.items():
         registry.promote(mine.storage, str(release))
@@ -69,7 +72,7 @@ def test_what_is_broken_is_refused_by_name(mine: Config) -> None:
         assert held(holder) == str(first)
         assert reason in holder.refused[str(release)]
         assert "\n" not in holder.refused[str(release)]
-    assert "/" not in holder.refused[str(mixed)]  # nor where it lies on a node
+        assert "/" not in holder.refused[str(release)]  # nor where it lies, here or on S3
     good = altered(mine.storage, first, note="good")
     registry.promote(mine.storage, str(good))
     holder.look()

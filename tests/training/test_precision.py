@@ -8,7 +8,7 @@ from support.contexts import InMemory, batch, full, recipe, spread
 
 from raypose.clip import arithmetic
 from raypose.errors import TrainError
-from raypose.training import loop, precision, saver, state
+from raypose.training import epochs, loop, precision, saver, state
 from raypose.training.trainer import Trainer
 
 BATCHES = [batch([4 * k + j for j in range(4)]) for k in range(3)]
@@ -70,6 +70,28 @@ def test_two_steps_that_overflow_at_once_make_the_factor_smaller_once(tmp_path: 
         assert outcome is not None
         trainer.settle(outcome)
     assert trainer.loss_scale.factor == 2.0**59
+
+
+def test_steps_that_were_passed_over_are_counted(tmp_path: Path) -> None:
+    trainer = prepared(str(tmp_path), **{"train.precision": "fp16", "optim.epochs": 2})
+    trainer.context.given = BATCHES  # type: ignore[attr-defined]
+    assert trainer.loss_scale is not None
+    trainer.loss_scale.factor = 2.0**60
+    values = epochs.train(trainer, state.EpochProgress())
+    assert (values["skipped_steps"], values["gradient_norm"]) == (3, 0.0)
+    trainer.loss_scale.factor = 256.0
+    values = epochs.train(trainer, state.EpochProgress(1))
+    assert values["skipped_steps"] == 0
+    assert values["gradient_norm"] > 0
+
+
+def test_a_run_of_which_no_step_was_of_use_is_an_error(tmp_path: Path) -> None:
+    trainer = prepared(str(tmp_path), **{"train.precision": "fp16", "optim.epochs": 1})
+    trainer.context.given = BATCHES  # type: ignore[attr-defined]
+    assert trainer.loss_scale is not None
+    trainer.loss_scale.factor = 2.0**60
+    with pytest.raises(TrainError, match="no step's gradients were finite, so nothing was learned"):
+        epochs.train(trainer, state.EpochProgress())
 
 
 def test_what_no_factor_mends_is_refused(tmp_path: Path) -> None:

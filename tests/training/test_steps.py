@@ -179,6 +179,16 @@ def test_captions_are_encoded_once_for_all_parts(changes: dict[str, Any]) -> Non
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
 
 
+def test_no_more_parts_are_taken_than_there_are_pictures() -> None:
+    """Each empty one would cost a turn: a billion of them would be waited for without a word."""
+    weights = []
+    for parts in (8, 10**12):
+        trainer = prepare({**PLAIN, "optim.accumulate": parts, "optim.batch_size": 8})
+        trainer.train_step(batch([0, 1, 2, 3, 4, 5, 6, 7]), epoch=0)
+        weights.append(trainer.clip.model.visual.proj.detach())
+    assert torch.equal(*weights)
+
+
 def test_a_step_of_one_picture() -> None:
     """Its last map is one pixel, of which BatchNorm cannot take a spread."""
     trainer = prepare({**NORMAL, **PLAIN})
@@ -295,6 +305,27 @@ def test_no_checkpoint_is_written_after_a_step_that_is_not_finite(tmp_path: Path
     last = checkpoint.latest(str(tmp_path))
     assert last is not None
     assert last.step == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim.learning_rate": 1e39},
+        {"optim.learning_rate": 10.0, "optim.weight_decay": 1e38},
+        {"optim.learning_rate": 1e39, "train.checkpoint_steps": 1},
+        {"optim.learning_rate": 1e39, "optim.ema_decay": 0.0},
+    ],
+)
+def test_weights_that_are_not_finite_are_never_kept(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """A step of finite gradients leads there, and nothing comes after it that would meet them."""
+    config = recipe(**PLAIN, **{"optim.epochs": 1, **changes})
+    for _ in range(2):  # given again, the run begins again
+        context = InMemory([batch([0, 1, 2, 3])])
+        with pytest.raises(TrainError, match="weights are not finite after step 0, and no check"):
+            loop.train_worker(config, context, run_url=str(tmp_path), num_rows=4)
+        assert checkpoint.latest(str(tmp_path)) is None
 
 
 def test_weights_that_are_not_finite_end_validation() -> None:
