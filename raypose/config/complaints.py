@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from raypose.console import one_line
 from raypose.errors import did_you_mean
 
 __all__ = ["SECRET", "explain"]
+
+_ALTERNATIVE = re.compile(r"\[|^constrained-|^function-")
 
 SECRET: JsonDict = {"writeOnly": True}
 """JSON Schema's word for what is given and never shown: of a field whose values stay unsaid."""
@@ -32,9 +36,9 @@ PLAINLY = {
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """Put pydantic's first complaint into one line with the dotted key."""
-    first = error.errors()[0]
-    # of a union pydantic names the alternatives, in brackets; a key of a stranger may be anything
-    places = [one_line(str(part)) for part in first["loc"] if "[" not in str(part)]
+    first = _aptest(error)
+    # of a union pydantic names the alternatives; a key of a stranger may be anything
+    places = [one_line(str(part)) for part in first["loc"] if not _ALTERNATIVE.search(str(part))]
     loc = [part for part in places if not part.isdigit()]
     dotted = ".".join(places) or "document"
     if first["type"] == "extra_forbidden":
@@ -45,9 +49,19 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         message = f"a value such as {field.examples[0]} is wanted"
     if not loc or first["loc"] == ("search", "space"):
         return f"{dotted}: {message}" if loc else message
-    message = f"{dotted}: {message[0].lower()}{message[1:]}"
+    if not message[:2].isupper():  # a sentence, and no key
+        message = f"{message[0].lower()}{message[1:]}"
+    message = f"{dotted}: {message}"
     secret = field is not None and field.json_schema_extra == SECRET
     return message if secret else f"{message}, found {_short(first['input'])}"
+
+
+def _aptest(error: ValidationError) -> ErrorDetails:
+    """Return the first complaint; of a list, the first by an alternative that takes lists."""
+    found = error.errors()
+    if isinstance(found[0]["input"], list | tuple):
+        return next((one for one in found if "[" in str(one["loc"])), found[0])
+    return found[0]
 
 
 def _reached(loc: Sequence[str], root: type[BaseModel]) -> tuple[type[BaseModel], FieldInfo | None]:

@@ -198,7 +198,7 @@ class OptimConfig(Section):
     """Largest norm of the gradient."""
     warmup_fraction: Fraction = 0.06
     """Share of all steps in which the rate rises."""
-    epochs: Count = 10
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     """Passes over the training set."""
     batch_size: Count = 128
     """Pictures per step over all workers together."""
@@ -208,7 +208,7 @@ class OptimConfig(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Weight of the past in the running mean of the weights, which is what is scored and kept; it
     starts low and never looks back further than a tenth of the run. 0 keeps the last weights."""
-    lora_rank: Count = 8
+    lora_rank: Annotated[int, Field(ge=1, le=4096)] = 8
     """Rank of the changes (lora only)."""
     lora_alpha: Positive | None = None
     """Factor on the changes, divided by their rank; by default twice the rank (lora only)."""

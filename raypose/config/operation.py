@@ -74,6 +74,13 @@ class TrainConfig(Section):
             raise ValueError(f"the least comes first: [{given[1]}, {given[0]}]")
         return given
 
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, given: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(given)) < len(given):
+            raise ValueError("a seed is given twice, and would be the same run")
+        return given
+
     @field_validator("resources")
     @classmethod
     def _custom(cls, given: Mapping[str, float]) -> Mapping[str, float]:

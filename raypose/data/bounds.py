@@ -28,8 +28,9 @@ def check_sides(width: int, height: int, *, max_pixels: int | None = None) -> No
     if width <= 0 or height <= 0:
         raise BadPicture(f"picture without pixels: {width} × {height}")
     if max_pixels is not None and width * height > max_pixels:
-        claimed, allowed = width * height / 1e6, max_pixels / 1e6
-        raise BadPicture(f"header claims {claimed:.0f} megapixels where {allowed:.0f} are allowed")
+        unit, name = (1e6, "megapixels") if max_pixels >= 1e6 else (1, "pixels")
+        claimed, allowed = width * height / unit, max_pixels / unit
+        raise BadPicture(f"header claims {claimed:.0f} {name} where {allowed:.0f} are allowed")
     if max(width, height) > MAX_RATIO * min(width, height):
         raise BadPicture(
             f"a strip of {width} × {height} pixels; sides may differ {MAX_RATIO} times"

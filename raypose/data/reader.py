@@ -147,8 +147,12 @@ class Reader:
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         context.raise_original_map_exception = True
+        most = runtime.at_once()
         return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            self.decode, batch_size=1, batch_format="pyarrow", concurrency=runtime.at_once()
+            self.decode,
+            batch_size=1,
+            batch_format="pyarrow",
+            concurrency=most and min(most, len(items)),  # Ray warns of more than there are
         )
 
     def _decoded(

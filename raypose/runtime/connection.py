@@ -105,13 +105,15 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
         how |= {"runtime_env": _passed_on()}
     try:
         with waiting(what), _whole() as interrupted:
-            started(lambda: ray.init(address=address, **how), times=times)
+            started(lambda: ray.init(address=address, **how), times=times, enough=interrupted)
     except RayposeError:
         raise
     except Exception as error:  # Ray raises its very base where it does not come up in time
         if address == "local":
             reason = " ".join(str(error).split())[:200]
-            raise ResourceError(f"Ray did not start on this machine ({reason})") from error
+            raise ResourceError(
+                f"Ray did not start on this machine ({reason}); where it is busy, try again"
+            ) from error
         if _refuses_token(address):
             raise ResourceError(f"{address}: {REFUSED}") from None
         reason = " ".join(str(error).split())[:120]
@@ -126,10 +128,17 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
         _terminate_by(on_term)  # Ray has put the system's in its place, unseen by Python
 
 
-def started(start: Callable[[], T], *, times: int = STARTS) -> T:
+def started(
+    start: Callable[[], T], *, times: int = STARTS, enough: Callable[[], bool] = lambda: False
+) -> T:
     """Return what starts a node of Ray's, begun anew where a busy machine was too slow for it.
 
     Ray waits half a minute for a node, whatever it is told. What fails at once would fail again.
+
+    Args:
+        start: begins one.
+        times: to begin at most.
+        enough: whether it is no longer wanted: it is then not begun anew.
     """
     for _ in range(times - 1):
         begun = time.monotonic()
@@ -139,6 +148,8 @@ def started(start: Callable[[], T], *, times: int = STARTS) -> T:
             if time.monotonic() - begun < SLOW_S:
                 raise
             _end_half_started(error)
+            if enough():
+                raise KeyboardInterrupt from None
             status("Ray did not start in time on this machine: once more …")
     return start()
 

@@ -386,7 +386,9 @@ class Client:
             raise ResourceError(f"{self.address}: no job server of Ray's ({error})") from None
         except (ConnectionError, requests.ConnectionError):
             source = "; RAYPOSE_JOBS names it" if os.environ.get("RAYPOSE_JOBS") else ""
-            raise ResourceError(f"{self.address}: no job server answers{source}") from None
+            raise ResourceError(
+                f"{self.address}: no job server answers; is the cluster up?{source}"
+            ) from None
         except (AttributeError, KeyError, TypeError, ValueError, requests.RequestException):
             raise ResourceError(f"{self.address}: no job server of Ray's answers there") from None
         except RuntimeError as error:

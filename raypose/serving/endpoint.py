@@ -109,9 +109,10 @@ def _start(options: HTTPOptions) -> None:
     try:
         serve.start(http_options=options)
     except (RayError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[-300:]
+        reason = " ".join(str(error).split())[:200]
         raise EndpointError(
-            f"{options.host}:{options.port}: Ray Serve did not start ({reason})"
+            f"{options.host}:{options.port}: Ray Serve did not start ({reason}); where the "
+            "machine is busy, try again"
         ) from error
 
 

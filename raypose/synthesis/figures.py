@@ -104,7 +104,8 @@ def drawn(labels: Iterable[str]) -> list[str]:
     labels = list(labels)
     for label in labels:
         if label not in POSES:
-            raise DataError(f'synthesis: no pose "{label}"{did_you_mean(label, POSES)}')
+            near = did_you_mean(label, POSES) or "; drawn are those of taxonomy=yoga82"
+            raise DataError(f'synthesis: no pose "{label}"{near}')
     return labels
 
 

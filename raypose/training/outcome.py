@@ -62,13 +62,13 @@ class Outcome:
         """Whether the step was of use."""
         return all(map(math.isfinite, self.read()))
 
-    def refused(self) -> TrainError:
-        """Return what to raise where a figure is not finite."""
+    def refused(self, *, low: bool) -> TrainError:
+        """Return what to raise where a figure is not finite; low: towers compute in less."""
         mean, _ = self.read()
         what = "gradient" if math.isfinite(mean) else "loss"
         ids = ", ".join(self.ids[:4]) or "of another worker"
+        mend = " or set train.precision=fp32" if low else ""
         return TrainError(
             f"{what} is not finite at step {self.step} of epoch {self.epoch + 1} (examples "
-            f"{ids}); nothing was updated by it; lower optim.learning_rate or set "
-            "train.precision=fp32"
+            f"{ids}); nothing was updated by it; lower optim.learning_rate{mend}"
         )

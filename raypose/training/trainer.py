@@ -182,7 +182,8 @@ class Trainer(Scorer):
         mean, norm = outcome.read()
         overflown = math.isfinite(mean) and outcome.factor > 1
         if not (outcome.is_finite or overflown):
-            raise outcome.refused()
+            low = dtype_of(self.config.train, self.context.device) is not None
+            raise outcome.refused(low=low)
         if outcome.is_finite:
             self.gradient_norm = norm
         if self.loss_scale is not None:

@@ -266,6 +266,8 @@ def test_an_opened_picture_is_bounded_as_its_file_is() -> None:
         convert(image, max_pixels=MAX)
     with pytest.raises(BadPicture, match="30 megapixels where 25"):
         convert(Image.new("1", (6000, 5000)), max_pixels=MAX)
+    with pytest.raises(BadPicture, match="header claims 3600 pixels where 3000 are allowed"):
+        convert(Image.new("1", (60, 60)), max_pixels=3000)
     with pytest.raises(BadPicture, match="strip"):
         convert(Image.new("1", (101, 1)), max_pixels=MAX)
     assert issubclass(BadPicture, DataError)

@@ -94,3 +94,5 @@ def test_folders_and_unknown_labels(tmp_path: Path) -> None:
     assert sorted(path.parent.name for path in tmp_path.glob("*/*.jpg")) == sorted(labels * 2)
     with pytest.raises(DataError, match='no pose "Boat_Pose_or_Paripurna"; did you mean "Boat_'):
         synthesis.render("Boat_Pose_or_Paripurna", seed=0)
+    with pytest.raises(DataError, match='no pose "standing"; drawn are those of taxonomy=yoga82'):
+        synthesis.render("standing", seed=0)
