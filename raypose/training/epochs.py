@@ -68,18 +68,9 @@ def train(trainer: Trainer, progress: EpochProgress, saver: Saver | None = None)
         due = every and trainer.step % every == 0
         if saver and (due or (trainer.leaving and not saved)):
             tally.settle()
-            progress.costs = added([progress.costs, *gather(context, context.costs.taken())])
-            state.save(trainer, progress, None, {}, saver=saver)
+            _save(trainer, progress, saver)
             saved = trainer.leaving
-            if saved:
-                _wait_for(trainer, saver)
-    if progress.seen == 0:
-        raise DataError(f"{config.data.train}: holds no good picture")
-    if progress.epoch + 1 == config.optim.epochs and not trainer.has_learned:
-        raise TrainError(
-            "train.precision=fp16: no step's gradients were finite, so nothing was learned; take "
-            "more steps, or set train.precision=fp32"
-        )
+    _check_use(trainer, progress)
     spent = time.monotonic() - began
     return {
         **progress.costs,
@@ -92,6 +83,18 @@ def train(trainer: Trainer, progress: EpochProgress, saver: Saver | None = None)
         **({"skipped_steps": tally.skipped} if trainer.loss_scale else {}),
         "num_bad": sum(gather(context, len(trainer.bad))),
     }
+
+
+def _check_use(trainer: Trainer, progress: EpochProgress) -> None:
+    """Refuse an epoch without a picture, and a run without a step that was of use."""
+    config = trainer.config
+    if progress.seen == 0:
+        raise DataError(f"{config.data.train}: holds no good picture")
+    if progress.epoch + 1 == config.optim.epochs and not trainer.has_learned:
+        raise TrainError(
+            "train.precision=fp16: no step's gradients were finite, so nothing was learned; take "
+            "more steps, or set train.precision=fp32"
+        )
 
 
 @dataclass
@@ -161,7 +164,11 @@ def _tell_step(trainer: Trainer, epoch: int, *, loss: float, rate: float) -> Non
     trainer.context.progress({**event, **more})
 
 
-def _wait_for(trainer: Trainer, saver: Saver) -> None:
-    """Wait for the checkpoint that is made because a node goes, and say so."""
-    saver.wait()
-    note(trainer.context, f"a node is about to go: checkpoint at step {trainer.step}")
+def _save(trainer: Trainer, progress: EpochProgress, saver: Saver) -> None:
+    """Write a checkpoint within an epoch; where a node goes, wait for it and say so."""
+    context = trainer.context
+    progress.costs = added([progress.costs, *gather(context, context.costs.taken())])
+    state.save(trainer, progress, None, {}, saver=saver)
+    if trainer.leaving:
+        saver.wait()
+        note(context, f"a node is about to go: checkpoint at step {trainer.step}")

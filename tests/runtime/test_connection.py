@@ -84,7 +84,7 @@ def test_what_the_work_raises_is_raised() -> None:
 
 
 BUSY = """
-import os, signal, threading, time
+import os, signal, sys, threading, time
 from support.processes import descendants
 from raypose import config, runtime
 import ray
@@ -96,26 +96,46 @@ def hold_first():
         time.sleep(0.005)
     os.kill(found[0], signal.SIGSTOP)
     held.append(found[0])
+    if "interrupt" in sys.argv:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def there():
+    return os.path.exists(f"/proc/{held[0]}/exe")
 
 
 held = []
 threading.Thread(target=hold_first, daemon=True).start()
-with runtime.connect(config.ClusterConfig(num_cpus=2)):
-    left = os.path.exists(f"/proc/{held[0]}/exe")
-    print(ray.get(ray.remote(lambda: 3).remote()), len(held), left)
+try:
+    with runtime.connect(config.ClusterConfig(num_cpus=2)):
+        print(ray.get(ray.remote(lambda: 3).remote()), len(held), there())
+except KeyboardInterrupt:
+    print("interrupted", there())
 """
 
 
-@pytest.mark.own
-def test_ray_is_started_again_where_the_machine_was_too_slow() -> None:
-    """And what had half started is gone."""
-    done = subprocess.run(
-        [sys.executable, "-c", BUSY],
+def busy(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", BUSY, *words],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
+
+
+@pytest.mark.own
+def test_ray_is_started_again_where_the_machine_was_too_slow() -> None:
+    """And what had half started is gone."""
+    done = busy()
     assert (done.returncode, done.stdout) == (0, "3 1 False\n"), done.stderr
     assert done.stderr.count("once more") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.own
+def test_ray_is_not_started_again_where_that_is_no_longer_wanted() -> None:
+    done = busy("interrupt")
+    assert (done.returncode, done.stdout) == (0, "interrupted False\n"), done.stderr
+    assert "stopping as soon as Ray has started" in done.stderr
+    assert "once more" not in done.stderr
