@@ -17,7 +17,7 @@ from raypose import config, storage
 from raypose.config import ServeConfig, TrainConfig
 from raypose.data import claims
 from raypose.testing import Faults, embedded_s3
-from raypose.training import checkpoint, finish, loop, runs
+from raypose.training import checkpoint, epochs, finish, loop, runs
 from raypose.tuning.course import Course
 from raypose.tuning.points import Point
 from raypose.tuning.records import Records
@@ -78,7 +78,7 @@ def test_constants_are_what_is_seen() -> None:
 
 
 def test_periods_are_those_of_the_code() -> None:
-    assert 1 / loop.PROGRESS_PERIOD_S == growth.MESSAGES_PER_S
+    assert 1 / epochs.PROGRESS_PERIOD_S == growth.MESSAGES_PER_S
     assert 1 / claims.RENEWED_S == growth.CLAIM_PUTS_PER_S
 
 

@@ -219,7 +219,7 @@ class Ema:
         self.mean = {name: value.detach().clone() for name, value in learned(model).items()}
 
     @torch.no_grad()
-    def update(self, step: int, *, finite: torch.Tensor) -> None:
+    def update(self, step: int, *, finite: torch.Tensor | None = None) -> None:
         """Take in the weights after a step, counted from 1; nothing, where `finite` is 0.
 
         Source: the warm-up (1 + t) / (10 + t) is TensorFlow's ExponentialMovingAverage.
@@ -228,7 +228,8 @@ class Ema:
             return
         past = min(self.decay, (1 + step) / (10 + step)) ** self.period
         weights, means = learned(self.model), list(self.mean.values())
-        shares = [(1 - past) * finite] * len(means)
+        share = (1 - past) * (torch.ones(()) if finite is None else finite)
+        shares = [share] * len(means)
         torch._foreach_lerp_(means, [weights[name].detach() for name in self.mean], shares)
 
     @contextmanager
