@@ -387,7 +387,7 @@ class Client:
         except (ConnectionError, requests.ConnectionError):
             source = "; RAYPOSE_JOBS names it" if os.environ.get("RAYPOSE_JOBS") else ""
             raise ResourceError(
-                f"{self.address}: no job server answers; is the cluster up?{source}"
+                f"{self.address}: no job server answers{source}; is the cluster up?"
             ) from None
         except (AttributeError, KeyError, TypeError, ValueError, requests.RequestException):
             raise ResourceError(f"{self.address}: no job server of Ray's answers there") from None
