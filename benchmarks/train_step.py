@@ -38,29 +38,11 @@ from raypose import captions, config
 from raypose.captions import taxonomy
 from raypose.data import Batch
 from raypose.training import loop
+from raypose.training.context import LocalContext
 from raypose.training.prefetcher import Prefetcher as OurPrefetcher
 from raypose.training.trainer import Trainer
 
 WARM_UP = 1
-
-
-class Held:
-    """WorkerContext of one process that holds its batches."""
-
-    rank, world_size = 0, 1
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def batches(self, *_: Any, **__: Any) -> Iterator[Batch]:
-        """Return nothing: steps are taken by hand."""
-        return iter(())
-
-    def progress(self, event: dict[str, Any]) -> None:
-        """Keep silent."""
-
-    def report(self, values: dict[str, Any]) -> None:
-        """Keep silent."""
 
 
 def synchronize(device: torch.device) -> None:
@@ -69,7 +51,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def build_ours(options: dict[str, Any], device: torch.device) -> Trainer:
+def build_ours(options: dict[str, Any]) -> Trainer:
     """Return a trainer of the recipe that is measured."""
     recipe = config.parse_config(
         {
@@ -79,7 +61,8 @@ def build_ours(options: dict[str, Any], device: torch.device) -> Trainer:
             "train": {"precision": options["precision"], "compile": options["compile"]},
         }
     )
-    trainer, _ = loop.prepare(recipe, Held(device), run_url="/nowhere", num_rows=10_000)
+    context = LocalContext(recipe, {}, lambda values: None)  # steps are taken by hand
+    trainer, _ = loop.prepare(recipe, context, run_url="/nowhere", num_rows=10_000)
     trainer.set_training()
     return trainer
 
@@ -174,7 +157,7 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
     """Time both, turn by turn; print a table and return the ratios."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classes = taxonomy.load(options["taxonomy"])
-    ours, theirs = build_ours(options, device), Theirs(options, device)
+    ours, theirs = build_ours(options), Theirs(options, device)
     size, batch = ours.clip.image_size, options["batch"]
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch, size, size, 3), generator=generator, dtype=torch.uint8)
