@@ -49,7 +49,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         message = f"a value such as {field.examples[0]} is wanted"
     if not loc or first["loc"] == ("search", "space"):
         return f"{dotted}: {message}" if loc else message
-    if not message[:2].isupper():  # a sentence, and no key
+    if not message[1:2].isupper():  # a sentence, and no key
         message = f"{message[0].lower()}{message[1:]}"
     message = f"{dotted}: {message}"
     secret = field is not None and field.json_schema_extra == SECRET

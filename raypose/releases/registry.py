@@ -233,7 +233,7 @@ def formed(reference: str) -> str:
     Raises:
         RegistryError: where it is of no form that a reference has.
     """
-    if _is_place(reference):
+    if _is_place(reference) or "/" in reference:  # which no name has
         return storage.absolute(reference)
     name, separator, rest = _parts(reference)
     wanted = {"": "", "@": NAME_PATTERN, ":": r"v\d+(-[0-9a-f]{8})?"}[separator]
@@ -244,7 +244,7 @@ def formed(reference: str) -> str:
 
 def through(reference: str, alias: str) -> str:
     """Return a reference by another alias of the same name; as it is, where that is empty."""
-    name = re.split("[:@]", reference, maxsplit=1)[0]
+    name, _, _ = _parts(reference)
     return f"{name}@{alias}" if alias else reference
 
 
@@ -300,8 +300,9 @@ def rollback(root: str, name: str, *, alias: str = PRODUCTION) -> Release:
     if _is_place(name):
         raise RegistryError(f"{name}: a place has no aliases; give the name of what was published")
     if not re.fullmatch(NAME_PATTERN, name):
-        bare = re.split("[:@]", name, maxsplit=1)[0] or "NAME"
-        raise RegistryError(f"{name}: an alias is rolled back; give {bare}, and alias=ALIAS")
+        bare, _, _ = _parts(name)
+        known = bare or "NAME"
+        raise RegistryError(f"{name}: an alias is rolled back; give {known}, and alias=ALIAS")
     now = resolve(root, f"{name}@{alias}")
     target, tag = _read_alias(root, name, alias)
     if target is None or target.previous is None:

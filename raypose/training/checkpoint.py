@@ -55,6 +55,7 @@ class Checkpoint:
         loss: their summed loss.
         norm: summed norms of their gradients, where finite.
         num_norms: of how many of them.
+        skipped: those that fp16 could not hold.
         bad: id → error of the bad pictures among them.
         resumable: whether a run can go on from here.
         costs: of those steps; see `costs.COSTS`.
@@ -72,6 +73,7 @@ class Checkpoint:
     loss: float = 0.0
     norm: float = 0.0
     num_norms: int = 0
+    skipped: int = 0
     bad: dict[str, str] = field(default_factory=dict)
     resumable: bool = True
     costs: dict[str, float] = field(default_factory=dict)

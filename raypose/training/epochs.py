@@ -80,7 +80,7 @@ def train(trainer: Trainer, progress: EpochProgress, saver: Saver | None = None)
         "train_s": spent,
         "learning_rate": trainer.learning_rate,
         "gradient_norm": progress.norm / max(1, progress.num_norms),
-        **({"skipped_steps": tally.skipped} if trainer.loss_scale else {}),
+        **({"skipped_steps": progress.skipped} if trainer.loss_scale else {}),
         "num_bad": sum(gather(context, len(trainer.bad))),
     }
 
@@ -90,7 +90,8 @@ def _check_use(trainer: Trainer, progress: EpochProgress) -> None:
     config = trainer.config
     if progress.seen == 0:
         raise DataError(f"{config.data.train}: holds no good picture")
-    if progress.epoch + 1 == config.optim.epochs and not trainer.has_learned:
+    last = progress.epoch + 1 == config.optim.epochs
+    if trainer.loss_scale is not None and last and not trainer.has_learned:
         raise TrainError(
             "train.precision=fp16: no step's gradients were finite, so nothing was learned; take "
             "more steps, or set train.precision=fp32"
@@ -105,13 +106,11 @@ class _Tally:
         trainer: takes them.
         progress: of the epoch.
         loss: of the last one that was read.
-        skipped: those that fp16 could not hold.
     """
 
     trainer: Trainer
     progress: EpochProgress
     loss: float = 0.0
-    skipped: int = 0
     _last: Outcome | None = None
 
     def add(self, outcome: Outcome | None) -> None:
@@ -131,7 +130,7 @@ class _Tally:
             self.progress.norm += self.trainer.gradient_norm
             self.progress.num_norms += 1
         else:
-            self.skipped += 1
+            self.progress.skipped += 1
 
 
 def fit_probe(trainer: Trainer) -> dict[str, Any]:

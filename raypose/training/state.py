@@ -27,6 +27,7 @@ class EpochProgress:
     Attributes:
         norm: summed norms of the gradients, of the steps that were of use.
         num_norms: of these steps.
+        skipped: steps that fp16 could not hold.
     """
 
     epoch: int = 0
@@ -35,6 +36,7 @@ class EpochProgress:
     loss: float = 0.0
     norm: float = 0.0
     num_norms: int = 0
+    skipped: int = 0
     bad: dict[str, str] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
 
@@ -75,6 +77,7 @@ def save(
         loss=progress.loss,
         norm=progress.norm,
         num_norms=progress.num_norms,
+        skipped=progress.skipped,
         bad=trainer.all_bad() if progress.step else {},
         resumable=resumable,
         costs=progress.costs,
@@ -156,6 +159,7 @@ def progress_of(trainer: Trainer, last: checkpoint.Checkpoint) -> EpochProgress:
         loss=last.loss,
         norm=last.norm,
         num_norms=last.num_norms,
+        skipped=last.skipped,
         bad=dict(last.bad),
         costs=last.costs,
     )

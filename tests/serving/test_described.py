@@ -75,6 +75,9 @@ def test_what_is_printed_can_be_read_elsewhere(
     assert main(["deploy", "./rel", "storage=./store", "--print"]) == 0
     (application,) = yaml.safe_load(capsys.readouterr().out)["applications"]
     assert application["args"]["release"] == str(tmp_path / "rel")
+    assert main(["deploy", "kept/rel", "storage=./store", "--print"]) == 0
+    (application,) = yaml.safe_load(capsys.readouterr().out)["applications"]
+    assert application["args"]["release"] == str(tmp_path / "kept/rel")
     assert application["args"]["storage"] == str(tmp_path / "store")
 
 

@@ -8,7 +8,7 @@ from support.contexts import InMemory, batch, full, recipe, spread
 
 from raypose.clip import arithmetic
 from raypose.errors import TrainError
-from raypose.training import epochs, loop, precision, saver, state
+from raypose.training import checkpoint, epochs, loop, precision, saver, state
 from raypose.training.trainer import Trainer
 
 BATCHES = [batch([4 * k + j for j in range(4)]) for k in range(3)]
@@ -113,8 +113,13 @@ def test_the_factor_grows_after_good_steps_and_travels(tmp_path: Path) -> None:
     trainer.train_step(BATCHES[0], epoch=0)
     trainer.loss_scale = precision.LossScale(32.0, 7)
     with saver.saving(trainer.context, str(tmp_path)) as writer:
-        state.save(trainer, state.EpochProgress(0, 1), None, {}, saver=writer)
+        begun = state.EpochProgress(0, 1, norm=2.5, num_norms=3, skipped=2)
+        state.save(trainer, begun, None, {}, saver=writer)
     assert prepared(str(tmp_path), **{"train.precision": "fp16"}).loss_scale == trainer.loss_scale
+    last = checkpoint.latest(str(tmp_path))
+    assert last is not None
+    resumed = state.progress_of(trainer, last)
+    assert (resumed.norm, resumed.num_norms, resumed.skipped) == (2.5, 3, 2)
 
 
 def test_which_precision() -> None:
