@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import nn
 
 from raypose.clip import depthwise
 from raypose.clip.augment import ramp
+from raypose.clip.libraries import BatchNormAct2d
 
 __all__ = ["fold", "freeze", "frozen", "layers", "unfold"]
 

@@ -15,11 +15,11 @@ import urllib.request
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import open_clip
 from huggingface_hub import constants, try_to_load_from_cache
 
 from raypose import storage
 from raypose.clip import model
+from raypose.clip.libraries import open_clip
 from raypose.config import ModelConfig
 from raypose.console import status, waiting
 from raypose.errors import ConfigError

@@ -16,15 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import open_clip
 import torch
-from open_clip.tokenizer import HFTokenizer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raypose import storage
 from raypose.clip import batch_norm
+from raypose.clip.libraries import HFTokenizer, open_clip
 from raypose.config import ModelConfig
 from raypose.errors import CheckpointError, ConfigError, did_you_mean
 

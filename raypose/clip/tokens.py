@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import open_clip
-from open_clip.tokenizer import HFTokenizer
-
+from raypose.clip.libraries import HFTokenizer, open_clip
 from raypose.clip.model import Clip, quiet, refuse_name
 from raypose.config import ModelConfig
 from raypose.errors import ConfigError

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from timm.models import group_parameters
 from torch import nn
 
+from raypose.clip.libraries import group_parameters
 from raypose.config import OptimConfig
 from raypose.errors import ConfigError
 
