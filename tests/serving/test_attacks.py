@@ -70,39 +70,35 @@ class Watched:
         return self.most - self.before
 
 
-ATTACKS: dict[str, tuple[Callable[[str], hostile.Reply], int, str]] = {
-    "declared": (
-        lambda url: hostile.declared(url, pause_s=PACE_S),
-        413,
-        "larger than 16777216 bytes",
-    ),
-    "chunked": (
-        lambda url: hostile.chunked(url, pause_s=PACE_S),
-        413,
-        "larger than 16777216 bytes",
-    ),
-    "slow": (
-        lambda url: hostile.slow_body(url, pause_s=0.2, for_s=20),
-        408,
-        "did not come whole within 1 s",
-    ),
+LATE = "did not come whole within 1 s"
+LARGE = "larger than 16777216 bytes"
+ATTACKS: dict[str, tuple[Callable[[str], hostile.Reply], dict[int, str]]] = {
+    "declared": (lambda url: hostile.declared(url, pause_s=PACE_S), {413: LARGE}),
+    # which bound it meets first is a matter of how much a busy machine takes in a second
+    "chunked": (lambda url: hostile.chunked(url, pause_s=PACE_S), {413: LARGE, 408: LATE}),
+    "slow": (lambda url: hostile.slow_body(url, pause_s=0.2, for_s=20), {408: LATE}),
     "megapixels": (
         lambda url: hostile.post(url, hostile.PICTURES["144 megapixels"]()),
-        400,
-        "header claims 144 megapixels",
+        {400: "header claims 144 megapixels"},
     ),
-    "scans": (lambda url: hostile.post(url, hostile.PICTURES["10,000 scans"]()), 400, "scans"),
-    "strip": (lambda url: hostile.post(url, hostile.PICTURES["strip"]()), 400, "a strip of"),
-    "gzip": (hostile.squeezed, 415, "without Content-Encoding"),
-    "parts": (hostile.in_parts, 415, "not a form"),
+    "scans": (lambda url: hostile.post(url, hostile.PICTURES["10,000 scans"]()), {400: "scans"}),
+    "strip": (lambda url: hostile.post(url, hostile.PICTURES["strip"]()), {400: "a strip of"}),
+    "gzip": (hostile.squeezed, {415: "without Content-Encoding"}),
+    "parts": (hostile.in_parts, {415: "not a form"}),
 }
+"""How it goes, and by which status and words it may be refused."""
+
+
+def refused(reply: hostile.Reply, refusals: dict[int, str]) -> bool:
+    """Whether it was refused by a status and the words that go with it."""
+    return reply.status in refusals and refusals[reply.status] in reply.answer
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_is_answered_and_harms_nobody(
     attacked: str, name: str, record_property: Callable[[str, object], None]
 ) -> None:
-    attack, status, words = ATTACKS[name]
+    attack, refusals = ATTACKS[name]
     with Watched() as watched, loads.going(attacked, [PICTURE], num_clients=2) as load:
         load.wait(5)
         reply = attack(attacked)
@@ -111,7 +107,7 @@ def test_an_attack_is_answered_and_harms_nobody(
         "seconds", round(reply.seconds, 2)
     )  # told by --junitxml=FILE -o junit_family=xunit1
     record_property("grown_mib", watched.grown >> 20)
-    assert (reply.status, words in reply.answer) == (status, True), reply
+    assert refused(reply, refusals), reply
     assert watched.grown < MOST_BYTES, f"{watched.grown >> 20} MiB"
     assert load.failed() == []
 
@@ -139,8 +135,8 @@ def test_all_at_once(attacked: str) -> None:
         for thread in threads:
             thread.join()
         load.wait(5)
-    assert {name: reply.status for name, reply in replies.items()} == {
-        name: status for name, (_, status, _) in ATTACKS.items()
-    }
+    assert replies.keys() == ATTACKS.keys()
+    for name, (_, refusals) in ATTACKS.items():
+        assert refused(replies[name], refusals), (name, replies[name])
     assert watched.grown < 2 * MOST_BYTES
     assert load.failed() == []
