@@ -26,7 +26,7 @@ from raypose.config import Config
 from raypose.data import images
 from raypose.data.transforms import to_square
 from raypose.errors import CheckpointError, DataError, StorageError, UsageError
-from raypose.releases import registry
+from raypose.releases import references, registry
 from raypose.releases.predictions import Predicted, Predictions
 from raypose.releases.predictor import Predictor
 from raypose.releases.registry import Release
@@ -233,7 +233,7 @@ def _resolved(reference: str | Path | Release, root: str | Path) -> Release:
     if isinstance(reference, Release):
         return reference
     if not isinstance(reference, str | Path):
-        raise TypeError(f"{reference!r} is no reference of a release: {registry.FORMS}")
+        raise TypeError(f"{reference!r} is no reference of a release: {references.FORMS}")
     return registry.resolve(str(root) or storage.default_root(), reference)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,18 +23,16 @@ from typing import Any
 from raypose import storage
 from raypose.config import NAME_PATTERN
 from raypose.console import owner, status
-from raypose.errors import ConflictError, NotFoundError, RegistryError, did_you_mean
-from raypose.releases import documents
+from raypose.errors import ConflictError, RegistryError, did_you_mean
+from raypose.releases import aliases, documents, references
 from raypose.releases.documents import VERSION_PATTERN, Alias, Manifest, Number, Settings
 
 __all__ = [
-    "FORMS",
     "PRODUCTION",
     "Release",
     "described",
     "fetch",
     "followed",
-    "formed",
     "manifest_of",
     "names",
     "overview",
@@ -44,7 +41,6 @@ __all__ = [
     "publish",
     "resolve",
     "rollback",
-    "through",
 ]
 
 PRODUCTION = "production"
@@ -57,7 +53,6 @@ REPUBLISH = "publish it again"
 READERS = 16
 """Manifests that are read side by side."""
 NOT_THERE = "not a name, and no such folder"
-FORMS = "give NAME, NAME@ALIAS or NAME:VERSION, or a folder or s3:// place that holds a release"
 
 
 @dataclass(frozen=True)
@@ -92,12 +87,10 @@ def overview(root: str) -> list[dict[str, Any]]:
     """Return every complete release with the aliases that point at it; say which are damaged."""
     rows = []
     for name in names(root):
-        folder = storage.join(root, "releases", name, "aliases")
         targets: dict[str, Alias | None] = {}
-        for file in storage.list_files(folder):
-            alias = file.removesuffix(".json")
+        for alias in aliases.names(root, name):
             try:
-                targets[alias], _ = _read_alias(root, name, alias)
+                targets[alias], _ = aliases.read(root, name, alias)
             except RegistryError as error:
                 status(f"left out: {error}")
         for version in _versions(root, name):
@@ -172,7 +165,7 @@ def _claimed(root: str, name: str, content: str) -> int:
     number = max(known, default=0) + 1
     while True:
         url = storage.join(folder, f"v{number}.json")
-        mine = Number(number=number, content=content, by=_ourselves())
+        mine = Number(number=number, content=content, by=aliases.ourselves())
         try:
             storage.write_json(url, mine.model_dump(mode="json"), instead_of="")
             return number
@@ -197,9 +190,9 @@ def resolve(root: str, reference: str | Path) -> Release:
         RegistryError: naming what there is instead.
     """
     text = str(reference)
-    if _is_place(text):
+    if references.is_place(text):
         return _at(text)
-    name, separator, rest = _parts(text)
+    name, separator, rest = references.parts(text)
     named = bool(re.fullmatch(NAME_PATTERN, name))
     versions = _versions(root, name) if named and root else []
     if not versions:
@@ -213,7 +206,7 @@ def resolve(root: str, reference: str | Path) -> Release:
         raise RegistryError(f"{text}: no such version; there are: {', '.join(versions)}")
     alias = rest or PRODUCTION
     _check_name(alias)
-    target, _ = _read_alias(root, name, alias)
+    target, _ = aliases.read(root, name, alias)
     if target is None:
         pair = "" if alias == PRODUCTION else f" alias={alias}"
         raise RegistryError(
@@ -227,31 +220,10 @@ def resolve(root: str, reference: str | Path) -> Release:
     return _release(root, name, target.version)
 
 
-def formed(reference: str) -> str:
-    """Return a reference as it is read anywhere: that of a folder here by its whole path.
-
-    Raises:
-        RegistryError: where it is of no form that a reference has.
-    """
-    if _is_place(reference) or "/" in reference:  # which no name has
-        return storage.absolute(reference)
-    name, separator, rest = _parts(reference)
-    wanted = {"": "", "@": NAME_PATTERN, ":": r"v\d+(-[0-9a-f]{8})?"}[separator]
-    if not (re.fullmatch(NAME_PATTERN, name) and re.fullmatch(wanted, rest)):
-        raise RegistryError(f'"{reference}": no reference of a release; {FORMS}')
-    return reference
-
-
-def through(reference: str, alias: str) -> str:
-    """Return a reference by another alias of the same name; as it is, where that is empty."""
-    name, _, _ = _parts(reference)
-    return f"{name}@{alias}" if alias else reference
-
-
 def followed(root: str, reference: str) -> tuple[str, str] | None:
     """Return name and alias of a reference that goes through an alias of a registry, else None."""
     found = re.fullmatch(r"([^:@]+)(?:@(.+))?", reference)
-    if _is_place(reference) or not found or not root or not _versions(root, found[1]):
+    if references.is_place(reference) or not found or not root or not _versions(root, found[1]):
         return None
     return found[1], found[2] or PRODUCTION
 
@@ -262,7 +234,7 @@ def pointed(root: str, name: str, alias: str) -> tuple[Release, Release | None]:
     Raises:
         RegistryError: where there is no such alias, or it is damaged.
     """
-    target, _ = _read_alias(root, name, alias)
+    target, _ = aliases.read(root, name, alias)
     if target is None:
         raise RegistryError(f'{name}@{alias}: alias "{alias}" is not set')
     before = _release(root, name, target.previous) if target.previous else None
@@ -284,10 +256,16 @@ def promote(root: str, reference: str, *, alias: str = PRODUCTION) -> Release:
             f"{reference}: lies at {release.url}, which is no release of {root or 'a registry'}; "
             "aliases point at what is published there, such as NAME:v3"
         )
-    before, tag = _read_alias(root, release.name, alias)
+    before, tag = aliases.read(root, release.name, alias)
     if before is None or before.version != release.version:
-        previous = before.version if before else None
-        _write_alias(root, release, alias, previous=previous, instead_of=tag)
+        aliases.write(
+            root,
+            release.name,
+            alias,
+            release.version,
+            previous=before.version if before else None,
+            instead_of=tag,
+        )
     return entry
 
 
@@ -297,21 +275,21 @@ def rollback(root: str, name: str, *, alias: str = PRODUCTION) -> Release:
     Raises:
         RegistryError: where there is nothing to go back to.
     """
-    if _is_place(name):
+    if references.is_place(name):
         raise RegistryError(f"{name}: a place has no aliases; give the name of what was published")
     if not re.fullmatch(NAME_PATTERN, name):
-        bare, _, _ = _parts(name)
+        bare, _, _ = references.parts(name)
         known = bare or "NAME"
         raise RegistryError(f"{name}: an alias is rolled back; give {known}, and alias=ALIAS")
     now = resolve(root, f"{name}@{alias}")
-    target, tag = _read_alias(root, name, alias)
+    target, tag = aliases.read(root, name, alias)
     if target is None or target.previous is None:
         raise RegistryError(
             f"{name}@{alias}: has no earlier version to go back to; point it at another: "
             f"raypose promote {name}:VERSION"
         )
     release = resolve(root, f"{name}:{target.previous}")
-    _write_alias(root, release, alias, previous=now.version, instead_of=tag)
+    aliases.write(root, name, alias, release.version, previous=now.version, instead_of=tag)
     return release
 
 
@@ -364,18 +342,6 @@ def fetch(release: Release, folder: Path) -> Path:
     return folder
 
 
-def _parts(reference: str) -> tuple[str, str, str]:
-    """Return a reference's name, what separates it from the rest, and that."""
-    found = re.match(r"([^:@]*)([:@]?)(.*)", reference, re.DOTALL)
-    assert found is not None  # it matches anything
-    return found[1], found[2], found[3]
-
-
-def _is_place(reference: str) -> bool:
-    """Tell whether a reference can be nothing but a place."""
-    return reference.startswith(("s3://", "/", "./", "../", "~")) or reference in (".", "..")
-
-
 def _at(reference: str) -> Release:
     """Return the release that lies at a place.
 
@@ -388,7 +354,7 @@ def _at(reference: str) -> Release:
         url = os.path.abspath(os.path.expanduser(reference))
         if not reference or not os.path.isdir(url):
             what = "a file, not the folder of a release" if os.path.isfile(url) else NOT_THERE
-            raise RegistryError(f'"{reference}": {what}; {FORMS}')
+            raise RegistryError(f'"{reference}": {what}; {references.FORMS}')
     place = storage.join(url, MANIFEST)
     if storage.exists(place):
         manifest = documents.read(Manifest, place, mend="give the folder of a release")
@@ -452,49 +418,6 @@ def _number(version: str) -> int:
 
 def _release(root: str, name: str, version: str) -> Release:
     return Release(name, version, storage.join(root, "releases", name, "versions", version))
-
-
-def _alias_url(root: str, name: str, alias: str) -> str:
-    return storage.join(root, "releases", name, "aliases", f"{alias}.json")
-
-
-def _read_alias(root: str, name: str, alias: str) -> tuple[Alias | None, str]:
-    """Return where an alias points, and the tag by which it is moved; nothing before that."""
-    url = _alias_url(root, name, alias)
-    documents.check_file(url)
-    try:
-        content, tag = storage.read_tagged(url)
-    except NotFoundError:
-        return None, ""
-    mend = f"delete it, and run: raypose promote {name}:VERSION"
-    return documents.parse(Alias, content, url, mend=mend), tag
-
-
-def _write_alias(
-    root: str, release: Release, alias: str, *, previous: str | None, instead_of: str
-) -> None:
-    """Move an alias, if it still points where it was seen to.
-
-    Raises:
-        RegistryError: where another moved it first, naming whom and where to.
-    """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    target = Alias(version=release.version, previous=previous, at=now, by=_ourselves())
-    url = _alias_url(root, release.name, alias)
-    try:
-        storage.write_json(url, target.model_dump(mode="json"), instead_of=instead_of)
-    except (ConflictError, NotFoundError):
-        winner, _ = _read_alias(root, release.name, alias)
-        to = f"moved to {winner.version} by {winner.by or 'another'}" if winner else "deleted"
-        raise RegistryError(
-            f"{release.name}@{alias}: was {to} meanwhile, and stays so; look, and promote "
-            f"{release.version} again if it is still wanted"
-        ) from None
-
-
-def _ourselves() -> str:
-    """Return who writes: for whom, the process and its machine."""
-    return f"{owner() or 'somebody'}, process {os.getpid()} on {socket.gethostname()}"
 
 
 def _check_name(name: str) -> None:

@@ -25,7 +25,7 @@ from ray.serve.handle import DeploymentHandle
 
 from raypose.config import ServeConfig
 from raypose.errors import BadPicture
-from raypose.releases import registry
+from raypose.releases import references, registry
 from raypose.releases.predictions import Answer
 from raypose.runtime.meters import Meters
 from raypose.serving import http
@@ -250,7 +250,7 @@ def build(arguments: Arguments) -> serve.Application:
         RegistryError: where there is no such release.
     """
     settings = arguments.serve
-    reference = registry.through(arguments.release, settings.follow)
+    reference = references.through(arguments.release, settings.follow)
     settings.check_open()
     registry.resolve(arguments.storage, reference)
     user_config = {"release": reference}

@@ -16,7 +16,7 @@ from typing import Any
 
 from raypose import disks
 from raypose.config import Config, ServeConfig
-from raypose.releases import registry
+from raypose.releases import references
 
 __all__ = [
     "APP",
@@ -103,7 +103,7 @@ def application(config: Config, reference: str) -> dict[str, Any]:
         RegistryError: where the reference is none.
     """
     config.serve.check_open()
-    reference = registry.formed(reference)
+    reference = references.formed(reference)
     settings = config.serve.model_dump(mode="json", exclude_defaults=True, exclude=OF_THIS_SIDE)
     arguments: dict[str, Any] = {"storage": config.storage, "release": reference}
     if settings:

@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 from raypose.config import Config
 from raypose.console import waiting
 from raypose.errors import EndpointError
-from raypose.releases import registry
+from raypose.releases import references, registry
 from raypose.serving import holding
 from raypose.serving.app import Arguments, build
 from raypose.serving.described import APP, http_options, model
@@ -68,7 +68,7 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
         EndpointError: where the port is taken, or the endpoint does not answer.
     """
     config.serve.check_open()
-    reference = registry.through(reference, config.serve.follow)
+    reference = references.through(reference, config.serve.follow)
     release = registry.resolve(config.storage, reference)
     holding.proven(release, device="cpu")
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)

@@ -18,7 +18,7 @@ import requests
 from raypose.config import Config, ServeConfig
 from raypose.console import one_line
 from raypose.errors import ConflictError, EndpointError, ResourceError, UsageError
-from raypose.releases import registry
+from raypose.releases import references, registry
 from raypose.serving.described import document, model
 from raypose.serving.figures import totals
 from raypose.serving.rest import (
@@ -338,7 +338,7 @@ def _reference(application: Mapping[str, Any]) -> str:
             return str(each["user_config"]["release"])
     arguments = application["args"]
     follow = (arguments.get("serve") or {}).get("follow", "")
-    return registry.through(str(arguments.get("release", "")), follow)
+    return references.through(str(arguments.get("release", "")), follow)
 
 
 def _target(application: Mapping[str, Any]) -> str:
