@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import signal
@@ -10,6 +12,7 @@ import sys
 import uuid
 import zipfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +146,24 @@ def trained(document: dict[str, Any], cluster: None) -> config.Config:
     training.train(made, in_process=True)
     registry.promote(made.storage, str(evaluation.publish(made)))
     return made
+
+
+@pytest.fixture(scope="session")
+def searched(document: dict[str, Any], cluster: None) -> tuple[config.Config, dict[str, Any]]:
+    """The recipe of a finished search, and what the command answered."""
+    from raypose.cli.main import main
+
+    storage.make_bucket("s3://test-searched")
+    search = {"space": {"optim.learning_rate": {"choice": [1e-3, 2e-3]}}, "num_trials": 2}
+    made = config.override(
+        config.parse_config({**document, "storage": "s3://test-searched"}),
+        {"search": {**search, "finalists": 0, "max_concurrent": 1}, "optim.epochs": 1},
+    )
+    place = storage.join(made.storage, "recipe.json")
+    storage.write_json(place, config.sparse(made))
+    with redirect_stdout(io.StringIO()) as answered:
+        assert main(["search", place, "--json"]) == 0
+    return made, json.loads(answered.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -132,14 +132,13 @@ def test_a_model_or_its_reference_is_evaluated(
     assert ray.is_initialized()
 
 
-def test_a_search_and_its_winner(recipe: Config, cluster: None) -> None:
-    space = {"optim.learning_rate": {"choice": [1e-3, 2e-3]}}
-    asked = {"search.space": space, "search.num_trials": 2, "search.finalists": 0}
-    asked |= {"optim.epochs": 1, "search.max_concurrent": 1}
-    result = raypose.search(recipe, asked)
+def test_a_search_and_its_winner(
+    recipe: Config, searched: tuple[Config, dict[str, Any]], cluster: None
+) -> None:
+    made, answered = searched
+    result = raypose.search(made)
     assert len(result.trials) == 2
-    again = raypose.search(recipe, asked)
-    assert (again.values, again.config) == (result.values, result.config)
+    assert (result.values, result.recipe) == (answered["values"], answered["recipe"])
     run = raypose.train(result.recipe)
     assert run.run_id == result.config.run_id
     assert storage.exists(run.checkpoint)

@@ -4,6 +4,7 @@ from .connection import connect as connect
 from .connection import data_level as data_level
 from .connection import in_job as in_job
 from .connection import interruptible as interruptible
+from .connection import is_alone as is_alone
 from .connection import is_local as is_local
 from .connection import spread as spread
 from .connection import unwrapped as unwrapped

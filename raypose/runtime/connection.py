@@ -38,6 +38,7 @@ __all__ = [
     "data_level",
     "in_job",
     "interruptible",
+    "is_alone",
     "is_local",
     "spread",
     "started",
@@ -64,6 +65,8 @@ LAST_S = 3.0
 """What is interrupted has this long to end."""
 VERBOSE = "RAYPOSE_VERBOSE"
 """In the environment, so that workers know too."""
+_OURS: list[str] = []
+"""The Ray that this process has started, while it has."""
 LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # stays on the loopback
     "RAY_worker_maximum_startup_concurrency": "16",
@@ -122,8 +125,10 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     try:
         if interrupted():
             raise KeyboardInterrupt
+        _OURS.extend(["local"] * (address == "local"))
         yield
     finally:
+        _OURS.clear()
         ray.shutdown()
         _terminate_by(on_term)  # Ray has put the system's in its place, unseen by Python
 
@@ -181,6 +186,11 @@ def _refuses_token(address: str) -> bool:
     except Exception:  # whatever else it is has been said already
         return False
     return False
+
+
+def is_alone() -> bool:
+    """Return whether this process uses a Ray that it has started: of one node, which stays."""
+    return bool(_OURS)
 
 
 def is_local(config: ClusterConfig) -> bool:

@@ -42,6 +42,10 @@ ELASTIC_START_S = "60"
 """After the loss of a node Ray counts it once more, and waits so long for the workers on it."""
 
 
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""In the environment: whether Ray watches."""
+
+
 RESIZE_S = 15.0
 """How often a group that may grow looks for room."""
 
@@ -149,7 +153,8 @@ def run_group(
             ),
         )
         try:
-            failure = runtime.interruptible(trainer.fit).return_value
+            with _watched():
+                failure = runtime.interruptible(trainer.fit).return_value
         except (TrainingFailedError, RayError) as error:
             raise _explained(error, run_id) from error
     if failure:
@@ -161,6 +166,22 @@ def _set_patience(settings: TrainConfig) -> None:
     name, usual = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", runtime.SETTINGS
     if settings.is_elastic and os.environ.get(name) == usual[name]:
         os.environ[name] = ELASTIC_START_S
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Have Ray watch for nodes that are taken back, but on a machine alone, which has but itself.
+
+    The watcher is a process, and starts as slowly as a worker.
+    """
+    if WATCHER in os.environ or not runtime.is_alone():
+        yield
+        return
+    os.environ[WATCHER] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[WATCHER]
 
 
 def _feed(config: Config, num_rows: int) -> None:

@@ -21,7 +21,7 @@ from support.commands import recipe_file
 from support.patience import PATIENCE_S
 from support.pictures import encoded, pack, photo
 
-from raypose import config, storage, training
+from raypose import storage, training
 from raypose.cli.main import VERBS, main
 from raypose.config import Config
 from raypose.errors import RegistryError
@@ -92,13 +92,13 @@ def test_runs_and_releases(
 
 
 def test_a_search_that_is_finished_answers_at_once(
-    ask: Ask, recipe: Config, cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ask: Ask,
+    searched: tuple[Config, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    space = {"optim.learning_rate": {"choice": [1e-3, 2e-3]}}
-    search = {"space": space, "num_trials": 1, "finalists": 0}
-    made = config.override(recipe, {"search": search, "optim.epochs": 1})
+    made, first = searched
     path = recipe_file(tmp_path, made)
-    first = ask(f"search {path}")
     again = ask(f"search {path}")
     assert again == first
     assert again["recipe"].endswith("winner.yaml")

@@ -13,7 +13,8 @@ import ray
 from support.commands import read
 from support.patience import until
 
-from raypose import config, training, tuning
+import raypose
+from raypose import config, training
 from raypose.config import Config
 from raypose.runtime import meters
 from raypose.runtime.meters import METERS, Meters, exported
@@ -123,7 +124,7 @@ def test_a_search_is_seen_in_the_scrape(
         "max_concurrent": 1, "finalists": 0, "grammars": 0, "reduction_factor": 0,
     }  # fmt: skip
     made = config.override(recipe, {"search": settings, "optim.epochs": 1})
-    result = tuning.search(made)
+    result = raypose.search(made)
     lines = read(capsys)
     search = {"search": made.search_id}
     state = {"state": "finished", **search}

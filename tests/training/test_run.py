@@ -72,32 +72,24 @@ def test_alone_trains_the_same_way(recipe: Config, cluster: None) -> None:
     assert result.metrics["val_nll"] <= at["val_nll"] + 1e-6
 
 
-def test_a_run_goes_on_with_more_workers(
-    recipe: Config, cluster: None, capsys: pytest.CaptureFixture[str]
+def test_a_run_goes_on_with_more_workers_and_one_that_is_killed_is_replaced(
+    recipe: Config, cluster: None, capsys: pytest.CaptureFixture[str], campaign_round: int
 ) -> None:
+    longer = config.override(recipe, {"optim.epochs": 12})
+
     def interrupt(values: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        training.train(recipe, in_process=True, report=interrupt)
-    result = training.train(config.override(recipe, {"train.num_workers": 2}))
-    assert result.run_id == recipe.run_id
-    told = capsys.readouterr().err
-    assert f"resuming {recipe.run_id} after epoch 1 of 2" in told
-    assert "resumes on 2 workers where it was 1: pictures meet in other steps" in told
-    assert "kept epoch" in told
-    lines = tracking.read(f"{result.url}/metrics.jsonl")
-    assert [line["epoch"] for line in lines] == [1, 2]
-
-
-def test_a_killed_worker_is_replaced(recipe: Config, cluster: None, campaign_round: int) -> None:
-    changed = config.override(recipe, {"optim.epochs": 12, "train.num_workers": 2})
+        training.train(longer, in_process=True, report=interrupt)
+    changed = config.override(longer, {"train.num_workers": 2})
     url = training.locate(changed).url
     killed: list[int] = []
     given: list[str] = []
 
     def kill_one() -> None:
-        until(lambda: tracking.read(f"{url}/metrics.jsonl"))  # its checkpoint is being written
+        # a checkpoint of the two is being written
+        until(lambda: len(tracking.read(f"{url}/metrics.jsonl")) > 1)
         killed.extend(descendants("ray::RayTrainWorker")[:1])
         given.extend(Path(f"/proc/{killed[0]}/environ").read_text().split("\0"))
         os.kill(killed[0], signal.SIGKILL)
@@ -110,6 +102,11 @@ def test_a_killed_worker_is_replaced(recipe: Config, cluster: None, campaign_rou
     assert {f"{key}={value}" for key, value in heap.ENVIRONMENT.items()} <= set(given)
     lines = tracking.read(f"{result.url}/metrics.jsonl")
     assert [line["epoch"] for line in lines] == list(range(1, 13))
+    assert result.run_id == training.locate(longer).id
+    told = capsys.readouterr().err
+    assert f"resuming {result.run_id} after epoch 1 of 12" in told
+    assert "resumes on 2 workers where it was 1: pictures meet in other steps" in told
+    assert "kept epoch" in told
 
 
 def test_bad_pictures_stop_a_run_with_one_line(
@@ -119,11 +116,9 @@ def test_bad_pictures_stop_a_run_with_one_line(
     contents = {"good": encoded(photo()), "bad": b"<html>gone</html>", "more": encoded(photo())}
     label = classes[0].id
     pack({f"{label}/{k}.jpg": v for k, v in contents.items()}, f"{bucket}/bad", tmp_path)
-    changed = config.override(
-        recipe, {"data.train": f"{bucket}/bad", "train.num_workers": 2, "optim.epochs": 1}
-    )
+    changed = config.override(recipe, {"data.train": f"{bucket}/bad", "optim.epochs": 1})
     with pytest.raises(DataError) as caught:
-        training.train(changed)
+        training.train(changed, in_process=True)
     message = str(caught.value)
     assert "1 of 3 pictures are bad, more than data.max_bad_fraction=0 allows" in message
     assert f"{classes[0].id}/bad.jpg: not a picture" in message

@@ -84,6 +84,7 @@ def test_a_search_whose_trials_all_fail_says_why(recipe: Config, cluster: None) 
     assert {trial.state for trial in found.values()} == {"failed"}
 
 
+@pytest.mark.soak  # as test_course has it without training
 def test_a_backbone_that_does_not_train_is_given_up(
     recipe: Config, cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def begun(raypose: str, folder: Path, asked: Config, *pairs: str) -> subprocess.
     )
 
 
+@pytest.mark.soak  # as tests/campaigns kills a whole search
 def test_two_searches_share_a_cluster_and_one_loses_a_worker(
     raypose: str, recipe: Config, cluster: None, tmp_path: Path
 ) -> None:
