@@ -179,7 +179,7 @@ def own(trained: config.Config, tmp_path_factory: pytest.TempPathFactory) -> con
     return config.override(trained, {"storage": bucket})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nodes(s3: str, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """A head, to which nodes may come; after S3, so that workers inherit the variables."""
     from raypose.runtime.nodes import Nodes

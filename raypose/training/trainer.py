@@ -405,9 +405,10 @@ class Trainer(Scorer):
         return self._reduce(values, dist.ReduceOp.SUM)
 
     def _reduce(self, values: Sequence[float], how: Any) -> list[float]:
+        """Reduce over ranks, from CPU to CPU: what is read off a device waits for it."""
         if self.context.world_size == 1:
             return list(values)
-        vector = torch.tensor(values, dtype=torch.float64, device=self.context.device)
+        vector = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(vector, op=how)
         reduced: list[float] = vector.tolist()
         return reduced

@@ -42,6 +42,10 @@ ELASTIC_START_S = "60"
 """After the loss of a node Ray counts it once more, and waits so long for the workers on it."""
 
 
+BACKENDS = "cpu:gloo,cuda:nccl"
+"""Counts of pictures go from CPU to CPU, gradients from GPU to GPU."""
+
+
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """In the environment: whether Ray watches."""
 
@@ -131,7 +135,7 @@ def run_group(
                 "events": events,
                 "run_url": url,
             },
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            torch_config=TorchConfig(backend=BACKENDS if use_gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings.num_workers,
                 use_gpu=use_gpu,

@@ -220,6 +220,7 @@ def test_stdin_is_a_picture(trained: Config, raypose: str) -> None:
     assert json.loads(done.stdout)["pictures"][0]["picture"] == "-"
 
 
+@pytest.mark.soak  # as a release is, by tests/serving, and a folder is one, by tests/releases
 def test_a_folder_is_served(trained: Config, raypose: str, tmp_path: Path) -> None:
     """A copy of a release stands where a release does."""
     registry.fetch(registry.resolve(trained.storage, "tiny"), tmp_path / "copy")

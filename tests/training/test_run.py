@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import io
+import json
+import math
 import os
+import re
 import signal
 import threading
+from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from support import scrapes
 from support.patience import until
 from support.pictures import encoded, pack, photo
 from support.processes import descendants
@@ -17,21 +24,70 @@ from raypose.config import Config
 from raypose.data import manifests, packing
 from raypose.errors import ConfigError, DataError, ResourceError
 from raypose.releases import registry
+from raypose.runtime.meters import METERS, exported
 from raypose.training import heap, runs, tracking
 
 
+class TwoWorkers(NamedTuple):
+    """A finished run of two workers that streamed from S3, and what it told meanwhile."""
+
+    recipe: Config
+    result: training.TrainResult
+    lines: list[dict[str, Any]]
+    """Of JSON, on stderr."""
+
+
 @pytest.fixture(scope="module")
-def two_workers(document: dict[str, Any], cluster: None) -> tuple[Config, training.TrainResult]:
-    """A finished run of two workers that streamed from S3."""
+def two_workers(document: dict[str, Any], cluster: None) -> TwoWorkers:
     storage.make_bucket("s3://test-two")
     made = config.parse_config(
         {**document, "name": "two", "storage": "s3://test-two", "train": {"num_workers": 2}}
     )
-    return made, training.train(made)
+    with pytest.MonkeyPatch.context() as changed, redirect_stderr(io.StringIO()) as told:
+        changed.setenv(console.LOG, "json")
+        changed.delenv(console.JOB, raising=False)
+        changed.delenv("RAYPOSE_QUIET", raising=False)
+        result = training.train(made)
+    # soon after it: Ray forgets a value that is not told again for twenty seconds
+    scrapes.hold(partial(_check_scraped, result))
+    return TwoWorkers(made, result, [json.loads(line) for line in told.getvalue().splitlines()])
 
 
-def test_two_workers_train_from_s3(two_workers: tuple[Config, training.TrainResult]) -> None:
-    recipe, result = two_workers
+def _check_scraped(result: training.TrainResult, found: scrapes.Series) -> None:
+    run = {"run": result.run_id}
+    last = tracking.read(f"{result.url}/metrics.jsonl")[-1]
+    of = partial(scrapes.of, found, **run)
+    told = {name: of(f"ray_raypose_train_{name}")
+            for name in ("epoch", "progress", "loss", "images_per_s", "data_wait", "val_score",
+                         "bad_images", "learning_rate", "gradient_norm")}  # fmt: skip
+    assert (told["epoch"], told["progress"], told["bad_images"]) == ([2.0], [1.0], [0.0])
+    keys = {"loss": "train_loss", "val_score": "val_balanced_accuracy"}
+    for name in ("loss", "val_score", "images_per_s", "data_wait"):
+        (value,) = told[name]
+        assert math.isclose(value, last[keys.get(name, name)], rel_tol=1e-6), name
+    assert told["gradient_norm"] > [0.0]
+    (images,) = of("ray_raypose_train_images_total")
+    assert round(images) == 2 * 96
+    assert of("ray_raypose_train_checkpoint_s_count") == [2.0]
+    assert of("ray_raypose_train_epoch_s_count") == [2.0]
+    (read,) = of("ray_raypose_train_bytes_read_total")
+    assert read == result.metrics["bytes_read"]
+    held_gpu = result.metrics["gpu_hours"] > 0  # what is none is not counted
+    for name in METERS:
+        if name.startswith("raypose_train") and (name != "raypose_train_gpu_hours" or held_gpu):
+            assert any(of(each) for each in exported(name)), name
+
+
+def test_a_run_is_seen_in_the_scrape_and_in_lines(two_workers: TwoWorkers) -> None:
+    """In the scrape by its fixture."""
+    lines = two_workers.lines
+    epochs = [line for line in lines if re.match(r"epoch \d/2 ", line["message"])]
+    assert len(epochs) == 2
+    assert {line["run"] for line in lines} == {two_workers.result.run_id}
+
+
+def test_two_workers_train_from_s3(two_workers: TwoWorkers) -> None:
+    recipe, result, _ = two_workers
     lines = tracking.read(f"{result.url}/metrics.jsonl")
     assert [line["epoch"] for line in lines] == [1, 2]
     assert {"train_loss", "val_top1", "val_top5", "val_balanced_accuracy", "val_nll",
@@ -53,9 +109,9 @@ def _manifest(recipe: Config, split: str) -> manifests.Manifest:
 
 
 def test_a_finished_run_is_not_run_again(
-    two_workers: tuple[Config, training.TrainResult], capsys: pytest.CaptureFixture[str]
+    two_workers: TwoWorkers, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe, result = two_workers
+    recipe, result, _ = two_workers
     assert training.train(recipe) == result
     assert f"{recipe.run_id} is finished already: nothing to train" in capsys.readouterr().err
 
