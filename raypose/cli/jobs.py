@@ -19,6 +19,7 @@ from raypose.cli.verbs import ANY, Call, Keys, Verb, Word
 from raypose.config.settings import Config
 from raypose.console import JOB, RAY_JOB, RESULT, one_line, status, waiting
 from raypose.errors import UsageError
+from raypose.runtime.addresses import job_server
 
 __all__ = ["ENV", "VERBS", "address_of", "connected", "document", "handed_over", "line", "required"]
 
@@ -59,8 +60,13 @@ def handed_over(verb: Verb, call: Call) -> int | None:
 
 
 def address_of(config: Config) -> str:
-    """Return the job server that a document or the environment names; empty where neither does."""
-    return config.cluster.jobs or os.environ.get(ENV, "")
+    """Return the job server that a document or the environment names; empty where neither does.
+
+    Raises:
+        UsageError: where it is no address of one.
+    """
+    named = config.cluster.jobs or os.environ.get(ENV, "")
+    return job_server(named) if named else ""
 
 
 def required(config: Config) -> str:

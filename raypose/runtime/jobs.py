@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import requests
@@ -28,6 +27,7 @@ from ray.job_submission import JobSubmissionClient
 from raypose.config import document_hash
 from raypose.console import JOB, inherited, status, waiting
 from raypose.errors import NotFoundError, ResourceError, StorageError, UsageError, did_you_mean
+from raypose.runtime.addresses import job_server
 from raypose.runtime.resources import Standing
 
 __all__ = ["Client", "Job", "Parcel", "token"]
@@ -141,24 +141,6 @@ class _Patient(JobSubmissionClient):  # type: ignore[misc]
         return super()._do_request(*arguments, **{"timeout": TIMEOUT_S, **more})
 
 
-def _checked(address: str) -> str:
-    """Return an address that a job server may have.
-
-    Raises:
-        UsageError: for any other; what may be a password is not repeated.
-    """
-    found = address.strip().rstrip("/")
-    try:
-        parts = urlsplit(found)
-        whole = parts.scheme in ("http", "https") and parts.hostname and not parts.path
-        if whole and parts.port != 0 and "@" not in found:
-            return found
-    except ValueError:  # of a port that is none
-        pass
-    shown = address if "@" not in address else "an address with a user in it"
-    raise UsageError(f"cluster.jobs: {shown}: wants http://host:port")
-
-
 class Client:
     """A cluster's job server.
 
@@ -171,7 +153,7 @@ class Client:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = _checked(address)
+        self.address = job_server(address)
         held = token()
         headers = {"Authorization": f"Bearer {held}"} if held else {}
         with self._told(), waiting(f"asking {self.address}"):

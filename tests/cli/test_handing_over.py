@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -203,6 +205,16 @@ def test_addresses_of_another_kind_are_refused(address: str) -> None:
     with pytest.raises(UsageError, match="wants http://host:port") as refused:
         Client(address)
     assert "pw" not in str(refused.value)
+
+
+def test_an_address_of_another_kind_is_refused_before_ray_is_loaded(raypose: str) -> None:
+    done = subprocess.run(
+        [raypose, "endpoint", "status", "cluster.jobs=nonsense"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "cluster.jobs: nonsense: wants http://host:port" in done.stderr
+    assert not [line for line in done.stderr.splitlines() if line.endswith("| ray")]
 
 
 @contextmanager
