@@ -12,13 +12,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import ray
 import yaml
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial as TuneTrial
 
 from raypose import config as documents
@@ -28,7 +29,7 @@ from raypose.config import Config, dump, override, space, sparse
 from raypose.console import about, owner, plural, status
 from raypose.data import claims, inputs
 from raypose.errors import ConfigError, NotFoundError, TrainError
-from raypose.training import checkpoint
+from raypose.training import checkpoint, heap
 from raypose.tuning import finals, latency, records, trial, warming
 from raypose.tuning.callbacks import CourseScheduler, CourseSearcher
 from raypose.tuning.course import Course
@@ -165,8 +166,9 @@ def _fit(
     held = {_OF_TUNE.get(name, name): amount for name, amount in needs.items()}
     held = {"cpu": 0.01} if together else held
     reasons: dict[str, str] = {}
+    environment = {} if together or "GPU" in needs else heap.ENVIRONMENT
     # what Tune keeps of itself is read by nobody: it stays here, and goes
-    with tempfile.TemporaryDirectory() as folder, watching(course):
+    with tempfile.TemporaryDirectory() as folder, watching(course), _given(environment):
         tuner = tune.Tuner(
             tune.with_resources(work, held),
             tune_config=tune.TuneConfig(
@@ -185,6 +187,19 @@ def _fit(
             ),
         )
         runtime.interruptible(tuner.fit)
+
+
+@contextmanager
+def _given(environment: Mapping[str, str]) -> Iterator[None]:
+    """Have Tune start its actors with variables; it knows but its own, and takes no others."""
+    known = class_cache.DEFAULT_ENV_VARS
+    before = dict(known)
+    known.update(environment)
+    try:
+        yield
+    finally:
+        known.clear()
+        known.update(before)
 
 
 def _kept(config: Config) -> dict[str, str]:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from support.patience import PATIENCE_S
 
+TRIAL = "ray::ImplicitFunc"
+"""What a process is called in which a trial runs."""
+
 
 def descendants(name: str, *, of: int = 0) -> list[int]:
     """Process ids below one, by default this, whose title starts with a name; never another's."""

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.patience import until
+from support.processes import TRIAL, descendants
 
 from raypose import config, storage, training, tuning
 from raypose.captions.grammar import parse
@@ -11,6 +14,7 @@ from raypose.captions.nodes import searched
 from raypose.clip import model
 from raypose.config import Config
 from raypose.errors import CaptionError, ConfigError, ResourceError, TrainError
+from raypose.training import heap
 from raypose.tuning import records
 from raypose.tuning.decoded import Decoded
 
@@ -39,7 +43,18 @@ def test_a_search_writes_records_and_the_winner_and_goes_further(
     recipe: Config, cluster: None
 ) -> None:
     asked = with_search(recipe, num_trials=3, max_concurrent=2, grace_epochs=1)
+    before = set(descendants(TRIAL))
+    given: list[str] = []
+
+    def look() -> None:
+        first = until(lambda: set(descendants(TRIAL)) - before).pop()
+        given.extend(Path(f"/proc/{first}/environ").read_text().split("\0"))
+
+    looking = threading.Thread(target=look)
+    looking.start()
     result = tuning.search(asked)
+    looking.join()
+    assert {f"{key}={value}" for key, value in heap.ENVIRONMENT.items()} <= set(given)
     assert [trial["number"] for trial in result.trials] == [0, 1, 2]
     assert all(trial["error"] is None for trial in result.trials)
     assert {trial["state"] for trial in result.trials} <= {"finished", "stopped"}

@@ -12,16 +12,13 @@ import pytest
 import ray
 from support.commands import recipe_file
 from support.patience import PATIENCE_S, until
-from support.processes import descendants
+from support.processes import TRIAL, descendants
 
 from raypose import config, storage
 from raypose.config import Config
 from raypose.testing import embedded_s3
 from raypose.testing.faults import Faults
 from raypose.tuning import records
-
-TRIAL = "ray::ImplicitFunc"
-"""What a process is called in which a trial runs."""
 
 
 def searching(recipe: Config, name: str, **changes: Any) -> Config:
