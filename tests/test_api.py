@@ -13,7 +13,7 @@ import yaml
 from support.patience import PATIENCE_S
 
 import raypose
-from raypose import config, evaluation, storage
+from raypose import config, evaluation, storage, training
 from raypose.config import Config
 from raypose.releases import registry
 
@@ -139,8 +139,9 @@ def test_a_search_and_its_winner(
     result = raypose.search(made)
     assert len(result.trials) == 2
     assert (result.values, result.recipe) == (answered["values"], answered["recipe"])
+    trained = training.train(result.config, in_process=True)
     run = raypose.train(result.recipe)
-    assert run.run_id == result.config.run_id
+    assert run.run_id == result.config.run_id == trained.run_id
     assert storage.exists(run.checkpoint)
     with pytest.raises(raypose.RayposeError, match=r"search\.space: empty"):
         raypose.search(recipe)
