@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -36,15 +36,23 @@ def _without_compiler() -> Iterator[None]:
         yield
     finally:
         torch.compiler.disable = disable
-        del sys.modules[COMPILER]
+        if isinstance(sys.modules.get(COMPILER), _Later):
+            del sys.modules[COMPILER]
 
 
 class _Later(ModuleType):
-    """Stands in for a module: whatever function is asked for loads the module when called."""
+    """Stands in for a module: whatever function is asked for loads the module when called.
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    Where its package is loaded after all, by whatever else is imported, it gives way at once.
+    """
+
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if self.__name__.rpartition(".")[0] in sys.modules:
+            if sys.modules[self.__name__] is self:
+                del sys.modules[self.__name__]
+            return getattr(importlib.import_module(self.__name__), name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             return getattr(importlib.import_module(self.__name__), name)(*args, **kwargs)

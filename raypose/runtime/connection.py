@@ -125,7 +125,8 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     try:
         if interrupted():
             raise KeyboardInterrupt
-        _OURS.extend(["local"] * (address == "local"))
+        if address == "local":
+            _OURS.append(address)
         yield
     finally:
         _OURS.clear()

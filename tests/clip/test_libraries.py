@@ -15,6 +15,11 @@ model = timm.create_model(
 )
 assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
 
+from raypose.clip import libraries
+with libraries._without_compiler():  # whatever else may be loaded with them wants all of it
+    import torch._dynamo
+assert torch._dynamo.utils.counters["frames"] == {}
+
 from torchvision.ops import roi_align
 assert roi_align.__globals__["is_compile_supported"]("cpu") in (True, False)
 assert sys.modules["torch._dynamo.utils"].is_compile_supported("cpu") in (True, False)
