@@ -70,8 +70,10 @@ def test_haproxy_takes_the_connections(
         assert httpx.get(f"{url}/healthz").status_code == 200
         answer = httpx.get(f"{url}/v1/status")
         assert (answer.status_code, "no valid API key" in answer.json()["error"]) == (401, True)
-        reply = hostile.declared(f"{url}/v1/classify")
-        assert (reply.status, "larger than 16777216 bytes" in reply.answer) == (413, True)
+        reply = hostile.declared(f"{url}/v1/classify", pause_s=0.002)
+        assert reply.status == 413
+        # who goes on sending may lose the rest of an answer to the end of the connection
+        assert reply.answer == "" or "larger than 16777216 bytes" in reply.answer
         second = altered(own.storage, first, note="second")
         with promoted(own.storage, str(second)):
             until(lambda: any(f"{second} is answered with" in line for line in said))
