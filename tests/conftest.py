@@ -212,11 +212,9 @@ def client(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Client:
 @pytest.fixture
 def as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is told on stderr is lines of JSON."""
-    from raypose.console import JOB, LOG
+    from support.commands import tell_as_json
 
-    monkeypatch.setenv(LOG, "json")
-    monkeypatch.delenv(JOB, raising=False)
-    monkeypatch.delenv("RAYPOSE_QUIET", raising=False)
+    tell_as_json(monkeypatch)
 
 
 @pytest.fixture

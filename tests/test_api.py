@@ -136,9 +136,10 @@ def test_a_search_and_its_winner(
     recipe: Config, searched: tuple[Config, dict[str, Any]], cluster: None
 ) -> None:
     made, answered = searched
-    result = raypose.search(made)
+    result = raypose.search(config.override(made, {"optim.epochs": 9}), {"optim.epochs": 1})
     assert len(result.trials) == 2
     assert (result.values, result.recipe) == (answered["values"], answered["recipe"])
+    assert result.config == config.load(answered["recipe"])
     trained = training.train(result.config, in_process=True)
     run = raypose.train(result.recipe)
     assert run.run_id == result.config.run_id == trained.run_id

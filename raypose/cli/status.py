@@ -55,10 +55,9 @@ def _looked(look: Callable[[Config], Part], config: Config) -> Part:
 def _cluster(config: Config) -> Part:
     """Say what a cluster that is named has, and what of it is free."""
     address = config.cluster.named
-    server = jobs.address_of(config)
-    if not address and not server:
+    where = address or jobs.address_of(config)
+    if not where:
         return None, [f"none named: cluster.address or cluster.jobs, RAY_ADDRESS or {jobs.ENV}"]
-    where = address or server
     require_answer(where)
     if address:
         from raypose import runtime

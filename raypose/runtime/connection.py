@@ -65,8 +65,6 @@ LAST_S = 3.0
 """What is interrupted has this long to end."""
 VERBOSE = "RAYPOSE_VERBOSE"
 """In the environment, so that workers know too."""
-_OURS: list[str] = []
-"""The Ray that this process has started, while it has."""
 LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # stays on the loopback
     "RAY_worker_maximum_startup_concurrency": "16",
@@ -125,11 +123,8 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     try:
         if interrupted():
             raise KeyboardInterrupt
-        if address == "local":
-            _OURS.append(address)
         yield
     finally:
-        _OURS.clear()
         ray.shutdown()
         _terminate_by(on_term)  # Ray has put the system's in its place, unseen by Python
 
@@ -191,7 +186,8 @@ def _refuses_token(address: str) -> bool:
 
 def is_alone() -> bool:
     """Return whether this process uses a Ray that it has started: of one node, which stays."""
-    return bool(_OURS)
+    node = ray._private.worker._global_node
+    return node is not None and bool(node.is_head())
 
 
 def is_local(config: ClusterConfig) -> bool:

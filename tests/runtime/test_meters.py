@@ -45,8 +45,9 @@ def test_a_search_is_seen_in_the_scrape(
         "space": {"optim.learning_rate": {"choice": [1e-3, 1e-4]}}, "num_trials": 2,
         "max_concurrent": 1, "finalists": 0, "grammars": 0, "reduction_factor": 0,
     }  # fmt: skip
-    made = config.override(recipe, {"search": settings, "optim.epochs": 1})
-    result = raypose.search(made)
+    asked = {"search": settings, "optim.epochs": 1}
+    made = config.override(recipe, asked)
+    result = raypose.search(recipe, asked)
     lines = read(capsys)
     search = {"search": made.search_id}
     state = {"state": "finished", **search}

@@ -16,6 +16,7 @@ from raypose import config
 from raypose.cli import main as cli
 from raypose.cli.verbs import ANY, arrange
 from raypose.config import Config
+from raypose.console import JOB, LOG
 from support.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,19 @@ def told(stderr: str) -> list[str]:
 
 def read(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     """Return the lines of JSON that were told on stderr since the last look."""
-    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    return parsed(capsys.readouterr().err)
+
+
+def parsed(told: str) -> list[dict[str, Any]]:
+    """Return what lines of JSON say."""
+    return [json.loads(line) for line in told.splitlines()]
+
+
+def tell_as_json(changed: pytest.MonkeyPatch) -> None:
+    """Have what is told on stderr be lines of JSON."""
+    changed.setenv(LOG, "json")
+    changed.delenv(JOB, raising=False)
+    changed.delenv("RAYPOSE_QUIET", raising=False)
 
 
 def recipe_file(folder: Path, made: Config) -> str:

@@ -35,6 +35,11 @@ def descendants(name: str, *, of: int = 0) -> list[int]:
     return [pid for pid in title if title[pid].startswith(name) and ours(pid)]
 
 
+def environ_of(pid: int) -> set[str]:
+    """What a process was started with, as NAME=value."""
+    return set(Path(f"/proc/{pid}/environ").read_text().split("\0"))
+
+
 def marked(mark: str) -> list[str]:
     """Command lines of the processes that inherited a mark in their environment."""
     found = []

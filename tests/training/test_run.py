@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import re
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from support import scrapes
+from support import commands, scrapes
 from support.patience import until
 from support.pictures import encoded, pack, photo
-from support.processes import descendants
+from support.processes import descendants, environ_of
 
 from raypose import config, console, storage, training
 from raypose.captions import taxonomy
@@ -44,13 +43,11 @@ def two_workers(document: dict[str, Any], cluster: None) -> TwoWorkers:
         {**document, "name": "two", "storage": "s3://test-two", "train": {"num_workers": 2}}
     )
     with pytest.MonkeyPatch.context() as changed, redirect_stderr(io.StringIO()) as told:
-        changed.setenv(console.LOG, "json")
-        changed.delenv(console.JOB, raising=False)
-        changed.delenv("RAYPOSE_QUIET", raising=False)
+        commands.tell_as_json(changed)
         result = training.train(made)
     # soon after it: Ray forgets a value that is not told again for twenty seconds
     scrapes.hold(partial(_check_scraped, result))
-    return TwoWorkers(made, result, [json.loads(line) for line in told.getvalue().splitlines()])
+    return TwoWorkers(made, result, commands.parsed(told.getvalue()))
 
 
 def _check_scraped(result: training.TrainResult, found: scrapes.Series) -> None:
@@ -141,13 +138,13 @@ def test_a_run_goes_on_with_more_workers_and_one_that_is_killed_is_replaced(
     changed = config.override(longer, {"train.num_workers": 2})
     url = training.locate(changed).url
     killed: list[int] = []
-    given: list[str] = []
+    given: set[str] = set()
 
     def kill_one() -> None:
         # a checkpoint of the two is being written
         until(lambda: len(tracking.read(f"{url}/metrics.jsonl")) > 1)
         killed.extend(descendants("ray::RayTrainWorker")[:1])
-        given.extend(Path(f"/proc/{killed[0]}/environ").read_text().split("\0"))
+        given.update(environ_of(killed[0]))
         os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill_one)
@@ -155,7 +152,7 @@ def test_a_run_goes_on_with_more_workers_and_one_that_is_killed_is_replaced(
     result = training.train(changed)
     thread.join()
     assert killed
-    assert {f"{key}={value}" for key, value in heap.ENVIRONMENT.items()} <= set(given)
+    assert {f"{key}={value}" for key, value in heap.ENVIRONMENT.items()} <= given
     lines = tracking.read(f"{result.url}/metrics.jsonl")
     assert [line["epoch"] for line in lines] == list(range(1, 13))
     assert result.run_id == training.locate(longer).id
@@ -172,9 +169,11 @@ def test_bad_pictures_stop_a_run_with_one_line(
     contents = {"good": encoded(photo()), "bad": b"<html>gone</html>", "more": encoded(photo())}
     label = classes[0].id
     pack({f"{label}/{k}.jpg": v for k, v in contents.items()}, f"{bucket}/bad", tmp_path)
-    changed = config.override(recipe, {"data.train": f"{bucket}/bad", "optim.epochs": 1})
+    changed = config.override(
+        recipe, {"data.train": f"{bucket}/bad", "train.num_workers": 2, "optim.epochs": 1}
+    )
     with pytest.raises(DataError) as caught:
-        training.train(changed, in_process=True)
+        training.train(changed)
     message = str(caught.value)
     assert "1 of 3 pictures are bad, more than data.max_bad_fraction=0 allows" in message
     assert f"{classes[0].id}/bad.jpg: not a picture" in message

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.patience import until
-from support.processes import TRIAL, descendants
+from support.processes import TRIAL, descendants, environ_of
 
 from raypose import config, storage, training, tuning
 from raypose.captions.grammar import parse
@@ -44,17 +44,16 @@ def test_a_search_writes_records_and_the_winner_and_goes_further(
 ) -> None:
     asked = with_search(recipe, num_trials=3, max_concurrent=2, grace_epochs=1)
     before = set(descendants(TRIAL))
-    given: list[str] = []
+    given: set[str] = set()
 
     def look() -> None:
-        first = until(lambda: set(descendants(TRIAL)) - before).pop()
-        given.extend(Path(f"/proc/{first}/environ").read_text().split("\0"))
+        given.update(environ_of(until(lambda: set(descendants(TRIAL)) - before).pop()))
 
     looking = threading.Thread(target=look)
     looking.start()
     result = tuning.search(asked)
     looking.join()
-    assert {f"{key}={value}" for key, value in heap.ENVIRONMENT.items()} <= set(given)
+    assert {f"{key}={value}" for key, value in heap.ENVIRONMENT.items()} <= given
     assert [trial["number"] for trial in result.trials] == [0, 1, 2]
     assert all(trial["error"] is None for trial in result.trials)
     assert {trial["state"] for trial in result.trials} <= {"finished", "stopped"}
