@@ -416,13 +416,13 @@ def _load_image_weights(clip: Clip, url: str) -> None:
 @contextmanager
 def _unset_marked() -> Iterator[None]:
     """Make memory that nothing has filled yet NaN: open_clip leaves CoCa's last projection so."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)  # torch.empty then fills with NaN
+    before = torch.get_deterministic_debug_mode()
+    # torch.empty then fills with NaN; use_deterministic_algorithms would load torch's compiler
+    torch.set_deterministic_debug_mode("warn")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(before)
 
 
 def _draw_unset(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import re
 from collections.abc import Collection, Iterator
@@ -37,13 +38,29 @@ MAX_EMA_PERIOD = 8
 _BLOCK = re.compile(r"(?:resblocks|blocks?|layers?|stages)\.?(\d+)\.")
 
 
+class AdamW(torch.optim.AdamW):
+    """torch's own, as it is below the decorators by which it loads torch's compiler.
+
+    These keep what is compiled from entering an optimiser; no optimiser is compiled here, and the
+    compiler takes longer to load than many a small run to train.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take a step; see torch."""
+        return inspect.unwrap(torch.optim.AdamW.step)(self, closure)
+
+
 def build(
     model: nn.Module,
     config: OptimConfig,
     *,
     logit_bias: bool = False,
     unused: Collection[str] = (),
-) -> torch.optim.AdamW:
+) -> AdamW:
     """Build the optimiser over what is to learn; everything else is frozen.
 
     Matrices decay; norms, biases, embeddings and the scale do not.
@@ -72,7 +89,7 @@ def build(
         {"params": parameters, "scale": scale, "weight_decay": decay}
         for (scale, decay), parameters in groups.items()
     ]
-    return torch.optim.AdamW(
+    return AdamW(
         arguments, lr=config.peak_rate, betas=config.betas, eps=config.eps, fused=True
     )
 

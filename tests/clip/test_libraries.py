@@ -3,11 +3,22 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from support.models import TINY
+
 CODE = """
 import sys
 import torch
 import raypose.clip.model, raypose.releases.predictor, raypose.serving.worker
 assert "torch._dynamo" not in sys.modules, "what compiles nothing loads the compiler"
+
+from raypose.config import ModelConfig, OptimConfig
+from raypose.training import loop, optim
+tiny = raypose.clip.model.build(ModelConfig(backbone="tiny", architectures={"tiny": TINY})).model
+optimizer = optim.build(tiny, OptimConfig())
+tiny(torch.ones(1, 3, 32, 32), torch.ones(1, 32, dtype=torch.int64))[0].sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+assert "torch._dynamo" not in sys.modules, "training on one worker loads the compiler"
 
 import timm
 model = timm.create_model(
@@ -34,5 +45,5 @@ assert made.tolist() == [1, 1, 1]
 
 
 def test_the_compiler_is_loaded_by_what_compiles_alone() -> None:
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", f"TINY = {TINY}\n{CODE}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -38,6 +38,27 @@ def test_matrices_decay_and_the_rest_does_not() -> None:
     assert seen["text_projection"] == (0.3, 0.5)
 
 
+def test_its_steps_are_those_of_torch() -> None:
+    ours, theirs = tiny(), tiny()
+    made = optim.build(ours, OptimConfig(learning_rate=1e-2))
+    given = {id(one): name for name, one in ours.named_parameters()}
+    groups = [
+        {**group, "params": [theirs.get_parameter(given[id(one)]) for one in group["params"]]}
+        for group in made.param_groups
+    ]
+    known = torch.optim.AdamW(groups, fused=True, **{k: made.defaults[k] for k in ("betas", "eps")})
+    for optimizer, clip in ((made, ours), (known, theirs)):
+        for step in range(3):
+            optimizer.zero_grad(set_to_none=True)
+            torch.manual_seed(step)
+            pixels, tokens = torch.randn(2, 3, 32, 32), torch.randint(0, 9, (2, 32))
+            image, text, scale = clip(pixels, tokens)[:3]
+            ((image * text).sum() * scale).backward()
+            optimizer.step()
+    for name, parameter in theirs.named_parameters():
+        assert torch.equal(ours.get_parameter(name), parameter), name
+
+
 def test_a_locked_text_tower_does_not_move() -> None:
     clip = tiny()
     optimizer = optim.build(clip, OptimConfig(text_scale=0))
