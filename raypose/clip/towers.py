@@ -191,9 +191,22 @@ def optimizer_state(forward: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     What is in parts is put together on the CPU, on the first worker; what is whole is not copied.
     """
     in_parts = any(isinstance(parameter, DTensor) for parameter in forward.parameters())
+    if isinstance(forward, Towers) and not in_parts and optimizer.state:
+        return _plain_state(forward, optimizer)
     options = StateDictOptions(full_state_dict=True, cpu_offload=in_parts)
     state: dict[str, Any] = get_optimizer_state_dict(forward, optimizer, options=options)
     return state
+
+
+def _plain_state(towers: Towers, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what `get_optimizer_state_dict` does, which loads torch's compiler, of one worker."""
+    names: dict[Any, str] = {one: name for name, one in towers.named_parameters()}
+    groups = [
+        {**group, "params": [names[parameter] for parameter in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    state = {names[parameter]: dict(held) for parameter, held in optimizer.state.items()}
+    return {"state": state, "param_groups": groups}
 
 
 @torch.no_grad()

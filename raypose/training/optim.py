@@ -89,9 +89,7 @@ def build(
         {"params": parameters, "scale": scale, "weight_decay": decay}
         for (scale, decay), parameters in groups.items()
     ]
-    return AdamW(
-        arguments, lr=config.peak_rate, betas=config.betas, eps=config.eps, fused=True
-    )
+    return AdamW(arguments, lr=config.peak_rate, betas=config.betas, eps=config.eps, fused=True)
 
 
 def frozen(model: nn.Module, config: OptimConfig) -> set[str]:

@@ -45,5 +45,7 @@ assert made.tolist() == [1, 1, 1]
 
 
 def test_the_compiler_is_loaded_by_what_compiles_alone() -> None:
-    done = subprocess.run([sys.executable, "-c", f"TINY = {TINY}\n{CODE}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"TINY = {TINY}\n{CODE}"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -7,9 +7,10 @@ import pytest
 import torch
 from support.contexts import InMemory, batch, recipe, spread
 from support.models import TINY
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
 from raypose.clip import model
-from raypose.clip.towers import Towers, whole, wrap
+from raypose.clip.towers import Towers, optimizer_state, whole, wrap
 from raypose.config import ModelConfig, TrainConfig
 from raypose.training import loop
 
@@ -67,3 +68,18 @@ def test_gradients_of_parts_travel_in_bf16_where_they_are_computed_so() -> None:
     assert low.dtype == torch.float32
     error = ((low - exact).norm() / exact.norm()).item()
     assert 1e-4 < error < 1e-2
+
+
+def test_the_optimizers_state_is_as_torch_gives_it() -> None:
+    trainer, _ = loop.prepare(recipe(), InMemory([]), run_url="/nowhere", num_rows=8)
+    trainer.set_training()
+    trainer.train_step(batch([0, 1, 2, 3]), epoch=0)
+    asked = (trainer.forward, trainer.optimizer)
+    theirs = get_optimizer_state_dict(*asked, options=StateDictOptions(full_state_dict=True))
+    ours = optimizer_state(*asked)
+    assert ours["param_groups"] == theirs["param_groups"]
+    assert ours["state"].keys() == theirs["state"].keys()
+    assert ours["state"]
+    for name, held in theirs["state"].items():
+        assert ours["state"][name].keys() == held.keys()
+        assert all(torch.equal(ours["state"][name][key], held[key]) for key in held)
