@@ -1,36 +1,33 @@
-"""Both towers as one module, and how it is spread over workers: DDP, or FSDP2 where it is too big.
+"""Both towers as one module, and how it is spread over workers: DDP, or `sharding` if too big.
 
-FSDP2 takes no scalar parameters, so that the logit scale and bias stay whole on every worker, and
-their gradients are averaged here.
+What torch has for tensors in parts takes seconds to load: only runs that have such tensors do.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from raypose.clip import batch_norm, text
+from raypose.clip import text
 from raypose.clip.augment import ramp
 from raypose.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 __all__ = [
     "Towers",
     "are_finite",
     "assign",
     "gradient_norm",
+    "is_sharded",
     "load_optimizer",
     "optimizer_state",
     "share_buffers",
@@ -42,7 +39,6 @@ __all__ = [
 BYTES_PER_PARAMETER = 16
 """Weight, gradient and AdamW's two moments in fp32."""
 SHARE_OF_GPU = 0.6
-BLOCKS = ("resblocks", "blocks", "layers", "layer")
 Features = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor, torch.Tensor | None]
 
 
@@ -96,7 +92,9 @@ def wrap(
     if world_size == 1:
         return towers
     if _is_sharded(config, model, device):
-        return _sharded(towers, device, world_size, dtype)
+        from raypose.clip import sharding
+
+        return sharding.shard(towers, device, world_size, dtype)
     return DistributedDataParallel(
         towers,
         device_ids=[device] if device.type == "cuda" else None,
@@ -104,13 +102,28 @@ def wrap(
     )
 
 
+def is_sharded(module: nn.Module) -> TypeGuard[FSDPModule]:
+    """Tell whether a wrapped module lies in parts on several workers."""
+    return _is(module, "torch.distributed.fsdp", "FSDPModule")
+
+
+def _is_part(tensor: torch.Tensor) -> TypeGuard[DTensor]:
+    return _is(tensor, "torch.distributed.tensor", "DTensor")
+
+
+def _is(value: object, module: str, name: str) -> bool:
+    """Tell whether a value is of a class, of which there is none before its module is loaded."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(value, getattr(loaded, name))
+
+
 def gradient_norm(model: nn.Module, *, world_size: int) -> torch.Tensor:
     """Return the norm of all gradients together, a scalar; average what FSDP does not."""
     gradients = _gradients(model)
-    parts = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+    parts = [gradient for gradient in gradients if _is_part(gradient)]
     if not parts:
         return nn.utils.get_total_norm(gradients)
-    whole = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    whole = [gradient for gradient in gradients if not _is_part(gradient)]
     for gradient in whole:
         dist.all_reduce(gradient)
         gradient /= world_size
@@ -123,7 +136,7 @@ def gradient_norm(model: nn.Module, *, world_size: int) -> torch.Tensor:
 
 def are_finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Tell whether all values of tensors are, of their parts here where they lie in parts."""
-    parts = [one.to_local() if isinstance(one, DTensor) else one for one in tensors]
+    parts = [one.to_local() if _is_part(one) else one for one in tensors]
     sums = [part.detach().sum() for part in parts]  # finite only where all of them are
     if not sums or torch.stack(sums).isfinite().all():
         return True
@@ -180,7 +193,9 @@ def assign(tensors: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tenso
     """Copy whole values into tensors by name, be they whole or parts."""
     for name, tensor in tensors.items():
         value = values[name].to(tensor.device)
-        if isinstance(tensor, DTensor):
+        if _is_part(tensor):
+            from torch.distributed.tensor import distribute_tensor
+
             value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
         tensor.copy_(value)
 
@@ -190,11 +205,13 @@ def optimizer_state(forward: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
     What is in parts is put together on the CPU, on the first worker; what is whole is not copied.
     """
-    in_parts = any(isinstance(parameter, DTensor) for parameter in forward.parameters())
+    in_parts = any(_is_part(parameter) for parameter in forward.parameters())
     if isinstance(forward, Towers) and not in_parts and optimizer.state:
         return _plain_state(forward, optimizer)
-    options = StateDictOptions(full_state_dict=True, cpu_offload=in_parts)
-    state: dict[str, Any] = get_optimizer_state_dict(forward, optimizer, options=options)
+    from torch.distributed.checkpoint import state_dict as of_many
+
+    options = of_many.StateDictOptions(full_state_dict=True, cpu_offload=in_parts)
+    state: dict[str, Any] = of_many.get_optimizer_state_dict(forward, optimizer, options=options)
     return state
 
 
@@ -214,8 +231,10 @@ def load_optimizer(
     forward: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
 ) -> None:
     """Take up a state that `optimizer_state` returned, on any number of workers."""
-    options = StateDictOptions(full_state_dict=True)
-    set_optimizer_state_dict(forward, optimizer, state, options=options)
+    from torch.distributed.checkpoint import state_dict as of_many
+
+    options = of_many.StateDictOptions(full_state_dict=True)
+    of_many.set_optimizer_state_dict(forward, optimizer, state, options=options)
     for parameter, held in optimizer.state.items():
         for name, value in held.items():
             # the fused step goes by the parameter's layout alone, channels last or not
@@ -225,7 +244,7 @@ def load_optimizer(
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor as it is, or put together of the workers' parts; called on every one."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_part(tensor) else tensor
 
 
 def _is_sharded(config: TrainConfig, model: nn.Module, device: torch.device) -> bool:
@@ -237,30 +256,3 @@ def _is_sharded(config: TrainConfig, model: nn.Module, device: torch.device) -> 
         return False
     wanted = BYTES_PER_PARAMETER * sum(p.numel() for p in model.parameters())
     return wanted > SHARE_OF_GPU * torch.cuda.get_device_properties(device).total_memory
-
-
-def _sharded(
-    towers: Towers, device: torch.device, world_size: int, dtype: torch.dtype | None
-) -> nn.Module:
-    # gradients computed in bf16 travel so, at half the bytes; a sum in fp16 would overflow
-    low = dtype if dtype == torch.bfloat16 else None
-    policy = MixedPrecisionPolicy(reduce_dtype=low)
-    towers.to(memory_format=torch.contiguous_format)  # FSDP2 shards no other
-    batch_norm.unfold(towers)  # a layer's parameters are whole while that layer is called
-    mesh = init_device_mesh(device.type, (world_size,))
-    scalars = {p for p in towers.parameters() if p.ndim == 0}
-    blocks = [
-        block
-        for name, module in towers.named_modules()
-        if name.rsplit(".", 1)[-1].rstrip("0123456789") in BLOCKS
-        and isinstance(module, (nn.ModuleList, nn.Sequential))
-        for block in module
-        if any(True for _ in block.parameters())
-    ]
-    for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    # the root too is parted again after a forward pass: validation ends without a backward one
-    made: FSDPModule = fully_shard(
-        towers, mesh=mesh, ignored_params=scalars, reshard_after_forward=True, mp_policy=policy
-    )
-    return made  # type: ignore[return-value]

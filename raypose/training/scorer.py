@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.distributed.fsdp import FSDPModule
 
 from raypose import metrics
 from raypose.captions import taxonomy
 from raypose.captions.nodes import Node
 from raypose.clip import model, zeroshot
 from raypose.clip.text import TextCache
-from raypose.clip.towers import Towers
+from raypose.clip.towers import Towers, is_sharded
 from raypose.config import Config
 from raypose.data import Batch
 from raypose.data.tolerance import check_bad
@@ -108,7 +107,7 @@ class Scorer:
 
         images = self.prepared(batch)
         with self.autocast():
-            if isinstance(self.towers, FSDPModule):  # whose ranks call it equally often
+            if is_sharded(self.towers):  # whose ranks call it equally often
                 features = encode(images)
             else:
                 features = zeroshot.by_parts(encode, images, self.clip.model)

@@ -16,14 +16,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from raypose import captions
 from raypose.captions import taxonomy
 from raypose.clip import batch_norm, loss, text, zeroshot
 from raypose.clip.augment import augment, train_size
-from raypose.clip.towers import gradient_norm
+from raypose.clip.towers import gradient_norm, is_sharded
 from raypose.data import Batch
 from raypose.data.tolerance import check_bad
 from raypose.errors import TrainError
@@ -270,7 +269,7 @@ class Trainer(Scorer):
                 continue
             last = number == count - 1
             waits = isinstance(self.forward, DistributedDataParallel) and not last
-            if isinstance(self.forward, FSDPModule):
+            if is_sharded(self.forward):
                 self.forward.set_requires_gradient_sync(last)
             few = len(part or ()) < 2
             with (
@@ -291,7 +290,7 @@ class Trainer(Scorer):
         """
         if self.config.optim.accumulate == 1 or self.texts is not None:
             return None
-        if isinstance(self.forward, FSDPModule):
+        if is_sharded(self.forward):
             return None
         return Texts(self._caption_features(self._captions()))
 

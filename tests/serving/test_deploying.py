@@ -178,42 +178,26 @@ def test_a_promotion_is_followed(deployed: str, command: Run, own: Config) -> No
     assert load.failed() == []
 
 
-def test_it_grows_and_shrinks(
-    deployed: str, command: Run, own: Config, campaign_round: int
-) -> None:
-    with loads.going(f"{deployed}/v1/classify", [encoded(photo())]) as load:
-        seen = command("endpoint", "scale", "min=3", "max=3")
-        running = [each for each in seen["replicas"] if each["state"] == "running"]
-        assert len(running) == 3
-        name = _production(own)
-        told = [each["releases"][name] for each in running if name in each.get("releases", {})]
-        total, means = seen["releases"][name], [figures["mean_ms"] for figures in told]
-        assert total["answers"] == sum(figures["answers"] for figures in told) > 0
-        assert min(means) - 0.01 <= total["mean_ms"] <= max(means) + 0.01
-        command("endpoint", "scale", "min=1", "max=1")
-        left = 3
-        while left > 1:
-            left = len(command("endpoint", "status")["replicas"])
-    assert load.failed() == []
-    said = command("endpoint", "scale", code=2)["said"]
-    assert "give min=, max= or both" in said
-    said = command("endpoint", "scale", "min=3", "max=2", code=2)["said"]
-    assert "min=3 is more than max=2" in said
-
-
 def alive(client: Client) -> set[str]:
     """Ids of the nodes that the cluster has."""
     found = client.request("GET", "/api/v0/nodes", limit="1000").json()["data"]["result"]["result"]
     return {node["node_id"] for node in found if node["state"] == "ALIVE"}
 
 
-def test_a_node_that_leaves_costs_nothing_to_those_who_ask_again(
-    deployed: str, command: Run, nodes: Nodes, client: Client, campaign_round: int
+def test_it_grows_loses_a_node_and_shrinks_at_no_cost_to_those_who_ask_again(
+    deployed: str, command: Run, own: Config, nodes: Nodes, client: Client, campaign_round: int
 ) -> None:
     nodes.up(2, num_cpus=2)
-    command("endpoint", "scale", "min=2", "max=2")
     before = alive(client)
     with loads.going(f"{deployed}/v1/classify", [encoded(photo())], retries=8) as load:
+        seen = command("endpoint", "scale", "min=2", "max=2")
+        running = [each for each in seen["replicas"] if each["state"] == "running"]
+        assert len(running) == 2
+        name = _production(own)
+        told = [each["releases"][name] for each in running if name in each.get("releases", {})]
+        total, means = seen["releases"][name], [figures["mean_ms"] for figures in told]
+        assert total["answers"] == sum(figures["answers"] for figures in told) > 0
+        assert min(means) - 0.01 <= total["mean_ms"] <= max(means) + 0.01
         load.wait(20)
         nodes.remove(nodes.show()["nodes"][-1]["number"])
         while len(alive(client)) == len(before):
@@ -223,8 +207,17 @@ def test_a_node_that_leaves_costs_nothing_to_those_who_ask_again(
             found = command("endpoint", "status")["replicas"]
             where = [each["node"] for each in found if each["state"] == "running"]
         load.wait(20)
+        command("endpoint", "scale", "min=1", "max=1")
+        while len(command("endpoint", "status")["replicas"]) > 1:
+            load.wait(1)
     assert load.failed() == []
-    command("endpoint", "scale", "min=1", "max=1")
+
+
+def test_a_scale_that_is_none_is_refused(command: Run) -> None:
+    said = command("endpoint", "scale", code=2)["said"]
+    assert "give min=, max= or both" in said
+    said = command("endpoint", "scale", "min=3", "max=2", code=2)["said"]
+    assert "min=3 is more than max=2" in said
 
 
 def test_what_cannot_be_deployed(command: Run, port: int, own: Config, tmp_path: Path) -> None:
