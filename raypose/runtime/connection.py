@@ -53,6 +53,7 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # progress is ours to show
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s are waited out several times a run
+    "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told of what runs here, unless its user says so
 }
 REFUSED = (
     "Ray refuses the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"

@@ -274,7 +274,8 @@ def _environment(token: Path) -> dict[str, str]:
     here = {key: value for key, value in os.environ.items() if key not in named}
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{here.get('PATH', '')}"  # this raypose
     ours = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    return {**here, **ours, **LOCAL_SETTINGS}
+    untold = {"RAY_USAGE_STATS_ENABLED": "0"}  # as in `connection`
+    return {**untold, **here, **ours, **LOCAL_SETTINGS}
 
 
 @contextmanager

@@ -56,11 +56,12 @@ def test_work_ends_before_the_interrupt_goes_on(number: int, raised: str) -> Non
 
 CLOSED = """
 import os, signal, time
+from ray._common.usage import usage_lib
 from raypose import config, runtime
 
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 with runtime.connect(config.ClusterConfig(num_cpus=2)):
-    pass
+    assert not usage_lib.usage_stats_enabled(), "others are told of what runs here"
 try:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
