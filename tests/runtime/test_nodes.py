@@ -34,18 +34,76 @@ def test_what_its_cluster_has_is_told(client: Client, nodes: Nodes) -> None:
     assert "RAY_USAGE_STATS_ENABLED=0" in environ_of(raylet)  # nobody else is told of anything
 
 
-@pytest.mark.parametrize("num_workers", [1, pytest.param(3, marks=pytest.mark.soak)])
-def test_a_job_outlives_who_submitted_it_and_a_node(
+def test_a_job_outlives_who_submitted_it(
+    raypose: str, dataset: str, environment: dict[str, str], nodes: Nodes
+) -> None:
+    """Here by what takes seconds; in `make soak` by a run, which outlives a node too."""
+    words = ["shards", "verify", f"{dataset}/train"]
+    first, second = (
+        subprocess.Popen(
+            [raypose, *words],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    )
+    head = nodes.show()["nodes"][0]["raylet"]
+    shell = f"/bin/sh\0-c\0raypose {' '.join(words)}"
+    held = until(
+        lambda: [pid for one in descendants(shell, of=head) for pid in descendants("", of=one)],
+        every_s=0.01,
+    )
+    _signal(held, signal.SIGSTOP)
+    said = [_until_handed_over(one) for one in (first, second)]
+    second.send_signal(signal.SIGINT)
+    said[1] += second.communicate(timeout=PATIENCE_S)[0]
+    first.kill()
+    first.communicate()
+    assert second.returncode == 130
+    assert sum("is being carried out already" in each for each in said) == 1
+    job_id = next(w for w in said[1].split() if w.startswith("shards-verify-"))
+    assert f"raypose jobs logs {job_id} shows it" in said[1]
+    _signal(held, signal.SIGCONT)
+    done = subprocess.run(
+        [raypose, "jobs", "logs", job_id], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{dataset}/train: whole; 96 pictures, 12 classes" in done.stdout
+
+
+def _until_handed_over(process: subprocess.Popen[str]) -> str:
+    """Return what a client has said up to where a job is its own, or another's."""
+    assert process.stdout
+    said = ""
+    for line in process.stdout:
+        said += line
+        if "was handed over" in line or "is being carried out already" in line:
+            break
+    return said
+
+
+def test_a_finished_run_is_found_by_a_job(trained: Config, client: Client) -> None:
+    place = f"{trained.storage}/again.yaml"
+    storage.write_bytes(place, yaml.safe_dump(config.sparse(trained)).encode())
+    log = _submitted(client, f"python train.py {place}")
+    assert f"{trained.run_id} is finished already" in log
+
+
+@pytest.mark.soak
+def test_a_run_outlives_who_submitted_it_and_a_node(
     raypose: str,
-    num_workers: int,
     recipe: Config,
     cluster: None,
     nodes: Nodes,
     environment: dict[str, str],
     client: Client,
 ) -> None:
-    asked = config.override(recipe, {"optim.epochs": 16, "train.num_workers": num_workers})
-    nodes.up(num_workers, num_cpus=2)
+    asked = config.override(recipe, {"optim.epochs": 16, "train.num_workers": 3})
+    nodes.up(3, num_cpus=2)
+    alone = config.override(asked, {"name": "alone", "train.num_workers": 1})
+    undisturbed = training.train(alone, in_process=True)
     place = f"{recipe.storage}/r.yaml"
     storage.write_bytes(place, yaml.safe_dump(config.sparse(asked)).encode())
     first, second = (
@@ -70,13 +128,12 @@ def test_a_job_outlives_who_submitted_it_and_a_node(
     assert "is being carried out already" in told  # one of them found the other's
     job_id = next(w for w in said.split() if w.startswith(f"train-{asked.name}-"))
     assert f"raypose jobs logs {job_id} shows it" in said
-    if num_workers > 1:
-        lost = next(
-            node["number"]
-            for node in nodes.show()["nodes"][1:]
-            if descendants("ray::RayTrainWorker", of=node["raylet"])
-        )
-        nodes.remove(lost)
+    lost = next(
+        node["number"]
+        for node in nodes.show()["nodes"][1:]
+        if descendants("ray::RayTrainWorker", of=node["raylet"])
+    )
+    nodes.remove(lost)
     _signal(held, signal.SIGCONT)
     done = subprocess.run(
         [raypose, "jobs", "logs", job_id], env=environment, capture_output=True, text=True
@@ -86,13 +143,10 @@ def test_a_job_outlives_who_submitted_it_and_a_node(
     assert f"{asked.run_id}  best epoch" in done.stdout
     lines = tracking.read(url)
     assert [line["epoch"] for line in lines] == list(range(1, 17))
-    if num_workers > 1:
-        of_nodes = training.finished(asked)
-        assert of_nodes is not None
-        alone = config.override(asked, {"name": "alone", "train.num_workers": 1})
-        undisturbed = training.train(alone, in_process=True)
-        for key in ("train_loss", "val_nll"):  # by several workers, and parts of it twice
-            assert of_nodes.metrics[key] == pytest.approx(undisturbed.metrics[key], rel=0.05)
+    of_nodes = training.finished(asked)
+    assert of_nodes is not None
+    for key in ("train_loss", "val_nll"):  # by several workers, and parts of it twice
+        assert of_nodes.metrics[key] == pytest.approx(undisturbed.metrics[key], rel=0.05)
     again = _submitted(client, f"python train.py {place}")
     assert f"{asked.run_id} is finished already" in again
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from support import commands, scrapes
+from support.contexts import InMemory, spread
 from support.patience import until
 from support.pictures import encoded, pack, photo
 from support.processes import descendants, environ_of
@@ -24,7 +25,7 @@ from raypose.data import manifests, packing
 from raypose.errors import ConfigError, DataError, ResourceError
 from raypose.releases import registry
 from raypose.runtime.meters import METERS, exported
-from raypose.training import heap, runs, tracking
+from raypose.training import heap, runs, tracking, workers
 
 
 class TwoWorkers(NamedTuple):
@@ -162,15 +163,17 @@ def test_a_run_goes_on_with_more_workers_and_one_that_is_killed_is_replaced(
     assert "kept epoch" in told
 
 
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_bad_pictures_stop_a_run_with_one_line(
-    recipe: Config, cluster: None, bucket: str, tmp_path: Path
+    recipe: Config, cluster: None, bucket: str, tmp_path: Path, num_workers: int
 ) -> None:
     classes = taxonomy.load("synthetic12").cards
     contents = {"good": encoded(photo()), "bad": b"<html>gone</html>", "more": encoded(photo())}
     label = classes[0].id
     pack({f"{label}/{k}.jpg": v for k, v in contents.items()}, f"{bucket}/bad", tmp_path)
     changed = config.override(
-        recipe, {"data.train": f"{bucket}/bad", "train.num_workers": 2, "optim.epochs": 1}
+        recipe,
+        {"data.train": f"{bucket}/bad", "train.num_workers": num_workers, "optim.epochs": 1},
     )
     with pytest.raises(DataError) as caught:
         training.train(changed)
@@ -178,6 +181,16 @@ def test_bad_pictures_stop_a_run_with_one_line(
     assert "1 of 3 pictures are bad, more than data.max_bad_fraction=0 allows" in message
     assert f"{classes[0].id}/bad.jpg: not a picture" in message
     assert "\n" not in message
+
+
+def failing(*, alone: bool) -> bool | None:
+    context = InMemory([])
+    return None if alone and context.rank == 1 else workers._all_failed(context)
+
+
+def test_workers_agree_on_whether_all_have_failed() -> None:
+    assert spread(partial(failing, alone=False)) == [True, True]
+    assert spread(partial(failing, alone=True)) == [False, None]
 
 
 def test_a_worker_that_fails_alone_does_not_leave_the_others_waiting(
