@@ -193,6 +193,7 @@ def test_workers_agree_on_whether_all_have_failed() -> None:
     assert spread(partial(failing, alone=True)) == [False, None]
 
 
+@pytest.mark.soak  # as what workers agree on, and what all hand back, are tried above
 def test_a_worker_that_fails_alone_does_not_leave_the_others_waiting(
     recipe: Config, cluster: None, pictures: Path, tmp_path: Path
 ) -> None:
