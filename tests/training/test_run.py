@@ -22,10 +22,10 @@ from raypose import config, console, storage, training
 from raypose.captions import taxonomy
 from raypose.config import Config
 from raypose.data import manifests, packing
-from raypose.errors import ConfigError, DataError, ResourceError
+from raypose.errors import ConfigError, DataError, ResourceError, TrainError
 from raypose.releases import registry
 from raypose.runtime.meters import METERS, exported
-from raypose.training import heap, runs, tracking, workers
+from raypose.training import heap, runs, tracking
 
 
 class TwoWorkers(NamedTuple):
@@ -184,6 +184,8 @@ def test_bad_pictures_stop_a_run_with_one_line(
 
 
 def failing(*, alone: bool) -> bool | None:
+    from raypose.training import workers
+
     context = InMemory([])
     return None if alone and context.rank == 1 else workers._all_failed(context)
 
@@ -191,6 +193,31 @@ def failing(*, alone: bool) -> bool | None:
 def test_workers_agree_on_whether_all_have_failed() -> None:
     assert spread(partial(failing, alone=False)) == [True, True]
     assert spread(partial(failing, alone=True)) == [False, None]
+
+
+@pytest.mark.parametrize(
+    ("failures", "error", "line"),
+    [
+        ({0: RuntimeError("peer is gone"), 1: DataError("x.parquet: not found")}, DataError,
+         "x.parquet: not found"),
+        ({0: RuntimeError("a\n peer is gone\n")}, TrainError,
+         "run: training failed: peer is gone; its checkpoints stay"),
+    ],
+)  # fmt: skip
+def test_what_a_worker_raised_is_one_line(
+    failures: dict[int, Exception], error: type[Exception], line: str
+) -> None:
+    """As Ray hands it on; over Ray itself by the next, and by killed ones."""
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from raypose.training import workers
+
+    wrapped = {rank: UserExceptionWithTraceback(one, "in …") for rank, one in failures.items()}
+    made = workers._explained(WorkerGroupError("ranks 0 and 1", wrapped), "run")
+    assert type(made) is error
+    assert str(made).startswith(line)
+    assert "\n" not in str(made)
 
 
 @pytest.mark.soak  # as what workers agree on, and what all hand back, are tried above
