@@ -14,10 +14,12 @@ assert "torch._dynamo" not in sys.modules, "what compiles nothing loads the comp
 from raypose.config import ModelConfig, OptimConfig
 from raypose.training import loop, optim
 tiny = raypose.clip.model.build(ModelConfig(backbone="tiny", architectures={"tiny": TINY})).model
+towers = raypose.clip.towers.Towers(tiny)
 optimizer = optim.build(tiny, OptimConfig())
 tiny(torch.ones(1, 3, 32, 32), torch.ones(1, 32, dtype=torch.int64))[0].sum().backward()
 optimizer.step()
 optimizer.zero_grad()
+assert raypose.clip.towers.optimizer_state(towers, optimizer)["state"]
 for name in ("torch._dynamo", "torch.distributed.tensor", "sympy"):
     assert name not in sys.modules, f"training on one worker loads {name}"
 
