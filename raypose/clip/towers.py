@@ -91,7 +91,7 @@ def wrap(
         getattr(model, "text", model).transformer.compile(dynamic=True)  # lengths vary
     if world_size == 1:
         return towers
-    if _is_sharded(config, model, device):
+    if _wants_parts(config, model, device):
         from raypose.clip import sharding
 
         return sharding.shard(towers, device, world_size, dtype)
@@ -247,7 +247,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if _is_part(tensor) else tensor
 
 
-def _is_sharded(config: TrainConfig, model: nn.Module, device: torch.device) -> bool:
+def _wants_parts(config: TrainConfig, model: nn.Module, device: torch.device) -> bool:
     if config.sharding != "auto":
         return config.sharding == "fsdp"
     if any("lora_" in name for name, _ in model.named_parameters()):

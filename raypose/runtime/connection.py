@@ -33,6 +33,7 @@ from raypose.errors import RayposeError, ResourceError
 __all__ = [
     "REFUSED",
     "SETTINGS",
+    "UNTOLD",
     "beside_driver",
     "connect",
     "data_level",
@@ -47,13 +48,15 @@ __all__ = [
 
 T = TypeVar("T")
 
+UNTOLD = {"RAY_USAGE_STATS_ENABLED": "0"}
+"""Nobody is told of what runs here, unless its user says so."""
 SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a busy laptop starts slowly
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # progress is ours to show
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s are waited out several times a run
-    "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told of what runs here, unless its user says so
+    **UNTOLD,
 }
 REFUSED = (
     "Ray refuses the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"

@@ -28,7 +28,7 @@ from typing import Any
 from ray._private.utils import get_ray_address_file, read_ray_address, write_ray_address
 
 from raypose.errors import ResourceError, TrainError, UsageError
-from raypose.runtime.connection import started
+from raypose.runtime.connection import UNTOLD, started
 from raypose.runtime.leaving import drain_node
 
 LOCAL_SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -274,8 +274,7 @@ def _environment(token: Path) -> dict[str, str]:
     here = {key: value for key, value in os.environ.items() if key not in named}
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{here.get('PATH', '')}"  # this raypose
     ours = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    untold = {"RAY_USAGE_STATS_ENABLED": "0"}  # as in `connection`
-    return {**untold, **here, **ours, **LOCAL_SETTINGS}
+    return {**UNTOLD, **here, **ours, **LOCAL_SETTINGS}
 
 
 @contextmanager

@@ -47,11 +47,7 @@ class AdamW(torch.optim.AdamW):
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
     zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Take a step; see torch."""
-        return inspect.unwrap(torch.optim.AdamW.step)(self, closure)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 def build(

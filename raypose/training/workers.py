@@ -250,7 +250,7 @@ def _all_failed(context: WorkerContext) -> bool:
     ranks = range(context.world_size)
     try:
         store.wait([f"failed/{rank}" for rank in ranks], FAILING_TOGETHER)
-    except RuntimeError:  # as some stores say that time is up; others have a kind of it
+    except dist.DistStoreError:
         return False
     return True
 

@@ -134,7 +134,7 @@ def test_a_killed_search_comes_to_what_an_undisturbed_one_comes_to(
             "search": {
                 "space": {"optim.learning_rate": {"loguniform": [1e-4, 1e-2]}},
                 "num_trials": 4,
-                "max_concurrent": 1 + campaign_round % 2,
+                "max_concurrent": 2,
                 "sampler": "random",
                 "reduction_factor": 0,
                 "finalists": 0,

@@ -39,16 +39,7 @@ def test_a_job_outlives_who_submitted_it(
 ) -> None:
     """Here by what takes seconds; in `make soak` by a run, which outlives a node too."""
     words = ["shards", "verify", f"{dataset}/train"]
-    first, second = (
-        subprocess.Popen(
-            [raypose, *words],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(2)
-    )
+    first, second = _given_twice([raypose, *words], environment)
     head = nodes.show()["nodes"][0]["raylet"]
     shell = f"/bin/sh\0-c\0raypose {' '.join(words)}"
     held = until(
@@ -71,6 +62,19 @@ def test_a_job_outlives_who_submitted_it(
     )
     assert done.returncode == 0, done.stderr
     assert f"{dataset}/train: whole; 96 pictures, 12 classes" in done.stdout
+
+
+def _given_twice(command: list[str], environment: dict[str, str]) -> list[subprocess.Popen[str]]:
+    return [
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
 
 
 def _until_handed_over(process: subprocess.Popen[str]) -> str:
@@ -106,16 +110,7 @@ def test_a_run_outlives_who_submitted_it_and_a_node(
     undisturbed = training.train(alone, in_process=True)
     place = f"{recipe.storage}/r.yaml"
     storage.write_bytes(place, yaml.safe_dump(config.sparse(asked)).encode())
-    first, second = (
-        subprocess.Popen(
-            [raypose, "train", place],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(2)
-    )
+    first, second = _given_twice([raypose, "train", place], environment)
     url = f"{training.locate(asked).url}/metrics.jsonl"
     until(lambda: storage.is_file(url) and tracking.read(url), every_s=0.01)
     held = _workers(nodes)  # it lasts until all has been done to it

@@ -184,29 +184,33 @@ def alive(client: Client) -> set[str]:
     return {node["node_id"] for node in found if node["state"] == "ALIVE"}
 
 
-def test_it_grows_loses_a_node_and_shrinks_at_no_cost_to_those_who_ask_again(
+def test_it_grows_and_shrinks_and_loses_a_node_at_no_cost_to_those_who_ask_again(
     deployed: str, command: Run, own: Config, nodes: Nodes, client: Client, campaign_round: int
 ) -> None:
     nodes.up(2, num_cpus=2)
     before = alive(client)
-    with loads.going(f"{deployed}/v1/classify", [encoded(photo())], retries=8) as load:
-        seen = command("endpoint", "scale", "min=2", "max=2")
+    with loads.going(f"{deployed}/v1/classify", [encoded(photo())]) as load:
+        seen = command("endpoint", "scale", "min=3", "max=3")
         running = [each for each in seen["replicas"] if each["state"] == "running"]
-        assert len(running) == 2
+        assert len(running) == 3
         name = _production(own)
         told = [each["releases"][name] for each in running if name in each.get("releases", {})]
         total, means = seen["releases"][name], [figures["mean_ms"] for figures in told]
         assert total["answers"] == sum(figures["answers"] for figures in told) > 0
         assert min(means) - 0.01 <= total["mean_ms"] <= max(means) + 0.01
+    assert load.failed() == []
+    with loads.going(f"{deployed}/v1/classify", [encoded(photo())], retries=8) as load:
         load.wait(20)
         nodes.remove(nodes.show()["nodes"][-1]["number"])
         while len(alive(client)) == len(before):
             load.wait(1)
         where: list[str] = [""]
-        while len(where) != 2 or not set(where) <= alive(client):
+        while len(where) != 3 or not set(where) <= alive(client):
             found = command("endpoint", "status")["replicas"]
             where = [each["node"] for each in found if each["state"] == "running"]
         load.wait(20)
+    assert load.failed() == []
+    with loads.going(f"{deployed}/v1/classify", [encoded(photo())]) as load:
         command("endpoint", "scale", "min=1", "max=1")
         while len(command("endpoint", "status")["replicas"]) > 1:
             load.wait(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
@@ -92,24 +91,21 @@ class InMemory:
         self.reports.append(values)
 
 
-def in_group(
-    rank: int, world_size: int, folder: str, path: list[str], job: bytes
-) -> tuple[Any, str]:
+def in_group(rank: int, world_size: int, port: int, path: list[str], job: bytes) -> tuple[Any, str]:
     """Run a job as one rank of a new group; return what it returns, and what it told on stderr.
 
     Args:
         rank: of this process.
         world_size: of the group.
-        folder: where the ranks meet.
+        port: of the store where the ranks meet, one over TCP as Ray's.
         path: where the test's own module is imported from.
         job: a pickled function and its arguments.
     """
     sys.path[:] = path
     work, arguments = pickle.loads(job)
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size
-    )
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     told = io.StringIO()
     try:
         with redirect_stderr(told):
@@ -134,11 +130,11 @@ def spread(work: Any, *arguments: Any, world_size: int = 2, fresh: bool = False)
     if fresh:
         processes.cache_clear()
     job = pickle.dumps((work, arguments))
-    with tempfile.TemporaryDirectory() as folder:
-        ranks = [
-            processes(world_size).submit(in_group, rank, world_size, folder, sys.path, job)
-            for rank in range(world_size)
-        ]
-        results = [rank.result(timeout=PATIENCE_S) for rank in ranks]
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = [
+        processes(world_size).submit(in_group, rank, world_size, store.port, sys.path, job)
+        for rank in range(world_size)
+    ]
+    results = [rank.result(timeout=PATIENCE_S) for rank in ranks]
     sys.stderr.writelines(told for _, told in results)
     return [result for result, _ in results]

@@ -89,10 +89,10 @@ def test_a_search_writes_records_and_the_winner_and_goes_further(
 def test_a_search_whose_trials_all_fail_says_why(recipe: Config, cluster: None) -> None:
     broken = config.override(
         with_search(recipe, num_trials=2, max_concurrent=1),
-        {"model.architectures.tiny.vision_cfg.layers": "many", "search.space": {
+        {"captions.grammar": " ".join(["very"] * 60) + " <name>", "search.space": {
             "optim.learning_rate": {"choice": [1e-3, 2e-3]}}},
     )  # fmt: skip
-    with pytest.raises(TrainError, match=r"every trial failed; most: .*model\.architectures\.tiny"):
+    with pytest.raises(TrainError, match=r"every trial failed; most: .*tokens where the text towe"):
         tuning.search(broken)
     found = records.read_trials(f"{recipe.storage}/searches/{broken.search_id}")
     assert {trial.state for trial in found.values()} == {"failed"}
