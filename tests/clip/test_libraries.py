@@ -10,6 +10,7 @@ import sys
 import torch
 import raypose.clip.model, raypose.releases.predictor, raypose.serving.worker
 assert "torch._dynamo" not in sys.modules, "what compiles nothing loads the compiler"
+assert "transformers" not in sys.modules, "CLIP's own text tower loads another library's"
 
 from raypose.config import ModelConfig, OptimConfig
 from raypose.training import loop, optim
