@@ -107,9 +107,7 @@ def run(
     changes = {"optim.epochs": epochs, "search.num_trials": trials}
     recipe = config.override(config.parse_config(RECIPE, where="demo"), changes)
     with embedded_s3() as server, runtime.connect(recipe.cluster, verbose=call.verbose):
-        status(f"embedded S3 at {server}")
-        storage.make_bucket(BUCKET)
-        _draw(folder, per_class)
+        _prepare(server, folder, per_class)
         found = _search(recipe)
         winner = config.override(recipe, found.values)
         training.train(winner)
@@ -144,6 +142,14 @@ def run(
             )
             if keep:
                 signal.pause()
+
+
+def _prepare(server: str, folder: Path, per_class: int) -> None:
+    """Make what the chain goes by: a bucket, and pictures in it."""
+    endpoint.check_alone()  # now, rather than after minutes
+    status(f"embedded S3 at {server}")
+    storage.make_bucket(BUCKET)
+    _draw(folder, per_class)
 
 
 def _search(recipe: config.Config) -> tuning.SearchResult:

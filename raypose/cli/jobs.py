@@ -78,7 +78,8 @@ def required(config: Config) -> str:
     address = address_of(config)
     if not address:
         raise UsageError(
-            f"cluster.jobs: names no job server, nor does {ENV}; such as http://host:8265"
+            f"cluster.jobs: names no job server, nor does {ENV}; give one, such as "
+            'http://host:8265, or make one here: eval "$(raypose cluster up)"'
         )
     return address
 

@@ -109,9 +109,15 @@ def show_logs(call: Call) -> None:
 
 def update(call: Call) -> None:
     """Answer with another release, or follow another alias, without starting anything anew."""
-    endpoint = _endpoint(call.config())
-    with waiting(f"updating to {call.words[0]}"):
-        seen = endpoint.update(call.words[0])
+    from raypose.releases import references
+
+    config, reference = call.config(), references.formed(call.words[0])
+    if references.is_place(reference):
+        release = looked_up(config.storage, reference)
+        require_shared(release, config.cluster.shared, word=call.words[0])
+    endpoint = _endpoint(config)
+    with waiting(f"updating to {reference}"):
+        seen = endpoint.update(reference)
     _show(call, seen)
 
 
@@ -171,12 +177,15 @@ def _show(call: Call, seen: Any) -> None:
 
     where = seen.url or "not reached from here"
     lines = [f"{seen.state}  {seen.release} of {seen.storage}  {where}"]
+    if seen.settings:
+        lines.append("  ".join(f"{key}={_plain(value)}" for key, value in seen.settings.items()))
     if seen.message:
         lines.append(seen.message)
     for replica in seen.replicas:
         words = [replica["deployment"], replica["replica"], replica["state"]]
         words += [replica[key] for key in ("release", "backend") if replica.get(key)]
         words += [f"follows {replica['follows']}"] if replica.get("follows") else []
+        words += ["unproven: it has no golden pictures"] if _is_unproven(replica) else []
         words += [f"canary {replica['canary']}"] if replica.get("canary") else []
         words += [f"follows {replica['canary_follows']}"] if replica.get("canary_follows") else []
         lines.append("  ".join(words))
@@ -188,6 +197,14 @@ def _show(call: Call, seen: Any) -> None:
     if len(seen.replicas) > 1:
         lines += _figures(seen.releases, start="all replicas  ")
     call.show(asdict(seen), "\n".join(lines))
+
+
+def _plain(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def _is_unproven(replica: dict[str, Any]) -> bool:
+    return bool(replica.get("release")) and not replica.get("proven", True)
 
 
 def _figures(releases: dict[str, Any], *, start: str) -> list[str]:

@@ -73,6 +73,8 @@ class ServeConfig(Section):
     """A body that has not come whole by then gets 408."""
     max_body_bytes: Count = 16 << 20
     """Larger pictures get 413."""
+    max_held_bytes: Count = 128 << 20
+    """Of bodies that a process holds at once, beside the first MiB of each; more get 503."""
     keys: Mapping[str, Digest] = Field(
         default_factory=dict,
         examples=["9f86d081… (64 digits, as raypose endpoint key prints them)"],

@@ -175,11 +175,12 @@ def _gif(content: bytes, max_pixels: int) -> None:
     num_blocks = 0
     while content[at] == 0x21:
         at += 2
-        while size := content[at]:
+        size = 1
+        while size:  # the empty block that ends an extension is one, too
+            size = content[at]
             at += 1 + size
             num_blocks += 1
             check_count(num_blocks, MAX_CHUNKS, "blocks or more")
-        at += 1
     if content[at] == 0x2C:
         left, top, wide, high = struct.unpack_from("<HHHH", content, at + 1)
         width, height = max(width, left + wide), max(height, top + high)

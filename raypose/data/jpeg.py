@@ -31,6 +31,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """In a scan, where 0 and restarts after 0xff are data."""
+_FILL = re.compile(rb"\xff+")
+"""Before a marker, as many as one likes: 16 MiB of them are stepped over at once."""
 _PLAIN_JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 _BESIDES = re.compile("ICC|JFIF")
 """Complaints of libjpeg about what does not touch the pixels."""
@@ -178,8 +180,8 @@ def _damaged(error: ValueError) -> BadPicture:
 
 def _segment(content: bytes, at: int) -> tuple[int, int, int]:
     """Return the marker that begins at a place, its place without fill bytes, and its end."""
-    while content[at : at + 2] == b"\xff\xff":
-        at += 1
+    fill = _FILL.match(content, at)
+    at = fill.end() - 1 if fill else at
     marker = content[at + 1] if at + 1 < len(content) and content[at] == 0xFF else 0
     if not marker or marker in (0xD8, 0xD9):
         raise BadPicture(f"damaged picture (JPEG without a segment at byte {at})")

@@ -17,6 +17,9 @@ from raypose.releases.documents import Alias
 
 __all__ = ["names", "ourselves", "read", "write"]
 
+REMEMBERED = 10
+"""Versions that an alias pointed at before."""
+
 
 def names(root: str, name: str) -> list[str]:
     """Return the aliases that a release has."""
@@ -37,15 +40,31 @@ def read(root: str, name: str, alias: str) -> tuple[Alias | None, str]:
 
 
 def write(
-    root: str, name: str, alias: str, version: str, *, previous: str | None, instead_of: str
+    root: str, name: str, alias: str, version: str, *, before: Alias | None, instead_of: str
 ) -> None:
     """Move an alias, if it still points where it was seen to, as its tag says.
+
+    Args:
+        root: the storage root.
+        name: of the release.
+        alias: to move.
+        version: where to.
+        before: where it points now.
+        instead_of: the tag that came with that.
 
     Raises:
         RegistryError: where another moved it first, naming whom and where to.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    target = Alias(version=version, previous=previous, at=now, by=ourselves())
+    behind = [before.version, before.previous, *before.earlier] if before else []
+    known = [each for each in dict.fromkeys(behind) if each and each != version]
+    target = Alias(
+        version=version,
+        previous=known[0] if known else None,
+        earlier=known[1:REMEMBERED],
+        at=now,
+        by=ourselves(),
+    )
     url = _url(root, name, alias)
     try:
         storage.write_json(url, target.model_dump(mode="json"), instead_of=instead_of)

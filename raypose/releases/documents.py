@@ -69,6 +69,9 @@ class Alias(Stored):
 
     version: Version
     previous: Version | None = None
+    earlier: list[Version] = []
+    """Where it pointed before that, last first: a replica that finds neither of the two to be of
+    use starts with the first of these that is."""
     at: str
     """When it was moved, in ISO 8601."""
     by: str = ""

@@ -2,6 +2,7 @@
 
 Whoever loads a release decodes and classifies them by its own path, and knows before the first
 picture of a user that weights, classes, preprocessing and backend are those that were published.
+Beside the logits stand the classes whose they are: of names in another order no logit would tell.
 They are drawn, so that a release holds nobody's photograph: of several shapes, larger and smaller
 than the model takes, one grey, one turned by its EXIF tag, one with a margin.
 
@@ -15,6 +16,7 @@ far beyond one of logits.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +30,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from raypose import synthesis
+from raypose.captions import taxonomy
 from raypose.clip.arithmetic import one_thread
 from raypose.errors import BadPicture, CheckpointError
 from raypose.releases.backends import Backend
 from raypose.synthesis.poses import POSES
 
-__all__ = ["BOUNDS", "FILE", "Classifies", "bound", "difference", "pictures", "prove", "write"]
+__all__ = [
+    "BOUNDS",
+    "FILE",
+    "Classifies",
+    "bound",
+    "check",
+    "difference",
+    "pictures",
+    "prove",
+    "write",
+]
 
 FILE = "golden.safetensors"
 BOUNDS: Final = {"fp32": 0.002, "tf32": 0.1, "bf16": 0.5}
@@ -102,13 +115,13 @@ def write(predictor: Classifies, folder: Path, *, side: int) -> None:
     pixels = _decoded(predictor, files)
     with one_thread():
         logits = predictor.logits(pixels)
-    if not np.isfinite(logits).all():
-        raise CheckpointError("the model's logits are not finite, so its weights are of no use")
+    _check_finite(logits)
     tensors = {
         f"picture_{number}": torch.frombuffer(bytearray(file), dtype=torch.uint8)
         for number, file in enumerate(files)
     }
     tensors |= {"pixels": torch.from_numpy(pixels), "logits": torch.from_numpy(logits)}
+    tensors["classes"] = torch.frombuffer(bytearray(_classes(folder)), dtype=torch.uint8)
     # one key: of several safetensors writes now one first, now another
     about: dict[str, str] = {"precision": predictor.backend.precision}
     save_file(tensors, folder / FILE, metadata=about)
@@ -130,6 +143,11 @@ def prove(predictor: Classifies, folder: Path) -> bool:
     if not (folder / FILE).exists():
         return False
     golden = _read(folder / FILE)
+    if golden.classes and golden.classes != _classes(folder):
+        raise CheckpointError(
+            f"{folder}: its classes are named otherwise, or in another order, than where its "
+            "golden pictures were classified; publish it again"
+        )
     _prove_pixels(predictor, golden, folder)
     found, expected = predictor.logits(golden.pixels), golden.logits
     if found.shape != expected.shape:
@@ -147,6 +165,20 @@ def prove(predictor: Classifies, folder: Path) -> bool:
             "them are not what was published; publish it again"
         )
     return True
+
+
+def check(predictor: Classifies, *, side: int) -> None:
+    """Prove of a release without golden pictures what can be: that it answers in numbers.
+
+    Raises:
+        CheckpointError: where a logit is not finite.
+    """
+    _check_finite(predictor.logits(_decoded(predictor, pictures(side))))
+
+
+def _check_finite(logits: npt.NDArray[np.float32]) -> None:
+    if not np.isfinite(logits).all():
+        raise CheckpointError("the model's logits are not finite, so its weights are of no use")
 
 
 def bound(expected: npt.NDArray[np.float32], *precisions: str) -> float:
@@ -171,12 +203,30 @@ def difference(
 
 @dataclass(frozen=True)
 class _Golden:
-    """What the file holds: N files, uint8 (N, 3, S, S), float32 (N, C), and what computed these."""
+    """What the file holds.
+
+    Attributes:
+        files: N of them.
+        pixels: uint8 (N, 3, S, S).
+        logits: float32 (N, C).
+        precision: of what computed these.
+        classes: see `_classes`; empty in an older one.
+    """
 
     files: list[bytes]
     pixels: npt.NDArray[np.uint8]
     logits: npt.NDArray[np.float32]
     precision: str
+    classes: bytes
+
+
+def _classes(folder: Path) -> bytes:
+    """Return ids and names of a release's classes, in order, as JSON; empty where it names none."""
+    path = folder / "taxonomy.json"
+    if not path.is_file():
+        return b""
+    cards = taxonomy.parse(json.loads(path.read_text(encoding="utf-8")), where=str(path)).cards
+    return json.dumps([[card.id, card.name] for card in cards]).encode()
 
 
 def _decoded(predictor: Classifies, files: Sequence[bytes]) -> npt.NDArray[np.uint8]:
@@ -209,6 +259,8 @@ def _read(path: Path) -> _Golden:
             pixels, logits = (file.get_tensor(name).numpy() for name in ("pixels", "logits"))
             names = [f"picture_{number}" for number in range(len(logits))]
             files = [file.get_tensor(name).numpy().tobytes() for name in names]
+            told = "classes" in file.keys()  # noqa: SIM118
+            classes = file.get_tensor("classes").numpy().tobytes() if told else b""
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); publish the release again") from None
     forms = ((logits, np.float32, 2), (pixels, np.uint8, 4))
@@ -216,7 +268,7 @@ def _read(path: Path) -> _Golden:
     good = good and bool(np.isfinite(logits).all())
     if not (good and files and precision in BOUNDS):
         raise CheckpointError(f"{path}: of another form; publish the release again")
-    return _Golden(files, pixels, logits, precision)
+    return _Golden(files, pixels, logits, precision, classes)
 
 
 def _file(drawing: Image.Image, number: int, side: int) -> bytes:

@@ -119,13 +119,19 @@ class Predictor:
             document = _read(folder / "taxonomy.json")
             tensors = load_file(folder / CLASSIFIER)
             features, scale = tensors["text_features"], float(tensors["logit_scale"])
+            classes = taxonomy.parse(document, where=f"{folder}/taxonomy.json")
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{folder}: not a whole release ({error})") from None
+        if features.ndim != 2 or len(features) != len(classes):
+            raise CheckpointError(
+                f"{folder}: gives {len(features)} logits where {len(classes)} were published, one "
+                "for each class; publish it again"
+            )
         return cls(
             model.load_image_tower(folder),
             features,
             scale,
-            taxonomy.parse(document, where=f"{folder}/taxonomy.json"),
+            classes,
             config,
             device=device,
         )
@@ -190,7 +196,15 @@ class Predictor:
             k: how many.
             level: 0 for classes; from 1 on for parents in the tree, nearest first, whose
                 probability is the sum of their classes'.
+
+        Raises:
+            CheckpointError: where one of them is no number.
         """
+        if not np.isfinite(probabilities).all():
+            raise CheckpointError(
+                "the model's answer is no number, so its weights are of no use for this picture; "
+                "publish another"
+            )
         if level:
             parents = self.classes.levels[level - 1]
             above = self.classes.parents(level - 1)

@@ -31,6 +31,7 @@ __all__ = [
     "PRODUCTION",
     "Release",
     "described",
+    "earlier",
     "fetch",
     "followed",
     "manifest_of",
@@ -241,6 +242,15 @@ def pointed(root: str, name: str, alias: str) -> tuple[Release, Release | None]:
     return _release(root, name, target.version), before
 
 
+def earlier(root: str, name: str, alias: str) -> list[Release]:
+    """Return what an alias pointed at before, last first, as far as it is remembered."""
+    target, _ = aliases.read(root, name, alias)
+    if target is None:
+        return []
+    versions = [target.previous, *target.earlier] if target.previous else []
+    return [_release(root, name, version) for version in versions if version]
+
+
 def promote(root: str, reference: str, *, alias: str = PRODUCTION) -> Release:
     """Point an alias at a release; what it pointed at before is remembered.
 
@@ -263,7 +273,7 @@ def promote(root: str, reference: str, *, alias: str = PRODUCTION) -> Release:
             release.name,
             alias,
             release.version,
-            previous=before.version if before else None,
+            before=before,
             instead_of=tag,
         )
     return entry
@@ -281,7 +291,7 @@ def rollback(root: str, name: str, *, alias: str = PRODUCTION) -> Release:
         bare, _, _ = references.parts(name)
         known = bare or "NAME"
         raise RegistryError(f"{name}: an alias is rolled back; give {known}, and alias=ALIAS")
-    now = resolve(root, f"{name}@{alias}")
+    resolve(root, f"{name}@{alias}")
     target, tag = aliases.read(root, name, alias)
     if target is None or target.previous is None:
         raise RegistryError(
@@ -289,7 +299,7 @@ def rollback(root: str, name: str, *, alias: str = PRODUCTION) -> Release:
             f"raypose promote {name}:VERSION"
         )
     release = resolve(root, f"{name}:{target.previous}")
-    aliases.write(root, name, alias, release.version, previous=now.version, instead_of=tag)
+    aliases.write(root, name, alias, release.version, before=target, instead_of=tag)
     return release
 
 

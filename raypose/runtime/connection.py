@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray._private import auto_init_hook, ray_constants
+from ray._private import worker as ray_worker
 from ray._private.node import Node
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayTaskError
@@ -69,6 +70,7 @@ LAST_S = 3.0
 """What is interrupted has this long to end."""
 VERBOSE = "RAYPOSE_VERBOSE"
 """In the environment, so that workers know too."""
+_PRINT = ray_worker.print_to_stdstream
 LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # stays on the loopback
     "RAY_worker_maximum_startup_concurrency": "16",
@@ -100,6 +102,7 @@ def connect(config: ClusterConfig, *, verbose: bool = False) -> Iterator[None]:
     os.environ[VERBOSE] = "1" if verbose else "0"
     logging.getLogger("ray.data").setLevel(data_level())
     auto_init_hook.enable_auto_connect = False  # no Ray but the one connected to here
+    _divert_errors(verbose=verbose)
     what = "starting Ray" if address == "local" else f"connecting to Ray at {address}"
     how: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
     if address == "local":
@@ -169,6 +172,19 @@ def _end_half_started(error: Exception) -> None:
         if isinstance(node, Node):
             node.kill_all_processes(check_alive=False, allow_graceful=False)
             return
+
+
+def _divert_errors(*, verbose: bool) -> None:
+    """Have what Ray says of its processes go to stderr, and only where all is to be shown.
+
+    It prints that on stdout, whatever `log_to_driver` says, where results are.
+    """
+
+    def told(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if verbose:
+            _PRINT(data | {"is_err": True}, ignore_prefix=ignore_prefix)
+
+    ray_worker.print_to_stdstream = told
 
 
 def _terminate_by(handler: Any) -> None:

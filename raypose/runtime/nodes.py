@@ -37,6 +37,8 @@ LOCAL_SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 __all__ = ["Nodes", "default_folder"]
 
 TOKEN, SOCKET, LOG, ENDED, LOCK = "token", "socket", "keeper.log", "ended", "lock"
+METRICS = "prom_metrics_service_discovery.json"
+"""Written by Ray's head into its folder: where Prometheus finds figures."""
 START_S = 180.0
 STORE_BYTES = 256 << 20
 """Of the object store of a node."""
@@ -237,6 +239,7 @@ class _Keeper:
             "address": self.cluster.gcs_address,
             "jobs": f"http://{self.cluster.webui_url}",
             "token": str(self.folder / TOKEN),
+            "metrics": f"{self.place}/0/{METRICS}",
             "nodes": [
                 {"number": number, "raylet": node.all_processes["raylet"][0].process.pid}
                 for number, node in sorted(self.nodes.items())

@@ -24,7 +24,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
 from raypose.config import ServeConfig
-from raypose.errors import BadPicture
+from raypose.errors import BadPicture, CheckpointError
 from raypose.releases import references, registry
 from raypose.releases.predictions import Answer
 from raypose.runtime.meters import Meters
@@ -32,6 +32,7 @@ from raypose.serving import http
 from raypose.serving.batches import Full
 from raypose.serving.described import APP, autoscaling
 from raypose.serving.guard import Guard
+from raypose.serving.room import Room
 
 if TYPE_CHECKING:
     from raypose.serving.worker import Worker
@@ -90,11 +91,11 @@ class Classifier:
         if not self.worker.ready:
             raise RuntimeError("no release is loaded")
 
-    async def classify(self, content: bytes) -> Answer | BadPicture | Full:
+    async def classify(self, content: bytes) -> Answer | BadPicture | CheckpointError | Full:
         """Return what the release says of a picture, or why nothing: Serve wraps what is raised."""
         try:
             return await self.worker.classify(content)
-        except (BadPicture, Full) as error:
+        except (BadPicture, CheckpointError, Full) as error:
             return error
 
     async def status(self) -> dict[str, Any]:
@@ -171,6 +172,7 @@ class Ingress:
     ) -> None:
         self.settings = settings
         self.guard = Guard(settings)
+        self.room = Room(settings.max_held_bytes)
         self.meters = Meters()
         self.worker = None if classifier else _worker(storage, settings)
         self.classifier: Local | Remote = (
@@ -220,8 +222,9 @@ class Ingress:
         try:
             http.check(request, self.guard, self.settings)
             async with asyncio.timeout(self.settings.request_timeout_s):
-                content = await http.body(request, self.settings)
-                answer = await self.classifier.classify(content)
+                with self.room.share() as share:
+                    content = await http.body(request, self.settings, share)
+                    answer = await self.classifier.classify(content)
         except Exception as error:  # each is told in its own way
             refused = http.why(error, self.settings)
             status = str(refused.status)

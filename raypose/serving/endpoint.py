@@ -5,7 +5,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import ray
@@ -16,15 +16,15 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from raypose.config import Config
-from raypose.console import waiting
-from raypose.errors import EndpointError
+from raypose.console import status, waiting
+from raypose.errors import CheckpointError, EndpointError, RegistryError
 from raypose.releases import references, registry
 from raypose.serving import holding
 from raypose.serving.app import Arguments, build
 from raypose.serving.described import APP, http_options, model
 from raypose.serving.figures import REFUSALS
 
-__all__ = ["READY_S", "Endpoint", "running"]
+__all__ = ["READY_S", "Endpoint", "check_alone", "running"]
 
 READY_S = 120.0
 
@@ -65,12 +65,13 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
     Raises:
         RegistryError: where there is no such release.
         CheckpointError: where it does not load; nothing is deployed then.
-        EndpointError: where the port is taken, or the endpoint does not answer.
+        EndpointError: where the port is taken, the cluster has an endpoint already, or this one
+            does not answer.
     """
     config.serve.check_open()
+    check_alone()
     reference = references.through(reference, config.serve.follow)
-    release = registry.resolve(config.storage, reference)
-    holding.proven(release, device="cpu")
+    release = _proven(config.storage, reference)
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)
     arguments = Arguments(storage=config.storage, release=_named(config, reference, release),
                           serve=config.serve)  # fmt: skip
@@ -89,6 +90,40 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
         serve.delete(APP)
         if ours and not serve.status().applications:
             serve.shutdown()  # the next may listen elsewhere; others' Serve stays
+
+
+def _proven(root: str, reference: str) -> registry.Release:
+    """Return the release that is to be served, tried before anything starts.
+
+    Where an alias points at one that is broken it is the last good one before, as replicas do it.
+    """
+    wanted = registry.resolve(root, reference)
+    try:
+        holding.proven(wanted, device="cpu")
+        return wanted
+    except (CheckpointError, RegistryError) as error:
+        followed = registry.followed(root, reference)
+        for earlier in registry.earlier(root, *followed) if followed else []:
+            with suppress(CheckpointError, RegistryError):
+                holding.proven(earlier, device="cpu")
+                why = str(error).removeprefix(f"{wanted}: ")
+                status(f"{wanted} is refused: {why}; serving {earlier}, which was there before")
+                return earlier
+        raise
+
+
+def check_alone() -> None:
+    """Refuse to take the place of an endpoint that runs on the Ray that is connected to.
+
+    Raises:
+        EndpointError: where there is one.
+    """
+    if _serves() and APP in serve.status().applications:
+        raise EndpointError(
+            "an endpoint of raypose runs on this cluster already, and would be replaced; change it "
+            "by raypose endpoint update, take it away by raypose endpoint delete, or serve on "
+            "this machine alone: unset RAY_ADDRESS and cluster.address"
+        )
 
 
 def _serves() -> bool:

@@ -26,6 +26,8 @@ from raypose.releases.registry import LOCAL, REPUBLISH, Release
 
 __all__ = ["Held", "Holder", "loaded", "proven"]
 
+UNPROVEN = "unproven: it was published without golden pictures"
+
 
 @dataclass(frozen=True)
 class Held:
@@ -35,19 +37,25 @@ class Held:
         release: its name and version.
         predictor: what it classifies by.
         since: seconds since 1970.
+        proven: whether it gave its golden answers; not where it was published before there were
+            any.
     """
 
     release: str
     predictor: Predictor
     since: float
+    proven: bool = True
 
 
-def proven(release: Release, **how: Any) -> Predictor:
+def proven(release: Release, **how: Any) -> tuple[Predictor, bool]:
     """Fetch, check, load and try a release.
 
     Args:
         release: to load.
         how: see `Predictor.load`.
+
+    Returns:
+        What it classifies by, and whether it has golden pictures that proved it.
 
     Raises:
         RegistryError: naming a file that is not what was published.
@@ -63,9 +71,9 @@ def proven(release: Release, **how: Any) -> Predictor:
         with _without(str(folder)):
             predictor = Predictor.load(folder, kept=kept, **how)
             has_golden = golden.prove(predictor, folder)
-        if not has_golden:
-            status(f"{release} has no golden pictures: it was published before there were any")
-    return predictor
+            if not has_golden:
+                golden.check(predictor, side=predictor.clip.image_size)
+    return predictor, has_golden
 
 
 @contextmanager
@@ -82,9 +90,10 @@ def loaded(release: Release, settings: ServeConfig) -> Held:
     """Return a release, tried and warm: see `proven`."""
     device = None if settings.gpus_per_replica else "cpu"
     threads = max(1, int(settings.cpus_per_replica))
-    predictor = proven(release, device=device, backend=settings.backend, threads=threads)
+    how: dict[str, Any] = {"device": device, "backend": settings.backend, "threads": threads}
+    predictor, has_golden = proven(release, **how)
     _warm(predictor, settings.max_batch_size)
-    return Held(str(release), predictor, time.time())
+    return Held(str(release), predictor, time.time(), has_golden)
 
 
 def _warm(predictor: Predictor, most: int) -> None:
@@ -142,12 +151,20 @@ class Holder:
         self.refused.pop(str(wanted), None)  # who asks by name asks again
         self._take(wanted)
         if self.held is None and self._followed:
-            _, earlier = registry.pointed(self.storage, *self._followed)
-            if earlier:
-                self._tell(f"{wanted} is refused; starting with {earlier}, which was there before")
-                self._take(earlier)
+            self._take_earlier(wanted)
         if self.held is None:
             raise RegistryError(f"{wanted}: {self.refused.get(str(wanted)) or self.trouble}")
+
+    def _take_earlier(self, wanted: Release) -> None:
+        """Start with the last that is good of those that the alias pointed at before."""
+        assert self._followed is not None
+        why = f"{wanted} is refused" if str(wanted) in self.refused else self.trouble
+        for earlier in registry.earlier(self.storage, *self._followed):
+            self._tell(f"{why}; starting with {earlier}, which was there before")
+            self._take(earlier)
+            if self.held is not None:
+                return
+            why = f"{earlier} is refused, too"
 
     def look(self) -> None:
         """Take what the alias points at by now, where that is new and was not refused."""
@@ -158,13 +175,15 @@ class Holder:
         except RayposeError as error:
             self._note(str(error))
             return
-        self.trouble = ""
         if self.held is None or str(wanted) != self.held.release:
             self._take(wanted)
+        else:
+            self.trouble = ""
 
     def _take(self, release: Release) -> None:
         """Load a release and answer with it, or note why not."""
         if str(release) in self.refused and str(release) not in self._lacking:
+            self.trouble = ""
             return
         try:
             self.held = self._load(release, self.settings)
@@ -179,13 +198,15 @@ class Holder:
             self._refuse(release, f"does not load ({type(error).__name__}: {error}); {REPUBLISH}")
         else:
             self.refused.pop(str(release), None)
-            self._tell(f"{release} is answered with")
+            self.trouble = ""
+            unproven = "" if self.held.proven else f", {UNPROVEN}"
+            self._tell(f"{release} is answered with{unproven}")
 
     def _refuse(self, release: Release, why: str) -> None:
-        line = self._line(why)
+        line = self._line(why.removeprefix(f"{release}: "))
         if line != self.refused.get(str(release)):
             self._tell(f"{release} is refused: {line}")
-        self.refused[str(release)] = line
+        self.refused[str(release)], self.trouble = line, ""
         self._lacking.discard(str(release))
 
     def _line(self, text: str) -> str:

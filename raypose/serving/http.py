@@ -18,9 +18,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raypose.config import ServeConfig
-from raypose.errors import BadPicture
+from raypose.errors import BadPicture, CheckpointError
 from raypose.serving.batches import Full
 from raypose.serving.guard import Guard
+from raypose.serving.room import NoRoom, Share
 
 __all__ = ["DOWN", "GONE", "Refused", "body", "check", "check_key", "made", "why"]
 
@@ -41,11 +42,15 @@ class Refused(Exception):  # noqa: N818  no error of ours: the request is
         status: of HTTP.
         message: one line: what is wrong, and what to do.
         retry_after_s: when to come again.
+        closes: whether the connection ends with it, as where the body is still to come.
     """
 
-    def __init__(self, status: int, message: str, *, retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self, status: int, message: str, *, retry_after_s: float = 0.0, closes: bool = False
+    ) -> None:
         super().__init__(message)
         self.status, self.retry_after_s = status, retry_after_s
+        self.closes = closes or status in UNREAD
 
     def response(self) -> JSONResponse:
         """Return the answer."""
@@ -53,7 +58,7 @@ class Refused(Exception):  # noqa: N818  no error of ours: the request is
         headers = {"Retry-After": str(math.ceil(after))} if after else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        if self.status in UNREAD:
+        if self.closes:
             headers["Connection"] = "close"
         return JSONResponse({"error": str(self)}, status_code=self.status, headers=headers)
 
@@ -130,8 +135,13 @@ def check(request: Request, guard: Guard, settings: ServeConfig) -> None:
         raise Refused(415, "send the picture's bytes as the body, not a form")
 
 
-async def body(request: Request, settings: ServeConfig) -> bytes:
+async def body(request: Request, settings: ServeConfig, share: Share | None = None) -> bytes:
     """Read a picture's bytes.
+
+    Args:
+        request: whose body they are.
+        settings: limits.
+        share: of the room for bodies, which they are held in; by default there is room for all.
 
     Raises:
         Refused: where they are none, too many, or do not come.
@@ -144,13 +154,23 @@ async def body(request: Request, settings: ServeConfig) -> bytes:
                 size += len(part)
                 if size > settings.max_body_bytes:
                     raise _too_large(settings)
+                if share:
+                    share.add(len(part))
                 parts.append(part)
     except TimeoutError:
         limit = settings.body_timeout_s
-        raise Refused(408, f"the body did not come whole within {limit:g} s") from None
+        raise Refused(408, f"the body did not come whole within {limit:g} s; send less") from None
+    except NoRoom:
+        message = "too many large bodies are held; try again, or send smaller pictures"
+        raise Refused(503, message, closes=True) from None
     if not size:
         raise Refused(400, "body is empty; send the bytes of one picture")
     return b"".join(parts)
+
+
+def _with_a_cure(text: str, cure: str) -> str:
+    """Return what is wrong with what to do, where that is not in it."""
+    return text if ";" in text else f"{text}; {cure}"
 
 
 def _too_large(settings: ServeConfig) -> Refused:
@@ -164,7 +184,9 @@ def why(error: Exception, settings: ServeConfig) -> Refused:
         case Refused():
             return error
         case BadPicture():
-            return Refused(400, str(error))
+            return Refused(400, _with_a_cure(str(error), "send another picture"))
+        case CheckpointError():  # of the release that was asked
+            return Refused(500, str(error))
         case Full():
             return Refused(503, str(error), retry_after_s=error.retry_after_s)
         case BackPressureError():

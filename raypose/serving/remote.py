@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import requests
 
 from raypose.config import Config, ServeConfig
-from raypose.console import one_line
+from raypose.console import one_line, status
 from raypose.errors import ConflictError, EndpointError, ResourceError, UsageError
 from raypose.releases import references, registry
 from raypose.serving.described import document, model
@@ -38,8 +38,9 @@ __all__ = ["KEY", "Endpoint", "Seen"]
 KEY = "RAYPOSE_KEY"
 """In the environment: an API key, for an endpoint that asks for one."""
 ANSWER_S = 10.0
-NEVER_RAN = ("NOT_STARTED", "DEPLOYING", "DEPLOY_FAILED")
-"""Words of Serve for what need not be there again."""
+UNDER_WAY = ("NOT_STARTED", "DEPLOYING")
+FAILED = "DEPLOY_FAILED"
+"""Words of Serve for what has not run, or for a change of what runs."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Seen:
             it answers with: see `worker.Worker.status`.
         url: where it answers; empty where that was not seen from here.
         releases: of each that answers its figures over all replicas: see `figures.totals`.
+        settings: of `serve`, as far as they were given; of keys their names alone.
     """
 
     state: str
@@ -64,6 +66,7 @@ class Seen:
     replicas: list[dict[str, Any]]
     url: str
     releases: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
 
 
 class Endpoint:
@@ -119,11 +122,16 @@ class Endpoint:
 
         Raises:
             EndpointError: where a replica refuses it; what was there before is put back.
+            ResourceError: where the endpoint asks for an API key, and there is none: what replicas
+                make of it would not be seen; nothing is changed.
         """
         application = self.rest.application()
         registry.resolve(application["args"]["storage"], reference)
+        if self._told_by_replicas() is None and self.wants_key:
+            raise ResourceError(f"{self.trouble}, so that it is seen whether replicas take this")
         named = _options(application)
-        named["user_config"] = {"release": reference}
+        # the moment makes it another configuration, so that what was refused is looked at again
+        named["user_config"] = {"release": reference, "asked_at": time.time()}
         self._change(application, follows=True)
         return self.status()
 
@@ -140,8 +148,9 @@ class Endpoint:
         known = named.get("autoscaling_config") or {}
         low = known.get("min_replicas", settings.min_replicas) if least is None else least
         high = known.get("max_replicas", settings.max_replicas) if most is None else most
-        if most is None:
-            high = max(low, high)
+        if most is None and low > high:
+            status(f"max={high} becomes {low}, as there are to be no fewer")
+            high = low
         if least is None:
             low = min(low, high)
         if low > high:
@@ -183,6 +192,7 @@ class Endpoint:
             replicas=replicas,
             url=self.url if told is not None or self.wants_key else "",
             releases=totals(replicas),
+            settings=_settings(application),
         )
 
     def logs(self) -> dict[str, str]:
@@ -215,6 +225,7 @@ class Endpoint:
             follows: wait until replicas answer with what it names, too.
         """
         before = ours_in(self.rest.details())
+        self.rest.told = why(before)  # of the change before this one
         self.rest.put(application, options)
         put = deployed(self.rest.wait(deployed, "was not taken"))  # with what Serve adds to it
         if not holds(put, application):
@@ -234,7 +245,7 @@ class Endpoint:
         last = before.get("deployed_app_config")
         if not last or last == put:
             return ""
-        if before["status"] in NEVER_RAN:
+        if before["status"] == FAILED or (before["status"] in UNDER_WAY and not _answers(before)):
             return "; what was there before did not run yet either, and is not put back"
         self.rest.put(last, options)
         try:
@@ -269,11 +280,12 @@ class Endpoint:
         deadline = time.monotonic() + self.config.cluster.max_wait_s
         while follows:
             told, wanted = self._told_by_replicas(), _target(application)
-            if told is None:
-                if self.wants_key or not self._is_reached(deadline):
-                    raise ResourceError(f"the endpoint runs, as Serve says, but {self.trouble}")
-                continue
-            _check_refused(told, wanted)
+            if told is None and not self._is_reached(deadline):
+                raise ResourceError(f"the endpoint runs, as Serve says, but {self.trouble}")
+            if told is None and self.wants_key and self._release() == wanted:
+                status(f"{self.trouble}, for what each replica says")
+                return
+            _check_refused(told or {}, wanted)
             if told and all(each.get("release") == wanted for each in told.values()):
                 return
             if time.monotonic() > deadline:
@@ -295,6 +307,14 @@ class Endpoint:
             time.sleep(PERIOD_S)
         return False
 
+    def _release(self) -> str:
+        """Return what the endpoint says to anyone that it answers with; empty where it does not."""
+        try:
+            answer = requests.get(f"{self.url}/healthz", timeout=ANSWER_S)
+            return str(answer.json()["release"])
+        except (requests.RequestException, ValueError, LookupError, TypeError):
+            return ""
+
     def _told_by_replicas(self) -> dict[str, dict[str, Any]] | None:
         """Return replica → what it says of itself; None where the endpoint is not reached."""
         key = os.environ.get(KEY, "").strip()
@@ -313,6 +333,15 @@ class Endpoint:
             return None
 
 
+def _answers(application: Mapping[str, Any]) -> bool:
+    """Tell whether anything of an application runs, whatever becomes of the rest."""
+    return any(
+        replica["state"] == "RUNNING"
+        for deployment in (application.get("deployments") or {}).values()
+        for replica in deployment["replicas"]
+    )
+
+
 def _check_refused(told: Mapping[str, Mapping[str, Any]], wanted: str) -> None:
     for replica, each in told.items():
         why = each.get("refused", {}).get(wanted)
@@ -329,6 +358,17 @@ def _options(application: dict[str, Any]) -> dict[str, Any]:
             return cast(dict[str, Any], each)
     known.append({"name": name})
     return cast(dict[str, Any], known[-1])
+
+
+def _settings(application: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an endpoint was deployed with, other than the defaults, and its size."""
+    given = dict(application["args"].get("serve") or {})
+    for deployment in application.get("deployments") or []:
+        sizes = deployment.get("autoscaling_config") or {}
+        given |= {key: sizes[key] for key in ("min_replicas", "max_replicas") if key in sizes}
+    if "keys" in given:
+        given["keys"] = sorted(given["keys"])
+    return given
 
 
 def _reference(application: Mapping[str, Any]) -> str:

@@ -44,11 +44,15 @@ class Rest:
 
     Raises:
         ResourceError: where nobody answers there.
+
+    Attributes:
+        told: the last that Serve said while it was waited for; it is not said again.
     """
 
     def __init__(self, address: str, max_wait_s: float) -> None:
         self.client = Client(address)
         self.max_wait_s = max_wait_s
+        self.told = ""
 
     def details(self) -> dict[str, Any]:
         """Return what Serve says of itself and of each application."""
@@ -118,7 +122,7 @@ class Rest:
             EndpointError: where ours has failed, or takes too long.
             ConflictError: where another was put in its place meanwhile.
         """
-        deadline, told = time.monotonic() + self.max_wait_s, ""
+        deadline = time.monotonic() + self.max_wait_s
         while True:
             found = self.details()
             if application:
@@ -129,8 +133,9 @@ class Rest:
             message = why(ours)
             if ours.get("status") == "DEPLOY_FAILED":
                 raise EndpointError(f"the endpoint was not deployed: {message}")
-            if message and message != told:
-                status(told := message)
+            if message and message != self.told:
+                self.told = message
+                status(message)
             if time.monotonic() > deadline:
                 raise EndpointError(f"the endpoint {lasts}: {message or 'see endpoint status'}")
             time.sleep(PERIOD_S)

@@ -19,7 +19,7 @@ import numpy as np
 from raypose.config import ServeConfig
 from raypose.console import status
 from raypose.data.images import Pixels, is_cheap
-from raypose.errors import BadPicture, RayposeError
+from raypose.errors import BadPicture, CheckpointError, RayposeError
 from raypose.releases.predictions import Answer
 from raypose.serving.batches import Batches, Full
 from raypose.serving.figures import Figures
@@ -118,6 +118,7 @@ class Worker:
 
         Raises:
             BadPicture: where it is none.
+            CheckpointError: where the release gives no number for it.
             Full: at once, where it would wait too long.
         """
         held, began = self._chosen(), time.perf_counter()
@@ -167,6 +168,7 @@ class Worker:
         return {
             "release": self.release,
             "since": held.since if held else 0.0,
+            "proven": bool(held and held.proven),
             "backend": held.predictor.backend.name if held else "",
             "follows": self.main.follows,
             "canary": canary.held.release if canary and canary.held else "",
@@ -189,5 +191,8 @@ def _classified(items: Sequence[Item]) -> list[Answer | Exception]:
         held = items[found[0]][0]
         rows = held.predictor.probabilities(np.stack([items[place][1] for place in found]))
         for place, row in zip(found, rows, strict=True):
-            answers[place] = Answer(held.release, held.predictor.rank(row))
+            try:
+                answers[place] = Answer(held.release, held.predictor.rank(row))
+            except CheckpointError as error:  # of this picture alone
+                answers[place] = error
     return answers

@@ -20,7 +20,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from support.pictures import bomb, directory, encoded, photo, png, scans, tiff
 
-from raypose.data.images import convert, decode
+from raypose.data.images import convert, decode, is_cheap
 from raypose.data.transforms import Resize, preprocess, to_square
 from raypose.errors import BadPicture, DataError
 
@@ -31,11 +31,11 @@ DOT = b"\0\0\0\0\0" * 4
 """Rows of a grey PNG of 4 × 4."""
 
 
-def gif(*, blocks: int, size: int) -> bytes:
+def gif(*, blocks: int, size: int, comments: int = 1) -> bytes:
     content = encoded(Image.new("P", (4, 4)), "GIF")
     at = 13 + (6 << (content[10] & 7) if content[10] & 0x80 else 0)
     comment = b"!\xfe" + (bytes([size]) + b"x" * size) * blocks + b"\0"
-    return content[:at] + comment + content[at:]
+    return content[:at] + comment * comments + content[at:]
 
 
 def overlapping(num: int, size: int) -> bytes:
@@ -92,6 +92,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         "too large",
     ),
     "blocks": (lambda: gif(blocks=100_000, size=1), "blocks or more"),
+    "empty comments": (lambda: gif(blocks=0, size=0, comments=100_000), "blocks or more"),
     "tags": (lambda: overlapping(5000, 1 << 20), "without pixels"),
     "tags of a picture": (
         lambda: tiff(np.zeros((4, 4), "u1"), tags={270: (2, [0] * 9)}).replace(
@@ -132,6 +133,27 @@ def test_small_files_that_cost_much_are_refused_cheaply(what: str) -> None:
         tracemalloc.stop()
     assert "\n" not in str(caught.value)
     assert peak < SMALL
+
+
+def test_fill_bytes_are_stepped_over_at_once() -> None:
+    """As many as one likes are legal before a marker; each cost a line of Python."""
+    content, lines = encoded(photo()), 0
+
+    def traced(*_: Any) -> Any:
+        nonlocal lines
+        lines += 1
+        return traced
+
+    filled = content[:2] + b"\xff" * (1 << 16) + content[2:]
+    before = sys.gettrace()
+    sys.settrace(traced)
+    try:
+        cheap = is_cheap(filled)
+    finally:
+        sys.settrace(before)
+    assert cheap
+    assert lines < 1000
+    assert (decode(filled, max_pixels=MAX) == decode(content, max_pixels=MAX)).all()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.models import NORMED, TINY
 from support.releases import make
@@ -107,6 +108,49 @@ def test_classes_in_another_order_fail(backend: str, release: Path) -> None:
     save_file(tensors, release / CLASSIFIER)
     with pytest.raises(CheckpointError, match="weights, classes or what computes them"):
         prove(release, backend=backend)
+
+
+@pytest.mark.parametrize("what", ["order", "name"])
+def test_classes_named_otherwise_fail(what: str, release: Path) -> None:
+    """No logit tells: the answers would be as probable as before, and wrong."""
+    path = release / "taxonomy.json"
+    document = json.loads(path.read_text())
+    cards = document["classes"]
+    if what == "order":
+        cards.reverse()
+    else:
+        cards[0]["names"].reverse()
+    path.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match="its classes are named otherwise, or in another ord"):
+        prove(release)
+
+
+def test_a_proof_without_classes_is_an_older_one(release: Path) -> None:
+    with safe_open(release / golden.FILE, framework="pt") as file:
+        about = file.metadata()
+    tensors = load_file(release / golden.FILE)
+    del tensors["classes"]
+    save_file(tensors, release / golden.FILE, metadata=about)
+    assert prove(release)
+
+
+def test_what_has_no_proof_has_to_answer_in_numbers(tmp_path: Path) -> None:
+    release = make(tmp_path)
+    golden.check(Predictor.load(release, device="cpu"), side=32)
+    tensors = load_file(release / WEIGHTS)
+    tensors["visual.proj"][0, 0] = float("nan")
+    save_file(tensors, release / WEIGHTS)
+    with pytest.raises(CheckpointError, match="not finite, so its weights are of no use"):
+        golden.check(Predictor.load(release, device="cpu"), side=32)
+
+
+def test_a_class_too_few_is_told_without_a_proof(tmp_path: Path) -> None:
+    release = make(tmp_path)
+    tensors = load_file(release / CLASSIFIER)
+    tensors["text_features"] = tensors["text_features"][1:].clone()
+    save_file(tensors, release / CLASSIFIER)
+    with pytest.raises(CheckpointError, match="gives 11 logits where 12 were published"):
+        Predictor.load(release, device="cpu")
 
 
 def test_a_class_too_few_fails(release: Path) -> None:

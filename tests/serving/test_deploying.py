@@ -17,13 +17,13 @@ from support import loads
 from support.pictures import encoded, photo
 from support.variants import altered, broken, promoted
 
-from raypose import config
+from raypose import config, storage
 from raypose.config import Config
 from raypose.errors import ConflictError
 from raypose.releases import registry
 from raypose.runtime.jobs import Client
 from raypose.runtime.nodes import Nodes
-from raypose.serving import app, described
+from raypose.serving import app, described, remote
 from raypose.serving.remote import Endpoint
 from raypose.serving.rest import Rest
 
@@ -132,9 +132,39 @@ def test_a_broken_release_is_refused_and_the_last_is_back(
     seen = command("endpoint", "status")
     assert seen["release"] == "tiny@production"
     assert [each["release"] for each in seen["replicas"]] == [str(first)]
+    assert [each["proven"] for each in seen["replicas"]] == [True]
     (log,) = command("endpoint", "logs")["logs"].values()
     assert f"{first} is answered with" in log
     assert f"{bad} is refused: " in log
+
+
+def test_a_release_that_is_refused_is_looked_at_again_where_it_is_asked_for(
+    deployed: str, command: Run, own: Config
+) -> None:
+    first = registry.resolve(own.storage, "tiny@production")
+    mended = altered(own.storage, first, note="mended")
+    url = storage.join(mended.url, "README.md")
+    whole = storage.read_bytes(url)
+    storage.write_bytes(url, b"torn")
+    with promoted(own.storage, str(mended)):
+        refused: dict[str, str] = {}
+        while str(mended) not in refused:
+            (replica,) = command("endpoint", "status")["replicas"]
+            refused = replica["refused"]
+        assert "README.md is not what was published" in refused[str(mended)]
+        storage.write_bytes(url, whole)
+        (replica,) = command("endpoint", "update", "tiny@production")["replicas"]
+        assert (replica["release"], replica["refused"]) == (str(mended), {})
+    assert ask(deployed).json()["release"] in (str(first), str(mended))
+
+
+def test_what_changes_while_something_runs_is_put_back() -> None:
+    """Serve says the same of what never ran and of a change of what runs."""
+    replicas = {"Ingress": {"replicas": [{"state": "RUNNING"}, {"state": "STARTING"}]}}
+    assert remote._answers({"status": "DEPLOYING", "deployments": replicas})
+    replicas["Ingress"]["replicas"].pop(0)
+    assert not remote._answers({"status": "DEPLOYING", "deployments": replicas})
+    assert not remote._answers({"status": "DEPLOYING"})
 
 
 class Overtaken(Rest):
@@ -231,6 +261,7 @@ def test_what_cannot_be_deployed(command: Run, port: int, own: Config, tmp_path:
     assert "others could reach it, and no API key is set" in said
     copy = registry.fetch(registry.resolve(own.storage, "tiny"), tmp_path / "copy")
     assert "lies on this machine" in command("deploy", str(copy), *pairs, code=2)["said"]
+    assert "lies on this machine" in command("endpoint", "update", str(copy), code=2)["said"]
 
 
 def test_the_files_are_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

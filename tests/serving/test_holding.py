@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from support.variants import altered, broken, promoted, without
 
 from raypose import config, storage
 from raypose.config import Config
-from raypose.errors import RayposeError, RegistryError
+from raypose.errors import CheckpointError, RayposeError, RegistryError, StorageError
 from raypose.releases import golden, registry, shelf
 from raypose.releases.predictor import Predictor
 from raypose.serving import holding
 from raypose.serving.holding import Holder
+from raypose.serving.http import why
 from raypose.serving.worker import Worker
 
 PICTURE = encoded(photo())
@@ -158,6 +160,77 @@ def test_a_replica_that_starts_at_a_broken_release_takes_the_one_before(mine: Co
     alone = Holder(mine.storage, mine.serve)
     with pytest.raises(RegistryError, match="are not what was published"):
         alone.point(str(bad))
+
+
+def test_a_replica_that_starts_takes_the_last_that_is_good(mine: Config) -> None:
+    """However many that are not were promoted after it."""
+    first = registry.resolve(mine.storage, "tiny")
+    bad = [broken(mine.storage, first, turn=turn) for turn in (1, 2, 3)]
+    for release in bad:
+        registry.promote(mine.storage, str(release))
+    told: list[str] = []
+    holder = Holder(mine.storage, mine.serve, tell=told.append)
+    holder.point("tiny")
+    assert held(holder) == str(first)
+    assert {*holder.refused} == {str(release) for release in bad}
+    assert f"{bad[0]} is refused, too; starting with {first}, which was there before" in told
+
+
+def test_trouble_is_told_once(mine: Config) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    later = altered(mine.storage, first, note="unread")
+    told: list[str] = []
+
+    def load(release: registry.Release, settings: config.ServeConfig) -> holding.Held:
+        if release == later:
+            raise StorageError("does not answer")
+        return holding.loaded(release, settings)
+
+    holder = Holder(mine.storage, mine.serve, load=load, tell=told.append)
+    holder.point("tiny")
+    with promoted(mine.storage, str(later)):
+        for _ in range(3):
+            holder.look()
+            assert holder.trouble == f"{later}: does not answer"
+    holder.look()
+    assert holder.trouble == ""
+    assert told == [f"{first} is answered with", f"{later}: does not answer"]
+
+
+def test_what_has_no_golden_pictures_is_said_to_be_unproven(mine: Config) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    bare = without(mine.storage, first, golden.FILE)
+    told: list[str] = []
+
+    async def run() -> tuple[bool, bool]:
+        worker = Worker(mine.storage, mine.serve, tell=told.append)
+        await worker.point(str(bare))
+        unproven = worker.status()["proven"]
+        await worker.point(str(first))
+        return unproven, worker.status()["proven"]
+
+    assert asyncio.run(run()) == (False, True)
+    assert f"{bare} is answered with, {holding.UNPROVEN}" in told
+
+
+def test_an_answer_that_is_no_number_is_refused_and_spoils_nothing(mine: Config) -> None:
+    async def run() -> None:
+        worker = Worker(mine.storage, mine.serve)
+        await worker.point("tiny")
+        assert worker.main.held
+        good = worker.main.held.predictor.classifier.clone()
+        worker.main.held.predictor.classifier.fill_(float("nan"))
+        with pytest.raises(CheckpointError, match="the model's answer is no number") as error:
+            await worker.classify(PICTURE)
+        refused = why(error.value, mine.serve)
+        assert (refused.status, refused.response().status_code) == (500, 500)
+        worker.main.held.predictor.classifier.copy_(good)
+        await worker.classify(PICTURE)
+        (figures,) = worker.status()["releases"].values()
+        assert figures["answers"] == 1
+        json.dumps(worker.status(), allow_nan=False)
+
+    asyncio.run(run())
 
 
 def test_storage_that_does_not_answer_changes_nothing(

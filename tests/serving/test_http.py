@@ -11,8 +11,10 @@ from raypose.config import ServeConfig
 from raypose.errors import BadPicture
 from raypose.serving import guard, http
 from raypose.serving.batches import Full
+from raypose.serving.room import OWN_BYTES, NoRoom, Room
 
 KEY = guard.made()
+PART = bytes(OWN_BYTES // 2)
 KEYS = {"clinic": guard.digest(KEY)}
 
 
@@ -144,3 +146,41 @@ def test_where_there_is_nothing_it_is_said_in_the_same_form() -> None:
     for answer in (none, slash, method):
         assert "POST /v1/classify" in answer.json()["error"]
     assert method.headers["allow"] == "GET"
+
+
+def test_what_is_beyond_a_share_of_ones_own_is_counted() -> None:
+    async def run() -> None:
+        room = Room(3 * OWN_BYTES)
+        with room.share() as first, room.share() as second:
+            for share in (first, second):
+                share.add(OWN_BYTES // 2)
+                share.add(OWN_BYTES)
+            assert room.taken == OWN_BYTES
+            first.add(2 * OWN_BYTES)
+            with pytest.raises(NoRoom):
+                second.add(1)
+            assert room.taken == 3 * OWN_BYTES
+            with room.share() as third:
+                third.add(OWN_BYTES)  # its own
+        assert room.taken == 0
+
+    asyncio.run(run())
+
+
+def test_a_body_without_room_is_refused_and_leaves_the_others_theirs() -> None:
+    async def run() -> None:
+        settings = ServeConfig(max_held_bytes=2 * OWN_BYTES)
+        room = Room(settings.max_held_bytes)
+        with room.share() as share:
+            assert len(await http.body(asked(None, *[PART] * 6), settings, share)) == 6 * len(PART)
+            with pytest.raises(http.Refused, match="too many large bodies") as refused:
+                with room.share() as other:
+                    await http.body(asked(None, *[PART] * 3), settings, other)
+            answer = refused.value.response()
+            assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+            assert answer.headers["retry-after"] == "1"
+            with room.share() as other:
+                assert await http.body(asked(None, PART), settings, other) == PART
+        assert room.taken == 0
+
+    asyncio.run(run())

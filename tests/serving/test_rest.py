@@ -10,7 +10,7 @@ import ray
 from support.answering import answering
 
 from raypose import config
-from raypose.errors import UsageError
+from raypose.errors import ResourceError, UsageError
 from raypose.serving.remote import Endpoint
 from raypose.serving.rest import why
 
@@ -59,3 +59,20 @@ def keyed(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_no_deploy_takes_the_keys_away(keyed: str) -> None:
     with pytest.raises(UsageError, match="the endpoint there asks for API keys, and this names"):
         Endpoint(keyed, config.Config()).deploy("postures")
+
+
+def test_nothing_is_changed_that_could_not_be_followed(
+    monkeypatch: pytest.MonkeyPatch, trained: config.Config
+) -> None:
+    """An endpoint that asks for keys tells what became of an update to who has one alone."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAYPOSE_KEY", raising=False)
+    arguments = {"storage": trained.storage, "release": "tiny", "serve": {"keys": {"a": HASH}}}
+    ours = {"status": "RUNNING", "deployed_app_config": {"args": arguments}}
+    said = {"version": "4", "ray_version": ray.__version__, "ray_commit": ""}
+    details = {**said, "applications": {"raypose": ours}}
+    with answering(lambda path, _: (401, {}) if path == "/v1/status" else (200, details)) as server:
+        asked = config.override(trained, {"serve.url": server.url})
+        with pytest.raises(ResourceError, match="wants an API key; set RAYPOSE_KEY to one"):
+            Endpoint(server.url, asked).update("tiny:v1")
+        assert {method for method, _ in server.asked} == {"GET"}

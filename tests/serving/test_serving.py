@@ -82,6 +82,15 @@ def test_other_paths(served: serving.Endpoint) -> None:
     assert set(paths) == {"/healthz", "/v1/classify"}
 
 
+def test_another_does_not_take_its_place(served: serving.Endpoint, trained: Config) -> None:
+    with (
+        pytest.raises(EndpointError, match="runs on this cluster already, and would be replaced"),
+        serving.running(config.override(trained, SETTINGS), "tiny"),
+    ):
+        pass
+    assert httpx.get(f"{served.url}/healthz").json()["release"] == served.release
+
+
 def test_it_listens_on_the_loopback_alone(served: serving.Endpoint) -> None:
     assert served.url.startswith("http://127.0.0.1:")
     port = int(served.url.rsplit(":", 1)[1])
