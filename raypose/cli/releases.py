@@ -46,7 +46,12 @@ def publish(call: Call) -> None:
     result = runs.finished(config)
     if result is None:
         run_id = runs.locate(config).id
-        raise TrainError(f"{run_id}: not finished; run: raypose train {given(call)}")
+        others = [
+            f"{name} is, with other {', '.join(keys[:3]) or 'keys'}"
+            for name, keys in runs.beside(config).items()
+        ]
+        done = "".join(f"; {other}" for other in others[:3])
+        raise TrainError(f"{run_id}: not finished; run: raypose train {given(call)}{done}")
     with waiting("loading torch"):
         from raypose.evaluation import publishing
     known = {row["release"] for row in registry.overview(config.storage)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -25,6 +25,7 @@ __all__ = [
     "Run",
     "TrainResult",
     "baselines",
+    "beside",
     "changed_data",
     "clean",
     "finished",
@@ -112,6 +113,27 @@ def finished(config: Config) -> TrainResult | None:
         return read_stored(TrainResult, url, what="the result of a run", mend=MEND)
     except NotFoundError:
         return None
+
+
+def beside(config: Config) -> dict[str, list[str]]:
+    """Return the finished runs of a document's name: id → keys in which its recipe is another."""
+    folder, mine = storage.join(config.storage, "runs"), dict(_leaves(dump(config)))
+    found = {}
+    for run_id in storage.list_folders(folder):
+        url = storage.join(folder, run_id)
+        named = run_id.startswith(f"{config.name}-") and run_id != config.run_id
+        if named and storage.exists(storage.join(url, RESULT)):
+            other = dict(_leaves(_read(url, "config.json")))
+            found[run_id] = [key for key in mine if other.get(key, mine[key]) != mine[key]]
+    return found
+
+
+def _leaves(document: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{start}{key}.")
+        else:
+            yield start + key, value
 
 
 def changed_data(config: Config, result: TrainResult) -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support.contexts import InMemory, batch, recipe
 
+from raypose import config as recipes
 from raypose import storage
 from raypose.cli.main import main
 from raypose.cli.places import check_out
@@ -95,6 +97,21 @@ DAMAGED = [
     ("metrics.jsonl", "[" * 60_000), ("result.json", '{"metrics": null}'),
     ("result.json", '{"metrics": [1]}'), ("result.json", "{"),
 ]  # fmt: skip
+
+
+def test_a_run_that_is_not_there_names_those_that_are(
+    done: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`publish` with other keys than `train` had means another run."""
+    other = recipes.override(done, {"optim.epochs": 77})
+    assert runs.beside(done) == {}
+    assert runs.beside(other) == {done.run_id: ["optim.epochs"]}
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(recipes.sparse(other)))
+    assert main(["publish", str(path)]) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(rf": not finished; run: raypose train .*; {done.run_id} is, with other ", told)
+    assert told.endswith("optim.epochs")
 
 
 @pytest.mark.parametrize(("name", "content"), DAMAGED, ids=range(len(DAMAGED)))

@@ -11,11 +11,13 @@ import pytest
 from support.patience import PATIENCE_S
 
 from raypose import runtime
+from raypose.runtime import connection
 
 # in a process of its own: a runner of tests has plans of its own with signals
 INTERRUPTED = """
 import os, signal, sys, threading, time
 from raypose import runtime
+from raypose.runtime import connection
 
 number = int(sys.argv[1])
 ended = threading.Event()
@@ -140,3 +142,19 @@ def test_ray_is_not_started_again_where_that_is_no_longer_wanted() -> None:
     assert (done.returncode, done.stdout) == (0, "interrupted False\n"), done.stderr
     assert "stopping as soon as Ray has started" in done.stderr
     assert "once more" not in done.stderr
+
+
+def test_what_ray_says_of_its_processes_is_kept_from_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray._private import worker
+
+    said = {"lines": ["Task failed. There are retries"], "pid": "raylet", "is_err": False}
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    for verbose, told in ((False, ""), (True, "Task failed")):
+        connection._divert_errors(verbose=verbose)
+        worker.print_to_stdstream(said, ignore_prefix=False)
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert told in output.err
+        assert bool(told) == bool(output.err)

@@ -70,6 +70,8 @@ def deployed(command: Run, port: int, own: Config, nodes: Nodes) -> str:
     seen = command("deploy", "tiny@production", *_pairs(own, port))
     assert seen["state"] == "running"
     assert [each["release"] for each in seen["replicas"]] == [_production(own)]
+    sizes = {"min_replicas": 1, "max_replicas": 2}
+    assert seen["settings"] == {"cpus_per_replica": 0.25, "poll_s": 0.5, **sizes}
     return f"http://127.0.0.1:{port}"
 
 

@@ -15,7 +15,7 @@ from raypose.config import Config
 from raypose.errors import CheckpointError, RayposeError, RegistryError, StorageError
 from raypose.releases import golden, registry, shelf
 from raypose.releases.predictor import Predictor
-from raypose.serving import holding
+from raypose.serving import endpoint, holding
 from raypose.serving.holding import Holder
 from raypose.serving.http import why
 from raypose.serving.worker import Worker
@@ -174,6 +174,16 @@ def test_a_replica_that_starts_takes_the_last_that_is_good(mine: Config) -> None
     assert held(holder) == str(first)
     assert {*holder.refused} == {str(release) for release in bad}
     assert f"{bad[0]} is refused, too; starting with {first}, which was there before" in told
+
+
+def test_a_laptop_starts_with_the_last_that_is_good_too(mine: Config) -> None:
+    first = registry.resolve(mine.storage, "tiny")
+    bad = [broken(mine.storage, first, turn=turn) for turn in (1, 2)]
+    for release in bad:
+        registry.promote(mine.storage, str(release))
+    assert endpoint._proven(mine.storage, "tiny") == first
+    with pytest.raises(CheckpointError, match="are not what was published"):
+        endpoint._proven(mine.storage, str(bad[0]))  # a version is what it is
 
 
 def test_trouble_is_told_once(mine: Config) -> None:

@@ -11,6 +11,7 @@ from support.answering import answering
 
 from raypose import config
 from raypose.errors import ResourceError, UsageError
+from raypose.serving import remote
 from raypose.serving.remote import Endpoint
 from raypose.serving.rest import why
 
@@ -59,6 +60,15 @@ def keyed(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_no_deploy_takes_the_keys_away(keyed: str) -> None:
     with pytest.raises(UsageError, match="the endpoint there asks for API keys, and this names"):
         Endpoint(keyed, config.Config()).deploy("postures")
+
+
+def test_settings_are_shown_and_of_keys_their_names_alone() -> None:
+    arguments = {"serve": {"keys": {"b": HASH, "a": HASH}, "limit": "9/minute"}}
+    sizes = {"min_replicas": 0, "max_replicas": 3, "target_ongoing_requests": 16}
+    told = remote._settings({"args": arguments, "deployments": [{"autoscaling_config": sizes}]})
+    assert told == {
+        "keys": ["a", "b"], "limit": "9/minute", "min_replicas": 0, "max_replicas": 3
+    }  # fmt: skip
 
 
 def test_nothing_is_changed_that_could_not_be_followed(
