@@ -69,10 +69,10 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
             does not answer.
     """
     config.serve.check_open()
-    check_alone()
     reference = references.through(reference, config.serve.follow)
     release = _proven(config.storage, reference)
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)
+    check_alone()
     arguments = Arguments(storage=config.storage, release=_named(config, reference, release),
                           serve=config.serve)  # fmt: skip
     ours, endpoint = (
