@@ -99,7 +99,9 @@ def _proven(root: str, reference: str) -> registry.Release:
     """
     wanted = registry.resolve(root, reference)
     try:
-        holding.proven(wanted, device="cpu")
+        _, has_golden = holding.proven(wanted, device="cpu")
+        if not has_golden:
+            status(f"{wanted} is {holding.UNPROVEN}")
         return wanted
     except (CheckpointError, RegistryError) as error:
         followed = registry.followed(root, reference)

@@ -24,7 +24,7 @@ from raypose.releases import golden, registry, shelf
 from raypose.releases.predictor import Predictor
 from raypose.releases.registry import LOCAL, REPUBLISH, Release
 
-__all__ = ["Held", "Holder", "loaded", "proven"]
+__all__ = ["UNPROVEN", "Held", "Holder", "loaded", "proven"]
 
 UNPROVEN = "unproven: it was published without golden pictures"
 
