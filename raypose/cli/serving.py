@@ -173,7 +173,7 @@ def _endpoint(config: Config) -> Any:
 
 def _show(call: Call, seen: Any) -> None:
     """Show an endpoint in a line, and each of its replicas in one."""
-    from raypose.serving.figures import REFUSALS
+    from raypose.serving.figures import REFUSALS, UNPROVEN
 
     where = seen.url or "not reached from here"
     lines = [f"{seen.state}  {seen.release} of {seen.storage}  {where}"]
@@ -185,7 +185,8 @@ def _show(call: Call, seen: Any) -> None:
         words = [replica["deployment"], replica["replica"], replica["state"]]
         words += [replica[key] for key in ("release", "backend") if replica.get(key)]
         words += [f"follows {replica['follows']}"] if replica.get("follows") else []
-        words += ["unproven: it has no golden pictures"] if _is_unproven(replica) else []
+        unproven = replica.get("release") and not replica.get("proven", True)
+        words += [UNPROVEN] if unproven else []
         words += [f"canary {replica['canary']}"] if replica.get("canary") else []
         words += [f"follows {replica['canary_follows']}"] if replica.get("canary_follows") else []
         lines.append("  ".join(words))
@@ -201,10 +202,6 @@ def _show(call: Call, seen: Any) -> None:
 
 def _plain(value: Any) -> str:
     return ",".join(value) if isinstance(value, list) else str(value)
-
-
-def _is_unproven(replica: dict[str, Any]) -> bool:
-    return bool(replica.get("release")) and not replica.get("proven", True)
 
 
 def _figures(releases: dict[str, Any], *, start: str) -> list[str]:

@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -42,14 +42,10 @@ def _without_compiler() -> Iterator[None]:
         torch.compiler.disable = disable
 
 
-@contextmanager
-def _without_transformers() -> Iterator[None]:
+def _without_transformers() -> AbstractContextManager[None]:
     """Put off what an import would have of transformers until it is used."""
-    if "transformers" in sys.modules or importlib.util.find_spec("transformers") is None:
-        yield
-        return
-    with _later(*TRANSFORMERS):
-        yield
+    known = "transformers" in sys.modules or importlib.util.find_spec("transformers") is None
+    return nullcontext() if known else _later(*TRANSFORMERS)
 
 
 @contextmanager

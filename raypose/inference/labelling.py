@@ -121,8 +121,13 @@ class _Labelling:
         for key, target, error in zip(batch.ids, batch.targets.tolist(), batch.errors, strict=True):
             found = Predicted(key, error=error)
             if not error:
-                top = self.predictor.rank(next(chances), k=how.top_k, level=how.level)
-                found = Predicted.of(key, top, abstain_below=how.abstain_below)
+                found = self.predictor.predicted(
+                    key,
+                    next(chances),
+                    top_k=how.top_k,
+                    level=how.level,
+                    abstain_below=how.abstain_below,
+                )
             yield {
                 "id": key,
                 "label": self.labels[target],
@@ -131,7 +136,7 @@ class _Labelling:
                 "probability": found.probability,
                 "top_labels": [one.label for one in found.top],
                 "top_probabilities": [one.probability for one in found.top],
-                "error": error,
+                "error": found.error,
             }
 
 

@@ -221,10 +221,8 @@ class _Golden:
 
 
 def _classes(folder: Path) -> bytes:
-    """Return ids and names of a release's classes, in order, as JSON; empty where it names none."""
+    """Return ids and names of a release's classes, in order, as JSON."""
     path = folder / "taxonomy.json"
-    if not path.is_file():
-        return b""
     cards = taxonomy.parse(json.loads(path.read_text(encoding="utf-8")), where=str(path)).cards
     return json.dumps([[card.id, card.name] for card in cards]).encode()
 

@@ -175,8 +175,9 @@ class Model:
                         if isinstance(row, str):
                             yield Predicted(source, error=row)
                             continue
-                        top = self.predictor.rank(row, k=top_k, level=level)
-                        yield Predicted.of(source, top, abstain_below=abstain_below)
+                        yield self.predictor.predicted(
+                            source, row, top_k=top_k, level=level, abstain_below=abstain_below
+                        )
 
         return answers()
 

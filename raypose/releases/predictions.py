@@ -49,7 +49,8 @@ class Predicted:
         name: what people call it; None likewise.
         probability: of the most probable, in 0..1, named or not; None where there is an error.
         top: the most probable, best first; empty where there is an error.
-        error: one line on why the picture cannot be read; empty where it can.
+        error: one line on why nothing is said of it, as where the picture cannot be read, or the
+            model gives no number for it; else empty.
     """
 
     source: str

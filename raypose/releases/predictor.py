@@ -29,7 +29,7 @@ from raypose.data.transforms import preprocess
 from raypose.errors import CheckpointError, UsageError
 from raypose.releases import card, choosing
 from raypose.releases.backends import REFERENCE, Backend, Maker, Torch
-from raypose.releases.predictions import Prediction
+from raypose.releases.predictions import Predicted, Prediction
 
 __all__ = ["CLASSIFIER", "Predictor", "write_release"]
 
@@ -122,10 +122,11 @@ class Predictor:
             classes = taxonomy.parse(document, where=f"{folder}/taxonomy.json")
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{folder}: not a whole release ({error})") from None
-        if features.ndim != 2 or len(features) != len(classes):
+        rows = len(features) if features.ndim == 2 else 0
+        if rows != len(classes):
             raise CheckpointError(
-                f"{folder}: gives {len(features)} logits where {len(classes)} were published, one "
-                "for each class; publish it again"
+                f"{folder}: gives {rows} logits where {len(classes)} were published, one for each "
+                "class; publish it again"
             )
         return cls(
             model.load_image_tower(folder),
@@ -214,6 +215,30 @@ class Predictor:
             odds, ids = probabilities, self.classes.ids
             names = tuple(card.name for card in self.classes.cards)
         return [Prediction(ids[i], names[i], float(odds[i])) for i in np.argsort(-odds)[:k]]
+
+    def predicted(
+        self,
+        source: str,
+        probabilities: npt.NDArray[np.float32],
+        *,
+        top_k: int,
+        level: int,
+        abstain_below: float,
+    ) -> Predicted:
+        """Return what is said of one picture among many: `rank`, or why there is nothing to say.
+
+        Args:
+            source: names the picture.
+            probabilities: of the classes, (C,).
+            top_k: how many of the most probable.
+            level: see `rank`.
+            abstain_below: see `Predicted.of`.
+        """
+        try:
+            top = self.rank(probabilities, k=top_k, level=level)
+        except CheckpointError as error:
+            return Predicted(source, error=str(error))
+        return Predicted.of(source, top, abstain_below=abstain_below)
 
     def predict(self, pictures: Sequence[bytes], *, k: int = 5) -> list[list[Prediction]]:
         """Classify pictures given as bytes: for each, its k most probable classes."""

@@ -229,8 +229,8 @@ def followed(root: str, reference: str) -> tuple[str, str] | None:
     return found[1], found[2] or PRODUCTION
 
 
-def pointed(root: str, name: str, alias: str) -> tuple[Release, Release | None]:
-    """Return what an alias points at and what it pointed at before: one small file is read.
+def pointed(root: str, name: str, alias: str) -> Release:
+    """Return what an alias points at: one small file is read.
 
     Raises:
         RegistryError: where there is no such alias, or it is damaged.
@@ -238,16 +238,13 @@ def pointed(root: str, name: str, alias: str) -> tuple[Release, Release | None]:
     target, _ = aliases.read(root, name, alias)
     if target is None:
         raise RegistryError(f'{name}@{alias}: alias "{alias}" is not set')
-    before = _release(root, name, target.previous) if target.previous else None
-    return _release(root, name, target.version), before
+    return _release(root, name, target.version)
 
 
 def earlier(root: str, name: str, alias: str) -> list[Release]:
     """Return what an alias pointed at before, last first, as far as it is remembered."""
     target, _ = aliases.read(root, name, alias)
-    if target is None:
-        return []
-    versions = [target.previous, *target.earlier] if target.previous else []
+    versions = [target.previous, *target.earlier] if target else []
     return [_release(root, name, version) for version in versions if version]
 
 
@@ -291,7 +288,7 @@ def rollback(root: str, name: str, *, alias: str = PRODUCTION) -> Release:
         bare, _, _ = references.parts(name)
         known = bare or "NAME"
         raise RegistryError(f"{name}: an alias is rolled back; give {known}, and alias=ALIAS")
-    resolve(root, f"{name}@{alias}")
+    resolve(root, f"{name}@{alias}")  # says what is wrong with it
     target, tag = aliases.read(root, name, alias)
     if target is None or target.previous is None:
         raise RegistryError(

@@ -6,8 +6,6 @@ from .connection import in_job as in_job
 from .connection import interruptible as interruptible
 from .connection import is_alone as is_alone
 from .connection import is_local as is_local
-from .connection import spread as spread
-from .connection import unwrapped as unwrapped
 from .meters import Meters as Meters
 from .resources import Standing as Standing
 from .resources import at_once as at_once
@@ -19,3 +17,5 @@ from .resources import standing as standing
 from .resources import store_bytes as store_bytes
 from .resources import wait_for as wait_for
 from .resources import wants_gpu as wants_gpu
+from .tasks import spread as spread
+from .tasks import unwrapped as unwrapped

@@ -13,10 +13,9 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any, TypeVar
 
 import ray
@@ -24,7 +23,7 @@ from ray._private import auto_init_hook, ray_constants
 from ray._private import worker as ray_worker
 from ray._private.node import Node
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.exceptions import AuthenticationError, RayTaskError
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypose.config import ClusterConfig
@@ -42,9 +41,7 @@ __all__ = [
     "interruptible",
     "is_alone",
     "is_local",
-    "spread",
     "started",
-    "unwrapped",
 ]
 
 T = TypeVar("T")
@@ -292,41 +289,6 @@ def _interrupt(thread: threading.Thread) -> None:
     """Raise KeyboardInterrupt in a thread, as soon as it comes to Python again."""
     ident = ctypes.c_ulong(thread.ident or 0)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(KeyboardInterrupt))
-
-
-def spread(num_tasks: int) -> Callable[..., Iterator[Any]]:
-    """Return what runs independent tasks on the cluster: see `packing.serial` for its form.
-
-    Args:
-        num_tasks: at a time; each holds one CPU. A task whose process dies runs again.
-    """
-
-    def run(function: Callable[..., Any], tasks: Sequence[Any], common: Any) -> Iterator[Any]:
-        remote = ray.remote(function)
-        shared = ray.put(common)
-        waiting = iter(tasks)
-        running = [remote.remote(task, shared) for task in islice(waiting, num_tasks)]
-        while running:
-            (ready,), running = ray.wait(running)
-            running += [remote.remote(task, shared) for task in islice(waiting, 1)]
-            with unwrapped():
-                result = ray.get(ready)
-            yield result
-
-    return run
-
-
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """Raise what a task raised for the user as it was, without Ray's wrapping."""
-    try:
-        yield
-    except RayTaskError as error:
-        cause = error.cause
-        if not isinstance(cause, RayposeError):
-            raise
-        # Ray Data has written beneath it how its own retries are set
-        raise type(cause)(str(cause).splitlines()[0]) from None
 
 
 def beside_driver() -> dict[str, Any]:

@@ -9,10 +9,10 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raypose import disks
 from raypose.config import Config, ServeConfig
@@ -28,7 +28,10 @@ __all__ = [
     "haproxy_in",
     "http_options",
     "model",
+    "options_of",
     "proxied",
+    "reference_of",
+    "settings_of",
 ]
 
 APP = "raypose"
@@ -151,3 +154,35 @@ def http_options(config: Config) -> dict[str, Any]:
         "request_timeout_s": config.serve.request_timeout_s + GRACE_S,
         "keep_alive_timeout_s": KEEP_ALIVE_S,
     }
+
+
+def options_of(application: dict[str, Any]) -> dict[str, Any]:
+    """Return what a configuration says of the deployment that classifies, to be changed."""
+    known = application.setdefault("deployments", [])
+    name = model(ServeConfig.model_validate(application["args"].get("serve", {})))
+    for each in known:
+        if each["name"] == name:
+            return cast(dict[str, Any], each)
+    known.append({"name": name})
+    return cast(dict[str, Any], known[-1])
+
+
+def settings_of(application: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an endpoint was deployed with, other than the defaults, and its size."""
+    given = dict(application["args"].get("serve") or {})
+    for deployment in application.get("deployments") or []:
+        sizes = deployment.get("autoscaling_config") or {}
+        given |= {key: sizes[key] for key in ("min_replicas", "max_replicas") if key in sizes}
+    if "keys" in given:
+        given["keys"] = sorted(given["keys"])
+    return given
+
+
+def reference_of(application: Mapping[str, Any]) -> str:
+    """Return the reference that replicas were given."""
+    for each in application.get("deployments") or []:
+        if (each.get("user_config") or {}).get("release"):
+            return str(each["user_config"]["release"])
+    arguments = application["args"]
+    follow = (arguments.get("serve") or {}).get("follow", "")
+    return references.through(str(arguments.get("release", "")), follow)

@@ -22,7 +22,7 @@ from raypose.releases import references, registry
 from raypose.serving import holding
 from raypose.serving.app import Arguments, build
 from raypose.serving.described import APP, http_options, model
-from raypose.serving.figures import REFUSALS
+from raypose.serving.figures import REFUSALS, UNPROVEN
 
 __all__ = ["READY_S", "Endpoint", "check_alone", "running"]
 
@@ -101,7 +101,7 @@ def _proven(root: str, reference: str) -> registry.Release:
     try:
         _, has_golden = holding.proven(wanted, device="cpu")
         if not has_golden:
-            status(f"{wanted} is {holding.UNPROVEN}")
+            status(f"{wanted} is {UNPROVEN}")
         return wanted
     except (CheckpointError, RegistryError) as error:
         followed = registry.followed(root, reference)

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["REFUSALS", "Figures", "totals"]
+__all__ = ["REFUSALS", "UNPROVEN", "Figures", "totals"]
 
 REFUSALS = {"refused": "refused", "canary_refused": "refused as canary"}
 """Key of a replica's status, release → why → what is said of these releases."""
+UNPROVEN = "unproven: it was published without golden pictures"
+"""What is said of a release that answers all the same."""
 
 
 @dataclass

@@ -23,10 +23,9 @@ from raypose.errors import NotFoundError, RayposeError, RegistryError, StorageEr
 from raypose.releases import golden, registry, shelf
 from raypose.releases.predictor import Predictor
 from raypose.releases.registry import LOCAL, REPUBLISH, Release
+from raypose.serving.figures import UNPROVEN
 
-__all__ = ["UNPROVEN", "Held", "Holder", "loaded", "proven"]
-
-UNPROVEN = "unproven: it was published without golden pictures"
+__all__ = ["Held", "Holder", "loaded", "proven"]
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,9 @@ def loaded(release: Release, settings: ServeConfig) -> Held:
     """Return a release, tried and warm: see `proven`."""
     device = None if settings.gpus_per_replica else "cpu"
     threads = max(1, int(settings.cpus_per_replica))
-    how: dict[str, Any] = {"device": device, "backend": settings.backend, "threads": threads}
-    predictor, has_golden = proven(release, **how)
+    predictor, has_golden = proven(
+        release, device=device, backend=settings.backend, threads=threads
+    )
     _warm(predictor, settings.max_batch_size)
     return Held(str(release), predictor, time.time(), has_golden)
 
@@ -158,20 +158,21 @@ class Holder:
     def _take_earlier(self, wanted: Release) -> None:
         """Start with the last that is good of those that the alias pointed at before."""
         assert self._followed is not None
-        why = f"{wanted} is refused" if str(wanted) in self.refused else self.trouble
+        tried, too = wanted, ""
         for earlier in registry.earlier(self.storage, *self._followed):
+            why = f"{tried} is refused{too}" if str(tried) in self.refused else self.trouble
             self._tell(f"{why}; starting with {earlier}, which was there before")
             self._take(earlier)
             if self.held is not None:
                 return
-            why = f"{earlier} is refused, too"
+            tried, too = earlier, ", too"
 
     def look(self) -> None:
         """Take what the alias points at by now, where that is new and was not refused."""
         if not self._followed:
             return
         try:
-            wanted, _ = registry.pointed(self.storage, *self._followed)
+            wanted = registry.pointed(self.storage, *self._followed)
         except RayposeError as error:
             self._note(str(error))
             return
@@ -189,6 +190,7 @@ class Holder:
             self.held = self._load(release, self.settings)
         except (StorageError, OSError, MemoryError) as error:  # it may do the next time
             self._note(f"{release}: {error or type(error).__name__}")
+            return
         except NotFoundError as error:  # a store that is mirrored gets one file after another
             self._refuse(release, str(error))
             self._lacking.add(str(release))
@@ -198,15 +200,15 @@ class Holder:
             self._refuse(release, f"does not load ({type(error).__name__}: {error}); {REPUBLISH}")
         else:
             self.refused.pop(str(release), None)
-            self.trouble = ""
             unproven = "" if self.held.proven else f", {UNPROVEN}"
             self._tell(f"{release} is answered with{unproven}")
+        self.trouble = ""
 
     def _refuse(self, release: Release, why: str) -> None:
         line = self._line(why.removeprefix(f"{release}: "))
         if line != self.refused.get(str(release)):
             self._tell(f"{release} is refused: {line}")
-        self.refused[str(release)], self.trouble = line, ""
+        self.refused[str(release)] = line
         self._lacking.discard(str(release))
 
     def _line(self, text: str) -> str:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -18,13 +18,15 @@ import requests
 from raypose.config import Config, ServeConfig
 from raypose.console import one_line, status
 from raypose.errors import ConflictError, EndpointError, ResourceError, UsageError
-from raypose.releases import references, registry
-from raypose.serving.described import document, model
+from raypose.releases import registry
+from raypose.serving.described import document, options_of, reference_of, settings_of
 from raypose.serving.figures import totals
 from raypose.serving.rest import (
+    FAILED,
     OVERTAKEN,
     PERIOD_S,
     Rest,
+    answers,
     check_ours,
     deployed,
     holds,
@@ -39,7 +41,6 @@ KEY = "RAYPOSE_KEY"
 """In the environment: an API key, for an endpoint that asks for one."""
 ANSWER_S = 10.0
 UNDER_WAY = ("NOT_STARTED", "DEPLOYING")
-FAILED = "DEPLOY_FAILED"
 """Words of Serve for what has not run, or for a change of what runs."""
 
 
@@ -129,7 +130,7 @@ class Endpoint:
         registry.resolve(application["args"]["storage"], reference)
         if self._told_by_replicas() is None and self.wants_key:
             raise ResourceError(f"{self.trouble}, so that it is seen whether replicas take this")
-        named = _options(application)
+        named = options_of(application)
         # the moment makes it another configuration, so that what was refused is looked at again
         named["user_config"] = {"release": reference, "asked_at": time.time()}
         self._change(application, follows=True)
@@ -144,7 +145,7 @@ class Endpoint:
         """
         application = self.rest.application()
         settings = ServeConfig.model_validate(application["args"].get("serve", {}))
-        named = _options(application)
+        named = options_of(application)
         known = named.get("autoscaling_config") or {}
         low = known.get("min_replicas", settings.min_replicas) if least is None else least
         high = known.get("max_replicas", settings.max_replicas) if most is None else most
@@ -187,12 +188,12 @@ class Endpoint:
         return Seen(
             state=found["status"].lower(),
             message=why(found) or (self.trouble if told is None else ""),
-            release=_reference(application),
+            release=reference_of(application),
             storage=application["args"].get("storage", ""),
             replicas=replicas,
             url=self.url if told is not None or self.wants_key else "",
             releases=totals(replicas),
-            settings=_settings(application),
+            settings=settings_of(application),
         )
 
     def logs(self) -> dict[str, str]:
@@ -245,7 +246,7 @@ class Endpoint:
         last = before.get("deployed_app_config")
         if not last or last == put:
             return ""
-        if before["status"] == FAILED or (before["status"] in UNDER_WAY and not _answers(before)):
+        if before["status"] == FAILED or (before["status"] in UNDER_WAY and not answers(before)):
             return "; what was there before did not run yet either, and is not put back"
         self.rest.put(last, options)
         try:
@@ -280,11 +281,13 @@ class Endpoint:
         deadline = time.monotonic() + self.config.cluster.max_wait_s
         while follows:
             told, wanted = self._told_by_replicas(), _target(application)
-            if told is None and not self._is_reached(deadline):
-                raise ResourceError(f"the endpoint runs, as Serve says, but {self.trouble}")
-            if told is None and self.wants_key and self._release() == wanted:
-                status(f"{self.trouble}, for what each replica says")
-                return
+            if told is None:
+                release = self._release(deadline)
+                if release is None:
+                    raise ResourceError(f"the endpoint runs, as Serve says, but {self.trouble}")
+                if self.wants_key and release == wanted:
+                    status(f"{self.trouble}, for what each replica says")
+                    return
             _check_refused(told or {}, wanted)
             if told and all(each.get("release") == wanted for each in told.values()):
                 return
@@ -293,27 +296,23 @@ class Endpoint:
             time.sleep(PERIOD_S)
             check_ours(self.rest.details(), application)
 
-    def _is_reached(self, deadline: float) -> bool:
-        """Wait for a 200: just after a start there may be a while of other answers."""
+    def _release(self, deadline: float) -> str | None:
+        """Wait for a 200 and return the release that anyone is told of; None where there is none.
+
+        Just after a start there may be a while of other answers.
+        """
         last = min(deadline, time.monotonic() + 3 * ANSWER_S)
         while time.monotonic() < last:
             try:
                 answer = requests.get(f"{self.url}/healthz", timeout=ANSWER_S)
+                if answer.status_code == requests.codes.ok:
+                    return str(answer.json()["release"])
+            except (ValueError, LookupError, TypeError):  # of something else that listens there
+                return ""
             except requests.RequestException:
-                time.sleep(PERIOD_S)
-                continue
-            if answer.status_code == requests.codes.ok:
-                return True
+                pass
             time.sleep(PERIOD_S)
-        return False
-
-    def _release(self) -> str:
-        """Return what the endpoint says to anyone that it answers with; empty where it does not."""
-        try:
-            answer = requests.get(f"{self.url}/healthz", timeout=ANSWER_S)
-            return str(answer.json()["release"])
-        except (requests.RequestException, ValueError, LookupError, TypeError):
-            return ""
+        return None
 
     def _told_by_replicas(self) -> dict[str, dict[str, Any]] | None:
         """Return replica → what it says of itself; None where the endpoint is not reached."""
@@ -333,15 +332,6 @@ class Endpoint:
             return None
 
 
-def _answers(application: Mapping[str, Any]) -> bool:
-    """Tell whether anything of an application runs, whatever becomes of the rest."""
-    return any(
-        replica["state"] == "RUNNING"
-        for deployment in (application.get("deployments") or {}).values()
-        for replica in deployment["replicas"]
-    )
-
-
 def _check_refused(told: Mapping[str, Mapping[str, Any]], wanted: str) -> None:
     for replica, each in told.items():
         why = each.get("refused", {}).get(wanted)
@@ -349,38 +339,6 @@ def _check_refused(told: Mapping[str, Mapping[str, Any]], wanted: str) -> None:
             raise EndpointError(f"{wanted} is refused by replica {replica}: {one_line(why)}")
 
 
-def _options(application: dict[str, Any]) -> dict[str, Any]:
-    """Return what a configuration says of the deployment that classifies, to be changed."""
-    known = application.setdefault("deployments", [])
-    name = model(ServeConfig.model_validate(application["args"].get("serve", {})))
-    for each in known:
-        if each["name"] == name:
-            return cast(dict[str, Any], each)
-    known.append({"name": name})
-    return cast(dict[str, Any], known[-1])
-
-
-def _settings(application: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an endpoint was deployed with, other than the defaults, and its size."""
-    given = dict(application["args"].get("serve") or {})
-    for deployment in application.get("deployments") or []:
-        sizes = deployment.get("autoscaling_config") or {}
-        given |= {key: sizes[key] for key in ("min_replicas", "max_replicas") if key in sizes}
-    if "keys" in given:
-        given["keys"] = sorted(given["keys"])
-    return given
-
-
-def _reference(application: Mapping[str, Any]) -> str:
-    """Return the reference that replicas were given."""
-    for each in application.get("deployments") or []:
-        if (each.get("user_config") or {}).get("release"):
-            return str(each["user_config"]["release"])
-    arguments = application["args"]
-    follow = (arguments.get("serve") or {}).get("follow", "")
-    return references.through(str(arguments.get("release", "")), follow)
-
-
 def _target(application: Mapping[str, Any]) -> str:
     """Return name and version of what replicas are to answer with by now."""
-    return str(registry.resolve(application["args"]["storage"], _reference(application)))
+    return str(registry.resolve(application["args"]["storage"], reference_of(application)))

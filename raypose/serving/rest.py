@@ -14,9 +14,11 @@ from raypose.runtime.jobs import Client
 from raypose.serving.described import APP
 
 __all__ = [
+    "FAILED",
     "OVERTAKEN",
     "PERIOD_S",
     "Rest",
+    "answers",
     "check_ours",
     "deployed",
     "holds",
@@ -25,6 +27,8 @@ __all__ = [
     "why",
 ]
 
+FAILED = "DEPLOY_FAILED"
+"""Serve's word for a configuration that came to nothing."""
 PERIOD_S = 0.5
 """Between looks at what changes."""
 OVERTAKEN = (
@@ -131,7 +135,7 @@ class Rest:
                 return found
             ours = ours_in(found)
             message = why(ours)
-            if ours.get("status") == "DEPLOY_FAILED":
+            if ours.get("status") == FAILED:
                 raise EndpointError(f"the endpoint was not deployed: {message}")
             if message and message != self.told:
                 self.told = message
@@ -175,6 +179,15 @@ def _short(text: str | None) -> str:
 def is_running(found: dict[str, Any]) -> bool:
     """Tell whether our application runs."""
     return ours_in(found).get("status") == "RUNNING"
+
+
+def answers(application: Mapping[str, Any]) -> bool:
+    """Tell whether anything of an application runs, whatever becomes of the rest."""
+    return any(
+        replica["state"] == "RUNNING"
+        for deployment in (application.get("deployments") or {}).values()
+        for replica in deployment["replicas"]
+    )
 
 
 def deployed(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
+from support.releases import make
 
 from raypose import captions
 from raypose.captions import taxonomy
@@ -75,3 +77,15 @@ def test_a_release_with_a_hole_is_refused(folder: Path) -> None:
     (folder / "classifier.safetensors").unlink()
     with pytest.raises(CheckpointError, match="not a whole release"):
         Predictor.load(folder)
+
+
+def test_a_picture_whose_answer_is_no_number_is_one_among_many(tmp_path: Path) -> None:
+    """The others of a list or a data set get theirs."""
+    predictor = Predictor.load(make(tmp_path), device="cpu")
+    chances = np.full((2, 12), 1 / 12, dtype=np.float32)
+    chances[1, 3] = np.nan
+    how: dict[str, Any] = {"top_k": 3, "level": 0, "abstain_below": 0.0}
+    good, bad = (predictor.predicted(str(k), row, **how) for k, row in enumerate(chances))
+    assert (len(good.top), good.error) == (3, "")
+    assert (bad.source, bad.label, bad.probability) == ("1", None, None)
+    assert "is no number" in bad.error

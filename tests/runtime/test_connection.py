@@ -17,7 +17,6 @@ from raypose.runtime import connection
 INTERRUPTED = """
 import os, signal, sys, threading, time
 from raypose import runtime
-from raypose.runtime import connection
 
 number = int(sys.argv[1])
 ended = threading.Event()

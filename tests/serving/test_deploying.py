@@ -23,7 +23,7 @@ from raypose.errors import ConflictError
 from raypose.releases import registry
 from raypose.runtime.jobs import Client
 from raypose.runtime.nodes import Nodes
-from raypose.serving import app, described, remote
+from raypose.serving import app, described, rest
 from raypose.serving.remote import Endpoint
 from raypose.serving.rest import Rest
 
@@ -163,10 +163,10 @@ def test_a_release_that_is_refused_is_looked_at_again_where_it_is_asked_for(
 def test_what_changes_while_something_runs_is_put_back() -> None:
     """Serve says the same of what never ran and of a change of what runs."""
     replicas = {"Ingress": {"replicas": [{"state": "RUNNING"}, {"state": "STARTING"}]}}
-    assert remote._answers({"status": "DEPLOYING", "deployments": replicas})
+    assert rest.answers({"status": "DEPLOYING", "deployments": replicas})
     replicas["Ingress"]["replicas"].pop(0)
-    assert not remote._answers({"status": "DEPLOYING", "deployments": replicas})
-    assert not remote._answers({"status": "DEPLOYING"})
+    assert not rest.answers({"status": "DEPLOYING", "deployments": replicas})
+    assert not rest.answers({"status": "DEPLOYING"})
 
 
 class Overtaken(Rest):

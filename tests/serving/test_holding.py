@@ -16,6 +16,7 @@ from raypose.errors import CheckpointError, RayposeError, RegistryError, Storage
 from raypose.releases import golden, registry, shelf
 from raypose.releases.predictor import Predictor
 from raypose.serving import endpoint, holding
+from raypose.serving.figures import UNPROVEN
 from raypose.serving.holding import Holder
 from raypose.serving.http import why
 from raypose.serving.worker import Worker
@@ -220,7 +221,7 @@ def test_what_has_no_golden_pictures_is_said_to_be_unproven(mine: Config) -> Non
         return unproven, worker.status()["proven"]
 
     assert asyncio.run(run()) == (False, True)
-    assert f"{bare} is answered with, {holding.UNPROVEN}" in told
+    assert f"{bare} is answered with, {UNPROVEN}" in told
 
 
 def test_an_answer_that_is_no_number_is_refused_and_spoils_nothing(mine: Config) -> None:

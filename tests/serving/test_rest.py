@@ -11,7 +11,7 @@ from support.answering import answering
 
 from raypose import config
 from raypose.errors import ResourceError, UsageError
-from raypose.serving import remote
+from raypose.serving import described
 from raypose.serving.remote import Endpoint
 from raypose.serving.rest import why
 
@@ -65,7 +65,9 @@ def test_no_deploy_takes_the_keys_away(keyed: str) -> None:
 def test_settings_are_shown_and_of_keys_their_names_alone() -> None:
     arguments = {"serve": {"keys": {"b": HASH, "a": HASH}, "limit": "9/minute"}}
     sizes = {"min_replicas": 0, "max_replicas": 3, "target_ongoing_requests": 16}
-    told = remote._settings({"args": arguments, "deployments": [{"autoscaling_config": sizes}]})
+    told = described.settings_of(
+        {"args": arguments, "deployments": [{"autoscaling_config": sizes}]}
+    )
     assert told == {
         "keys": ["a", "b"], "limit": "9/minute", "min_replicas": 0, "max_replicas": 3
     }  # fmt: skip
