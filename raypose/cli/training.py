@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -131,9 +132,8 @@ def _check_weights(config: Any) -> None:
 def show_config(call: Call) -> None:
     """Print every key of a recipe with its default and what it does."""
     wanted = " ".join(call.words).lower().split()
-    rows = [row for row in section_rows() if all(word in " ".join(row).lower() for word in wanted)]
-    by_name = [row for row in rows if all(word in row[0].lower() for word in wanted)]
-    rows = by_name or rows
+    rows = [row for row in section_rows() if _speaks(" ".join(row), wanted)]
+    rows = [row for row in rows if _speaks(row[0], wanted)] or rows
     from raypose.errors import UsageError
 
     if not rows:
@@ -142,6 +142,11 @@ def show_config(call: Call) -> None:
     from raypose.cli.usage import laid_out
 
     call.show(document, "\n".join(laid_out(rows)))
+
+
+def _speaks(text: str, wanted: Sequence[str]) -> bool:
+    """Tell whether a text has words that begin so: "serve" is not in "preserve"."""
+    return all(re.search(rf"(?<![a-z]){re.escape(each)}", text.lower()) for each in wanted)
 
 
 def _ready(config: Any) -> None:

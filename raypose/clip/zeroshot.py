@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -110,16 +110,41 @@ def embed(clip: Clip, pixels: torch.Tensor, config: ModelConfig) -> torch.Tensor
     Args:
         clip: the model.
         pixels: uint8 (B, 3, S, S).
-        config: says in what precision and layout, and whether mirror images are seen too.
+        config: says in what precision and layout, and what is seen of a picture beside it.
 
     Returns:
         float32 (B, D), of length 1.
     """
     images = normalized(clip, pixels, channels_last=config.channels_last)
-    features = _encoded(clip, images, config)
-    if not config.mirror:
-        return features
-    return F.normalize(features + _encoded(clip, images.flip(3), config), dim=-1)
+    return mean([_encoded(clip, view, config) for view in views(images, config)])
+
+
+def views(images: torch.Tensor, config: ModelConfig) -> Iterator[torch.Tensor]:
+    """Yield pictures as they are seen once training is over: at each size, and mirrored.
+
+    Args:
+        images: float (B, 3, S, S), of the side that the tower takes.
+        config: says at what sizes, and whether mirrored.
+    """
+    for scale in config.scales:
+        size = (side_of(images.shape[-1], scale),) * 2
+        sized = images
+        if scale != 1:
+            # of at least half the side no pixel is passed over, and OpenVINO knows no antialias
+            sized = F.interpolate(images, size, mode="bilinear")
+        yield sized
+        if config.mirror:
+            yield sized.flip(3)
+
+
+def side_of(side: int, scale: float) -> int:
+    """Return the pixels of a side at a share of it."""
+    return max(1, round(scale * side))
+
+
+def mean(seen: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the mean, of length 1, of features of length 1, (B, D) each."""
+    return seen[0] if len(seen) == 1 else F.normalize(torch.stack(list(seen)).sum(0), dim=-1)
 
 
 def by_parts(

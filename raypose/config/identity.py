@@ -27,7 +27,8 @@ FORMAT = 4
 """Of the identity; 1 was the hash of the whole document, 2 and 3 were never released."""
 ADDED_SINCE_0_1 = (
     "augment.image_size", "data.test", "model.inference", "model.kept", "model.mirror",
-    "optim.frozen_blocks", "optim.lora_alpha", "optim.lora_dropout", "optim.lora_targets",
+    "model.scales", "optim.frozen_blocks", "optim.lora_alpha", "optim.lora_dropout",
+    "optim.lora_targets",
 )  # fmt: skip
 """Dotted keys that a document of 0.1 did not have."""
 CHANGED_SINCE_0_1 = {

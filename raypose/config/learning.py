@@ -89,6 +89,12 @@ class ModelConfig(Section):
     mirror: bool = False
     """Take the mean of a picture's features and of its mirror image's once training is over: twice
     the work, for fewer mistakes. Not where left and right are classes."""
+    scales: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], Field(min_length=1)] = (
+        1.0,
+    )
+    """Sizes at which a picture is seen once training is over, as shares of the tower's side; the
+    mean of its features counts. [0.86, 1] is 1.7 times the work, for fewer mistakes of a tower that
+    takes any side, as convolutional ones do."""
     resize: Literal["shortest", "longest", "squash", "trim"] = "squash"
     """The one way to a square, in training, evaluation and serving: crop the middle, pad, stretch,
     or trim: cut away a margin of one colour, as drawings and silhouettes have, then pad. open_clip
@@ -97,8 +103,10 @@ class ModelConfig(Section):
     @property
     def encoding(self) -> dict[str, Any]:
         """How pictures become features, beside the weights, as far as it is not the usual way."""
-        found = {"inference": self.inference, "mirror": self.mirror, "resize": self.resize}
-        usual = {"inference": ("fp32",), "mirror": (False,), "resize": RESIZES}
+        usual = {
+            "inference": ("fp32",), "mirror": (False,), "resize": RESIZES, "scales": ((1.0,),)
+        }  # fmt: skip
+        found = {key: getattr(self, key) for key in usual}
         return {key: value for key, value in found.items() if value not in usual[key]}
 
 

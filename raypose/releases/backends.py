@@ -5,8 +5,8 @@ GPU. The others are made of the same weights when a release is loaded; which of 
 be served by is found when it is published: see `gate`. Each name stands for one precision, so that
 what was held against torch on one machine is what another computes.
 
-Pixels go in as bytes: normalisation lies inside, and so does the mirror image where the config asks
-for it.
+Pixels go in as bytes: normalisation lies inside, and so do the mirror image and other sizes where
+the config asks for them.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Maker:
     def _converted(self) -> Any:
         import openvino
 
-        tower = _Whole(self.clip, mirror=self.config.mirror).eval()
+        tower = _Whole(self.clip, self.config).eval()
         side = self.clip.image_size
         example = torch.zeros((2, 3, side, side), dtype=torch.uint8)  # of one, one would be fixed
         batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
@@ -236,20 +236,17 @@ class _Whole(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, clip: model.Clip, *, mirror: bool) -> None:
+    def __init__(self, clip: model.Clip, config: ModelConfig) -> None:
         super().__init__()
         self.tower = model.image_tower(clip).model
-        self.mirror = mirror
+        self.config = config
         for name in ("mean", "std"):
             values = torch.tensor(clip.preprocess_cfg[name], dtype=torch.float32)
             self.register_buffer(name, values.view(1, -1, 1, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         images = (pixels.float() / 255 - self.mean) / self.std
-        features = self._encoded(images)
-        if not self.mirror:
-            return features
-        return F.normalize(features + self._encoded(images.flip(3)), dim=-1)
+        return zeroshot.mean([self._encoded(view) for view in zeroshot.views(images, self.config)])
 
     def _encoded(self, images: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.tower.encode_image(images, normalize=False).float(), dim=-1)

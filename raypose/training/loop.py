@@ -17,7 +17,7 @@ import torch
 from raypose import captions, storage
 from raypose.captions import taxonomy
 from raypose.captions.nodes import Node
-from raypose.clip import depthwise, lora, model, tokens
+from raypose.clip import depthwise, lora, model, tokens, zeroshot
 from raypose.clip.augment import train_size
 from raypose.clip.text import TextCache
 from raypose.clip.towers import Towers, share_buffers, unused, wrap
@@ -159,8 +159,7 @@ def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Ta
         tokenize=lambda texts: tokens.token_lists(clip, texts),
         context_length=clip.context_length,
     )
-    if config.augment.image_size:
-        _check_size(config, clip)
+    _check_sides(config, clip)
     if config.model.mirror and captions.sides(grammar, classes):
         raise ConfigError(
             "model.mirror=true: captions or classes tell left from right, and mirror images would "
@@ -179,17 +178,21 @@ def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Ta
 
 
 @torch.no_grad()
-def _check_size(config: Config, clip: model.Clip) -> None:
-    """Prove that the image tower takes pictures of the side that training gives it."""
-    side, training = train_size(config.augment, clip.image_size), clip.model.training
-    try:
-        clip.model.eval().encode_image(torch.zeros(1, 3, side, side))
-    except (AssertionError, RuntimeError, ValueError):
-        raise ConfigError(
-            f"augment.image_size={side}: the image tower takes {clip.image_size} pixels only"
-        ) from None
-    finally:
-        clip.model.train(training)
+def _check_sides(config: Config, clip: model.Clip) -> None:
+    """Prove that the image tower takes pictures of the sides that it is to be given."""
+    training, usual = clip.model.training, clip.image_size
+    trained = train_size(config.augment, usual)
+    given = {
+        f"model.scales={each:g}": zeroshot.side_of(usual, each) for each in config.model.scales
+    }
+    given[f"augment.image_size={trained}"] = trained
+    clip.model.eval()
+    for said in (said for said, side in given.items() if side != usual):
+        try:
+            clip.model.encode_image(torch.zeros(1, 3, given[said], given[said]))
+        except (AssertionError, RuntimeError, ValueError):
+            raise ConfigError(f"{said}: the image tower takes {usual} pixels only") from None
+    clip.model.train(training)
 
 
 def _tell_rounding(trainer: Trainer) -> None:

@@ -76,6 +76,8 @@ def test_every_key_of_a_recipe_is_printed(capsys: pytest.CaptureFixture[str]) ->
     rows = json.loads(capsys.readouterr().out)
     assert {row["key"] for row in rows} == {f"optim.{key}" for key in Config().optim.model_dump()}
     assert all(row["help"] for row in rows)
+    assert main(["config", "serve", "--json"]) == 0  # nor data.preserve_order
+    assert {row["key"].split(".")[0] for row in json.loads(capsys.readouterr().out)} == {"serve"}
 
 
 def completed(shell: str, line: str, cwd: Path) -> list[str]:

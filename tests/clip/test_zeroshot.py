@@ -45,6 +45,23 @@ def test_mirror_images_count_as_much() -> None:
     torch.testing.assert_close(features, expected)
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_sizes_count_as_much(mirror: bool) -> None:
+    made = {"backbone": "tiny", "architectures": {"tiny": NORMED}, "mirror": mirror}
+    plain, sized = ModelConfig(**made), ModelConfig(**made, scales=(0.5, 1))
+    clip = model.build(plain)
+    clip.model.eval()
+    pixels = torch.randint(0, 256, (3, 3, clip.image_size, clip.image_size), dtype=torch.uint8)
+    images = zeroshot.normalized(clip, pixels)
+    half = torch.nn.functional.avg_pool2d(images, 2)
+    seen = [half, half.flip(3), images, images.flip(3)] if mirror else [half, images]
+    with torch.no_grad():
+        each = [clip.model.encode_image(view, normalize=True) for view in seen]
+    expected = torch.nn.functional.normalize(torch.stack(each).mean(0))
+    torch.testing.assert_close(zeroshot.embed(clip, pixels, sized), expected)
+    assert not torch.allclose(expected, zeroshot.embed(clip, pixels, plain), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("architecture", "parts"),
     [(NORMED, [CPU_PART, CPU_PART, 1]), (TINY, [2 * CPU_PART + 1])],
@@ -67,7 +84,8 @@ def test_a_cpu_goes_through_convolutions_with_few_pictures(
 
 
 def test_kept_features_are_of_one_way_to_see_pictures() -> None:
-    ways = ({}, {"mirror": True}, {"inference": "bf16"}, {"resize": "trim"})
+    ways = ({}, {"mirror": True}, {"inference": "bf16"}, {"resize": "trim"},
+            {"scales": (0.5, 1.0)})  # fmt: skip
     known = [ModelConfig(**way).encoding for way in ways]
     assert known == list(ways)
 

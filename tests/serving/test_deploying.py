@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from raypose.errors import ConflictError
 from raypose.releases import registry
 from raypose.runtime.jobs import Client
 from raypose.runtime.nodes import Nodes
-from raypose.serving import app, described, rest
-from raypose.serving.remote import Endpoint
+from raypose.serving import app, described, guard, rest
+from raypose.serving.remote import KEY, Endpoint
 from raypose.serving.rest import Rest
 
 ROOT = Path(__file__).parents[2]
+OURS = guard.made()
+"""Our API key."""
 pytestmark = pytest.mark.ray
 Run = Callable[..., dict[str, Any]]
 
@@ -46,10 +49,10 @@ def command(nodes: Nodes, port: int, own: Config) -> Iterator[Run]:
     raypose = str(Path(os.sys.executable).parent / "raypose")
     where = [f"serve.url=http://127.0.0.1:{port}"]
 
-    def run(*words: str, code: int = 0) -> dict[str, Any]:
+    def run(*words: str, code: int = 0, key: str = OURS) -> dict[str, Any]:
         done = subprocess.run(
             [raypose, "--json", *words, *where],
-            env={**os.environ, **nodes.environment()},
+            env={**os.environ, **nodes.environment(), KEY: key},
             capture_output=True,
             text=True,
             timeout=600,
@@ -66,12 +69,15 @@ def command(nodes: Nodes, port: int, own: Config) -> Iterator[Run]:
 
 @pytest.fixture(scope="module")
 def deployed(command: Run, port: int, own: Config, nodes: Nodes) -> str:
-    """An endpoint whose maker has gone; its address."""
-    seen = command("deploy", "tiny@production", *_pairs(own, port))
-    assert seen["state"] == "running"
+    """An endpoint that asks for a key, whose maker has gone, and had none; its address."""
+    seen = command("deploy", "tiny@production", *_pairs(own, port), key="")
+    assert (seen["state"], seen["release"]) == ("running", "tiny@production")
+    assert f"wants an API key; set {KEY} to one" in seen["message"]
+    seen = command("endpoint", "status")
     assert [each["release"] for each in seen["replicas"]] == [_production(own)]
     sizes = {"min_replicas": 1, "max_replicas": 2}
-    assert seen["settings"] == {"cpus_per_replica": 0.25, "poll_s": 0.5, **sizes}
+    given = {"cpus_per_replica": 0.25, "poll_s": 0.5, "keys": ["tests"]}
+    assert seen["settings"] == {**given, **sizes}
     return f"http://127.0.0.1:{port}"
 
 
@@ -82,6 +88,7 @@ def _pairs(own: Config, port: int) -> list[str]:
         "serve.proxies=head",
         "serve.cpus_per_replica=0.25",
         "serve.poll_s=0.5",
+        f"serve.keys={{tests: {guard.digest(OURS)}}}",
     ]
 
 
@@ -90,7 +97,13 @@ def _production(own: Config) -> str:
 
 
 def ask(url: str) -> httpx.Response:
-    return httpx.post(f"{url}/v1/classify", content=encoded(photo()), timeout=60)
+    headers = {"Authorization": f"Bearer {OURS}"}
+    return httpx.post(f"{url}/v1/classify", content=encoded(photo()), timeout=60, headers=headers)
+
+
+def under(url: str, **how: Any) -> AbstractContextManager[loads.Load]:
+    """Clients ask for postures meanwhile: see `loads.going`."""
+    return loads.going(f"{url}/v1/classify", [encoded(photo())], key=OURS, **how)
 
 
 def test_it_outlives_its_maker(deployed: str, command: Run, own: Config) -> None:
@@ -110,7 +123,7 @@ def test_a_change_of_release_starts_no_process(deployed: str, command: Run, own:
     first = registry.resolve(own.storage, "tiny@production")
     other = altered(own.storage, first, note="another")
     (before,) = command("endpoint", "status")["replicas"]
-    with loads.going(f"{deployed}/v1/classify", [encoded(photo())], num_clients=2) as load:
+    with under(deployed, num_clients=2) as load:
         seen = command("endpoint", "update", str(other))
         load.answers(str(other))
         command("endpoint", "update", "tiny@production")
@@ -126,7 +139,7 @@ def test_a_broken_release_is_refused_and_the_last_is_back(
 ) -> None:
     first = registry.resolve(own.storage, "tiny@production")
     bad = broken(own.storage, first)
-    with loads.going(f"{deployed}/v1/classify", [encoded(photo())], num_clients=2) as load:
+    with under(deployed, num_clients=2) as load:
         said = command("endpoint", "update", str(bad), code=1)["said"]
     assert f"{bad} is refused by replica" in said
     assert said.strip().endswith("what was there before is back")
@@ -156,8 +169,25 @@ def test_a_release_that_is_refused_is_looked_at_again_where_it_is_asked_for(
         assert "README.md is not what was published" in refused[str(mended)]
         storage.write_bytes(url, whole)
         (replica,) = command("endpoint", "update", "tiny@production")["replicas"]
-        assert (replica["release"], replica["refused"]) == (str(mended), {})
+        assert replica["release"] == str(mended)
+        assert str(mended) not in replica["refused"]  # others may be, by tests before this one
     assert ask(deployed).json()["release"] in (str(first), str(mended))
+
+
+def test_who_has_no_key_changes_nothing_and_learns_what_anyone_may(
+    deployed: str, command: Run, own: Config
+) -> None:
+    other = altered(own.storage, registry.resolve(own.storage, "tiny@production"), note="keyless")
+    assert httpx.get(f"{deployed}/v1/status").status_code == 401
+    said = command("endpoint", "update", str(other), code=5, key="")["said"]
+    assert f"wants an API key; set {KEY} to one" in said
+    said = command("deploy", "tiny@production", *_pairs(own, 0)[:-1], code=2)["said"]
+    assert "the endpoint there asks for API keys, and this names none" in said
+    seen = command("endpoint", "status", key="")
+    assert (seen["state"], seen["release"]) == ("running", "tiny@production")
+    assert [each for each in seen["replicas"] if "releases" in each] == []
+    (replica,) = command("endpoint", "status")["replicas"]
+    assert replica["release"] == _production(own)
 
 
 def test_what_changes_while_something_runs_is_put_back() -> None:
@@ -186,7 +216,9 @@ def test_a_change_that_another_overtakes_is_not_undone(
     command: Run,
     own: Config,
     client: Client,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(KEY, OURS)
     first = registry.resolve(own.storage, "tiny@production")
     ours, theirs = (altered(own.storage, first, note=note) for note in ("ours", "theirs"))
     asked = config.override(own, {"serve.url": deployed})
@@ -203,7 +235,7 @@ def test_a_change_that_another_overtakes_is_not_undone(
 def test_a_promotion_is_followed(deployed: str, command: Run, own: Config) -> None:
     first = registry.resolve(own.storage, "tiny@production")
     other = altered(own.storage, first, note="promoted")
-    with loads.going(f"{deployed}/v1/classify", [encoded(photo())], num_clients=2) as load:
+    with under(deployed, num_clients=2) as load:
         with promoted(own.storage, str(other)):
             load.answers(str(other))
         load.answers(str(first))
@@ -221,8 +253,9 @@ def test_it_grows_and_shrinks_and_loses_a_node_at_no_cost_to_those_who_ask_again
 ) -> None:
     nodes.up(2, num_cpus=2)
     before = alive(client)
-    with loads.going(f"{deployed}/v1/classify", [encoded(photo())]) as load:
-        seen = command("endpoint", "scale", "min=3", "max=3")
+    with under(deployed) as load:
+        seen = command("endpoint", "scale", "min=3")
+        assert seen["settings"]["max_replicas"] == 3  # which was two: no fewer than three
         running = [each for each in seen["replicas"] if each["state"] == "running"]
         assert len(running) == 3
         name = _production(own)
@@ -231,7 +264,7 @@ def test_it_grows_and_shrinks_and_loses_a_node_at_no_cost_to_those_who_ask_again
         assert total["answers"] == sum(figures["answers"] for figures in told) > 0
         assert min(means) - 0.01 <= total["mean_ms"] <= max(means) + 0.01
     assert load.failed() == []
-    with loads.going(f"{deployed}/v1/classify", [encoded(photo())], retries=8) as load:
+    with under(deployed, retries=8) as load:
         load.wait(20)
         nodes.remove(nodes.show()["nodes"][-1]["number"])
         while len(alive(client)) == len(before):
@@ -242,8 +275,9 @@ def test_it_grows_and_shrinks_and_loses_a_node_at_no_cost_to_those_who_ask_again
             where = [each["node"] for each in found if each["state"] == "running"]
         load.wait(20)
     assert load.failed() == []
-    with loads.going(f"{deployed}/v1/classify", [encoded(photo())]) as load:
-        command("endpoint", "scale", "min=1", "max=1")
+    with under(deployed) as load:
+        seen = command("endpoint", "scale", "max=1")
+        assert seen["settings"]["min_replicas"] == 1
         while len(command("endpoint", "status")["replicas"]) > 1:
             load.wait(1)
     assert load.failed() == []

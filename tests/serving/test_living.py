@@ -121,11 +121,15 @@ def test_a_broken_release_is_refused_by_all(
 ) -> None:
     first = registry.resolve(own.storage, "tiny")
     bad = broken(own.storage, first, turn=2)
+    until(lambda: not living.news() and bool(living.told))
+    said: list[str] = []
     with going(living) as load:
         with promoted(own.storage, str(bad)):
             until(lambda: all(str(bad) in each["refused"] for each in statuses(living)))
+            until(lambda: bool(said.extend(living.news()) or said))
             load.wait(20)
     assert load.failed() == []
+    assert [line.partition(": ")[0] for line in said] == [f"{bad} is refused"]
     assert not any(str(bad) in each.text for each in load.asked)
     for each in statuses(living):
         assert "are not what was published" in each["refused"][str(bad)]

@@ -46,8 +46,11 @@ class Asked:
 class Load:
     """What has been asked so far."""
 
-    def __init__(self, url: str, contents: Sequence[bytes], *, retries: int, timeout_s: float):
+    def __init__(
+        self, url: str, contents: Sequence[bytes], *, retries: int, timeout_s: float, key: str
+    ) -> None:
         self.url, self.contents = url, contents
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.retries, self.timeout_s = retries, timeout_s
         self.asked: list[Asked] = []
         self.over = threading.Event()
@@ -103,7 +106,7 @@ class Load:
 
     def work(self, num: int, pause_s: float) -> None:
         """Ask, as one client, until all are asked or the load is over."""
-        with httpx.Client(timeout=self.timeout_s) as client:
+        with httpx.Client(timeout=self.timeout_s, headers=self.headers) as client:
             while not self.over.is_set() and (number := next(self.numbers)) < num:
                 done = self.ask(client, number)
                 with self.told:
@@ -122,6 +125,7 @@ def going(
     pause_s: float = PAUSE_S,
     retries: int = 0,
     timeout_s: float = 60.0,
+    key: str = "",
 ) -> Iterator[Load]:
     """Post contents in turn until the block ends, which waits for what is under way.
 
@@ -133,8 +137,9 @@ def going(
         pause_s: of each client between requests: what a test does meanwhile needs a CPU, too.
         retries: of a request that got a 5xx or no answer, with growing pauses.
         timeout_s: of one attempt.
+        key: of the API, where the endpoint asks for one.
     """
-    load = Load(url, contents, retries=retries, timeout_s=timeout_s)
+    load = Load(url, contents, retries=retries, timeout_s=timeout_s, key=key)
     most = min(num, MOST_REQUESTS)
     clients = [
         threading.Thread(target=load.work, args=(most, pause_s), daemon=True)

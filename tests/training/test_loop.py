@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.contexts import InMemory, batch, full, recipe, spread
-from support.models import TINY
+from support.models import NORMED, TINY
 from support.patience import until
 
 from raypose import storage
@@ -470,6 +470,16 @@ def test_mirror_images_are_not_seen_where_sides_matter() -> None:
     sides = recipe(**{"captions.grammar": "<name>, left side", "model.mirror": True})
     with pytest.raises(ConfigError, match=r"model\.mirror=true: captions or classes tell left"):
         prepare(sides, [])
+
+
+def test_sizes_that_a_tower_does_not_take_are_refused() -> None:
+    """TINY has a position for each patch; convolutions take what comes."""
+    with pytest.raises(
+        ConfigError, match=r"model\.scales=0\.5: the image tower takes 32 pixels only"
+    ):
+        prepare(recipe(**{"model.scales": [0.5, 1]}), [])
+    tower = {"tiny": NORMED}
+    prepare(recipe(**{"model.scales": [0.5, 1], "model.architectures": tower}), [])
 
 
 def test_first_blocks_stay_as_they_are_with_their_statistics() -> None:
