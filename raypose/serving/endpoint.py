@@ -4,9 +4,10 @@ import json
 import socket
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import ray
 from ray import serve
@@ -16,46 +17,84 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from raypose.config import Config
-from raypose.console import status, waiting
-from raypose.errors import CheckpointError, EndpointError, RegistryError
+from raypose.console import one_line, status, waiting
+from raypose.errors import CheckpointError, EndpointError, RayposeError, RegistryError
 from raypose.releases import references, registry
 from raypose.serving import holding
 from raypose.serving.app import Arguments, build
 from raypose.serving.described import APP, http_options, model
 from raypose.serving.figures import REFUSALS, UNPROVEN
+from raypose.serving.rest import why
 
 __all__ = ["READY_S", "Endpoint", "check_alone", "running"]
 
 READY_S = 120.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Endpoint:
-    """A running endpoint."""
+    """A running endpoint.
+
+    Attributes:
+        url: where it answers.
+        release: what it began to answer with.
+        model: of the deployment that classifies.
+        storage: where releases/ lies.
+        follows: name and alias of what its replicas follow; nothing where a release is pinned.
+        told: release → what was last said of it: see `news`.
+        settled: what the aliases pointed at when all replicas had said what they make of it.
+    """
 
     url: str
     release: str
     model: str
-    """Of the deployment that classifies."""
+    storage: str
+    follows: Sequence[tuple[str, str]]
     told: dict[str, str] = field(default_factory=dict)
-    """Release → what was last said of it: see `news`."""
+    settled: tuple[str, ...] = ()
 
     def news(self) -> list[str]:
-        """Return what changed since this was last asked: a release that is taken, or refused."""
+        """Return what changed since this was last asked: a release that is taken, or refused.
+
+        Replicas are asked only while there may be news: to Serve that is a request like any other,
+        and who is asked again and again never rests (`serve.min_replicas=0`).
+        """
+        wanted = self._wanted()
+        if wanted == self.settled:
+            return []
         try:
             told = serve.get_deployment_handle(self.model, APP).broadcast("status")
             replicas = [each for each in told.results(timeout_s=5) if isinstance(each, dict)]
         except (RayError, RayServeException, TimeoutError):
-            return []  # it is busy
+            return []  # it is busy, or rests
+        if replicas and all({*wanted} <= _judged(each) for each in replicas):
+            self.settled = wanted
+        return self._new(replicas)
+
+    def _wanted(self) -> tuple[str, ...]:
+        """Return what the aliases point at by now, as far as that can be read."""
+        found = []
+        for name, alias in self.follows:
+            with suppress(RayposeError):
+                found.append(str(registry.pointed(self.storage, name, alias)))
+        return tuple(found)
+
+    def _new(self, replicas: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return what replicas say that was not said before; nothing the first time."""
         found = {each["release"]: "is answered with" for each in replicas if each.get("release")}
         for each in replicas:
             for key, what in reversed(REFUSALS.items()):
                 found |= {name: f"is {what}: {why}" for name, why in each.get(key, {}).items()}
         news = [f"{name} {what}" for name, what in found.items() if self.told.get(name) != what]
         first = not self.told
-        self.told.clear()
-        self.told.update(found)
+        self.told = found
         return [] if first else news
+
+
+def _judged(replica: Mapping[str, Any]) -> set[str]:
+    """Return the releases that a replica took or refused."""
+    taken = {str(replica.get(key)) for key in ("release", "canary")}
+    return taken.union(*(replica.get(key, {}) for key in REFUSALS))
 
 
 @contextmanager
@@ -75,15 +114,14 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
     check_alone()
     arguments = Arguments(storage=config.storage, release=_named(config, reference, release),
                           serve=config.serve)  # fmt: skip
-    ours, endpoint = (
-        not _serves(),
-        Endpoint(f"http://{host}:{port}", str(release), model(config.serve)),
-    )
+    endpoint = Endpoint(f"http://{host}:{port}", str(release), model(config.serve), config.storage,
+                        _followed(config, reference, release))  # fmt: skip
+    ours = not _serves()
     with waiting("starting Ray Serve"):
         _start(HTTPOptions(**{**http_options(config), "host": host, "port": port}))
     try:
         with waiting(f"starting the endpoint for {release}"):
-            serve.run(build(arguments), name=APP, route_prefix="/", logging_config=_QUIET)
+            _deploy(arguments, endpoint)
             _await_ready(endpoint)
         yield endpoint
     finally:
@@ -108,8 +146,8 @@ def _proven(root: str, reference: str) -> registry.Release:
         for earlier in registry.earlier(root, *followed) if followed else []:
             with suppress(CheckpointError, RegistryError):
                 holding.proven(earlier, device="cpu")
-                why = str(error).removeprefix(f"{wanted}: ")
-                status(f"{wanted} is refused: {why}; serving {earlier}, which was there before")
+                reason = str(error).removeprefix(f"{wanted}: ")
+                status(f"{wanted} is refused: {reason}; serving {earlier}, which was there before")
                 return earlier
         raise
 
@@ -153,9 +191,36 @@ def _start(options: HTTPOptions) -> None:
         ) from error
 
 
+def _deploy(arguments: Arguments, endpoint: Endpoint) -> None:
+    """Hand the application to Serve, and wait until it says that it runs.
+
+    Raises:
+        EndpointError: where no replica comes up.
+    """
+    try:
+        serve.run(build(arguments), name=APP, route_prefix="/", logging_config=_QUIET)
+    except RuntimeError as error:
+        raise EndpointError(
+            f"{endpoint.url}: the endpoint does not start ({_reason() or one_line(str(error))})"
+        ) from error
+
+
+def _reason() -> str:
+    """Return what Serve says of what does not run; empty where it says nothing."""
+    found = serve.status().applications.get(APP)
+    return why(asdict(found)) if found else ""
+
+
 def _named(config: Config, reference: str, release: registry.Release) -> str:
     """Return how replicas are to name a release: an alias as such, all else by its place."""
     return reference if registry.followed(config.storage, reference) else release.url
+
+
+def _followed(config: Config, reference: str, release: registry.Release) -> list[tuple[str, str]]:
+    """Return name and alias of all that replicas follow."""
+    found = registry.followed(config.storage, reference)
+    canary = [(release.name, config.serve.canary)] if config.serve.canary else []
+    return [found, *canary] if found else canary
 
 
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
@@ -184,7 +249,9 @@ def _await_ready(endpoint: Endpoint) -> None:
                     return
         except (OSError, ValueError):
             time.sleep(0.2)
+    reason = _reason()
     raise EndpointError(
-        f"{endpoint.url}: the endpoint did not answer in {READY_S:g} s; "
-        "a Serve that was running before keeps the address it has"
+        f"{endpoint.url}: the endpoint did not answer in {READY_S:g} s"
+        + (f" ({reason})" if reason else "")
+        + "; a Serve that was running before keeps the address it has"
     )

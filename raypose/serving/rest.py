@@ -167,7 +167,7 @@ def why(application: Mapping[str, Any]) -> str:
         lines = [line.strip() for line in (text or "").splitlines()]
         errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b.*:", line)]
         if errors:
-            return one_line(errors[-1][:500])
+            return one_line(errors[-1][:500]).removeprefix("raypose.errors.")
     # of replicas that find no room deployments alone tell
     return next(filter(None, map(_short, [application.get("message"), *of_parts])), "")
 

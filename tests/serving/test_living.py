@@ -121,7 +121,7 @@ def test_a_broken_release_is_refused_by_all(
 ) -> None:
     first = registry.resolve(own.storage, "tiny")
     bad = broken(own.storage, first, turn=2)
-    until(lambda: not living.news() and bool(living.told))
+    until(lambda: not living.news() and bool(living.settled))
     said: list[str] = []
     with going(living) as load:
         with promoted(own.storage, str(bad)):
@@ -134,6 +134,19 @@ def test_a_broken_release_is_refused_by_all(
     for each in statuses(living):
         assert "are not what was published" in each["refused"][str(bad)]
         assert each["release"] == str(first)
+
+
+def test_who_has_nothing_new_to_say_is_not_asked(
+    living: serving.Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To be asked is a request, and keeps an endpoint from its rest."""
+    until(lambda: not living.news() and bool(living.settled))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("replicas are asked")
+
+    monkeypatch.setattr(ray_serve, "get_deployment_handle", refuse)
+    assert living.news() == []
 
 
 def test_ten_times_too_many(living: serving.Endpoint, own: Config) -> None:

@@ -26,6 +26,7 @@ ROOM = "Deployment 'Endpoint' has 2 replicas that have taken more than 30s to be
         ("DEPLOYING", "", [None, ROOM], ROOM),
         ("DEPLOYING", "of the whole", [ROOM], "of the whole"),
         ("DEPLOY_FAILED", "failed", [f"{ROOM}\nValueError: broken"], "ValueError: broken"),
+        ("DEPLOY_FAILED", "", ["raypose.errors.DataError: torn"], "DataError: torn"),
         ("RUNNING", "", [ROOM], ""),
         ("DEPLOYING", None, [], ""),
     ],
