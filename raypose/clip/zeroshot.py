@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,8 +24,11 @@ __all__ = [
     "by_parts",
     "embed",
     "logits",
+    "mean",
     "normalized",
     "probabilities",
+    "side_of",
+    "views",
 ]
 
 CPU_PART = 8
@@ -127,11 +130,9 @@ def views(images: torch.Tensor, config: ModelConfig) -> Iterator[torch.Tensor]:
         config: says at what sizes, and whether mirrored.
     """
     for scale in config.scales:
-        size = (side_of(images.shape[-1], scale),) * 2
-        sized = images
-        if scale != 1:
-            # of at least half the side no pixel is passed over, and OpenVINO knows no antialias
-            sized = F.interpolate(images, size, mode="bilinear")
+        side = side_of(images.shape[-1], scale)
+        # of at least half the side no pixel is passed over, and OpenVINO knows no antialias
+        sized = images if scale == 1 else F.interpolate(images, side, mode="bilinear")
         yield sized
         if config.mirror:
             yield sized.flip(3)
@@ -139,12 +140,12 @@ def views(images: torch.Tensor, config: ModelConfig) -> Iterator[torch.Tensor]:
 
 def side_of(side: int, scale: float) -> int:
     """Return the pixels of a side at a share of it."""
-    return max(1, round(scale * side))
+    return round(scale * side)
 
 
-def mean(seen: Sequence[torch.Tensor]) -> torch.Tensor:
+def mean(seen: list[torch.Tensor]) -> torch.Tensor:
     """Return the mean, of length 1, of features of length 1, (B, D) each."""
-    return seen[0] if len(seen) == 1 else F.normalize(torch.stack(list(seen)).sum(0), dim=-1)
+    return seen[0] if len(seen) == 1 else F.normalize(torch.stack(seen).sum(0), dim=-1)
 
 
 def by_parts(

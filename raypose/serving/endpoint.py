@@ -112,10 +112,16 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
     release = _proven(config.storage, reference)
     host, port = config.serve.host, _free_port(config.serve.host, config.serve.port)
     check_alone()
-    arguments = Arguments(storage=config.storage, release=_named(config, reference, release),
-                          serve=config.serve)  # fmt: skip
-    endpoint = Endpoint(f"http://{host}:{port}", str(release), model(config.serve), config.storage,
-                        _followed(config, reference, release))  # fmt: skip
+    followed = registry.followed(config.storage, reference)
+    arguments = Arguments(
+        storage=config.storage,
+        release=reference if followed else release.url,  # an alias as such, all else by its place
+        serve=config.serve,
+    )
+    canary = (release.name, config.serve.canary) if config.serve.canary else None
+    follows = [each for each in (followed, canary) if each]
+    url = f"http://{host}:{port}"
+    endpoint = Endpoint(url, str(release), model(config.serve), config.storage, follows)
     ours = not _serves()
     with waiting("starting Ray Serve"):
         _start(HTTPOptions(**{**http_options(config), "host": host, "port": port}))
@@ -209,18 +215,6 @@ def _reason() -> str:
     """Return what Serve says of what does not run; empty where it says nothing."""
     found = serve.status().applications.get(APP)
     return why(asdict(found)) if found else ""
-
-
-def _named(config: Config, reference: str, release: registry.Release) -> str:
-    """Return how replicas are to name a release: an alias as such, all else by its place."""
-    return reference if registry.followed(config.storage, reference) else release.url
-
-
-def _followed(config: Config, reference: str, release: registry.Release) -> list[tuple[str, str]]:
-    """Return name and alias of all that replicas follow."""
-    found = registry.followed(config.storage, reference)
-    canary = [(release.name, config.serve.canary)] if config.serve.canary else []
-    return [found, *canary] if found else canary
 
 
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}

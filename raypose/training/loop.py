@@ -177,22 +177,28 @@ def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Ta
         )
 
 
-@torch.no_grad()
 def _check_sides(config: Config, clip: model.Clip) -> None:
     """Prove that the image tower takes pictures of the sides that it is to be given."""
-    training, usual = clip.model.training, clip.image_size
+    usual, scales = clip.image_size, config.model.scales
     trained = train_size(config.augment, usual)
-    given = {
-        f"model.scales={each:g}": zeroshot.side_of(usual, each) for each in config.model.scales
-    }
-    given[f"augment.image_size={trained}"] = trained
-    clip.model.eval()
-    for said in (said for said, side in given.items() if side != usual):
-        try:
-            clip.model.encode_image(torch.zeros(1, 3, given[said], given[said]))
-        except (AssertionError, RuntimeError, ValueError):
-            raise ConfigError(f"{said}: the image tower takes {usual} pixels only") from None
-    clip.model.train(training)
+    sides = {f"model.scales={each:g}": zeroshot.side_of(usual, each) for each in scales}
+    sides[f"augment.image_size={trained}"] = trained
+    for said, side in sides.items():
+        if side != usual and not _takes(clip, side):
+            raise ConfigError(f"{said}: the image tower takes {usual} pixels only")
+
+
+@torch.no_grad()
+def _takes(clip: model.Clip, side: int) -> bool:
+    """Tell whether the image tower takes pictures of a side."""
+    training = clip.model.training
+    try:
+        clip.model.eval().encode_image(torch.zeros(1, 3, side, side))
+    except (AssertionError, RuntimeError, ValueError):
+        return False
+    finally:
+        clip.model.train(training)
+    return True
 
 
 def _tell_rounding(trainer: Trainer) -> None:

@@ -31,6 +31,7 @@ from raypose.serving.rest import Rest
 ROOT = Path(__file__).parents[2]
 OURS = guard.made()
 """Our API key."""
+KEYS = f"serve.keys={{tests: {guard.digest(OURS)}}}"
 pytestmark = pytest.mark.ray
 Run = Callable[..., dict[str, Any]]
 
@@ -70,7 +71,7 @@ def command(nodes: Nodes, port: int, own: Config) -> Iterator[Run]:
 @pytest.fixture(scope="module")
 def deployed(command: Run, port: int, own: Config, nodes: Nodes) -> str:
     """An endpoint that asks for a key, whose maker has gone, and had none; its address."""
-    seen = command("deploy", "tiny@production", *_pairs(own, port), key="")
+    seen = command("deploy", "tiny@production", *_pairs(own, port), KEYS, key="")
     assert (seen["state"], seen["release"]) == ("running", "tiny@production")
     assert f"wants an API key; set {KEY} to one" in seen["message"]
     seen = command("endpoint", "status")
@@ -88,7 +89,6 @@ def _pairs(own: Config, port: int) -> list[str]:
         "serve.proxies=head",
         "serve.cpus_per_replica=0.25",
         "serve.poll_s=0.5",
-        f"serve.keys={{tests: {guard.digest(OURS)}}}",
     ]
 
 
@@ -175,13 +175,13 @@ def test_a_release_that_is_refused_is_looked_at_again_where_it_is_asked_for(
 
 
 def test_who_has_no_key_changes_nothing_and_learns_what_anyone_may(
-    deployed: str, command: Run, own: Config
+    deployed: str, command: Run, own: Config, port: int
 ) -> None:
     other = altered(own.storage, registry.resolve(own.storage, "tiny@production"), note="keyless")
     assert httpx.get(f"{deployed}/v1/status").status_code == 401
     said = command("endpoint", "update", str(other), code=5, key="")["said"]
     assert f"wants an API key; set {KEY} to one" in said
-    said = command("deploy", "tiny@production", *_pairs(own, 0)[:-1], code=2)["said"]
+    said = command("deploy", "tiny@production", *_pairs(own, port), code=2)["said"]
     assert "the endpoint there asks for API keys, and this names none" in said
     seen = command("endpoint", "status", key="")
     assert (seen["state"], seen["release"]) == ("running", "tiny@production")
