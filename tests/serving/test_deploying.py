@@ -15,6 +15,7 @@ import httpx
 import pytest
 import yaml
 from support import loads
+from support.patience import until
 from support.pictures import encoded, photo
 from support.variants import altered, broken, promoted
 
@@ -69,7 +70,7 @@ def command(nodes: Nodes, port: int, own: Config) -> Iterator[Run]:
 
 
 @pytest.fixture(scope="module")
-def deployed(command: Run, port: int, own: Config, nodes: Nodes) -> str:
+def standing(command: Run, port: int, own: Config, nodes: Nodes) -> str:
     """An endpoint that asks for a key, whose maker has gone, and had none; its address."""
     seen = command("deploy", "tiny@production", *_pairs(own, port), KEYS, key="")
     assert (seen["state"], seen["release"]) == ("running", "tiny@production")
@@ -80,6 +81,13 @@ def deployed(command: Run, port: int, own: Config, nodes: Nodes) -> str:
     given = {"cpus_per_replica": 0.25, "poll_s": 0.5, "keys": ["tests"]}
     assert seen["settings"] == {**given, **sizes}
     return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def deployed(standing: str, own: Config) -> str:
+    """The same, once it answers with what is in production: it may still be on its way there."""
+    until(lambda: ask(standing).json().get("release") == _production(own))
+    return standing
 
 
 def _pairs(own: Config, port: int) -> list[str]:

@@ -46,8 +46,14 @@ def living(own: Config) -> Iterator[serving.Endpoint]:
 
 
 def statuses(endpoint: serving.Endpoint) -> list[dict[str, Any]]:
-    answer = httpx.get(f"{endpoint.url}/v1/status", timeout=60)
-    found: list[dict[str, Any]] = answer.json()["replicas"] if answer.status_code == 200 else []
+    """Return what both replicas say, once they do."""
+
+    def both() -> Any:
+        answer = httpx.get(f"{endpoint.url}/v1/status", timeout=60)
+        found = answer.json()["replicas"] if answer.status_code == 200 else []
+        return found if len(found) == 2 else None
+
+    found: list[dict[str, Any]] = until(both)
     return found
 
 
@@ -155,7 +161,7 @@ def test_ten_times_too_many(living: serving.Endpoint, own: Config) -> None:
     settings = config.override(own, tight).serve
     arguments = app.Arguments(storage=own.storage, release="tiny", serve=settings)
     ray_serve.run(app.build(arguments), name=described.APP, route_prefix="/")
-    until(lambda: len(statuses(living)) == 2)
+    statuses(living)
     load = loads.sent(f"{living.url}/v1/classify", PICTURES, 600, num_clients=160)
     assert set(load.counts()) <= {200, 503}
     assert load.counts()[200] > 0
