@@ -166,6 +166,9 @@ def test_mistakes_are_told_before_anything_starts(
         with pytest.raises(raypose.RayposeError, match=message) as caught:
             ask()
         assert "\n" not in str(caught.value)
+    for given in ((None,), (5,), (["a"],), (recipe, 5), (recipe, "x"), (recipe, {5: 1})):
+        with pytest.raises(TypeError, match=r"^(recipe|overrides): found .* mapping is wanted"):
+            raypose.train(*given)
     assert list(tmp_path.iterdir()) == []
     assert storage.list_folders(recipe.storage) == []
 

@@ -18,7 +18,9 @@ recursion and no evaluation of code, so that a grammar can be counted, enumerate
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 from raypose.captions.nodes import (
@@ -39,6 +41,10 @@ from raypose.errors import CaptionError, did_you_mean
 __all__ = ["format_grammar", "from_json", "from_templates", "grammar_hash", "parse", "to_json"]
 
 
+MAX_DEPTH = 100
+"""Of brackets in one another."""
+
+
 def parse(text: str) -> Node:
     """Read the text form.
 
@@ -46,6 +52,8 @@ def parse(text: str) -> Node:
         CaptionError: pointing at the column of the first fault.
     """
     parser = _Parser(text)
+    if _depth(text) > MAX_DEPTH:
+        raise CaptionError(f"captions: nested too deep; {MAX_DEPTH} brackets in one another do")
     node = parser.sequence(stops="")
     if parser.position < len(text):
         raise parser.error(f"unexpected {text[parser.position]!r}")
@@ -128,6 +136,12 @@ def from_templates(templates: Iterable[str]) -> Node:
     if not branches:
         raise CaptionError("captions: no template; give at least one line with {}")
     return branches[0] if len(branches) == 1 else Choice(tuple(branches), "ensemble")
+
+
+def _depth(text: str) -> int:
+    """Return how deep brackets of a text are in one another at most; not where one is escaped."""
+    depths = accumulate((sign in "{[(") - (sign in "}])") for sign in re.sub(r"\\.", "", text))
+    return max(depths, default=0)
 
 
 class _Parser:

@@ -56,3 +56,5 @@ def read(source: str) -> Node:
         raise CaptionError(f"{source}: {(error.strerror or 'not readable').lower()}") from None
     except ValueError as error:
         raise CaptionError(f"{source}: not JSON ({error})") from None
+    except RecursionError:
+        raise CaptionError(f"{source}: nested too deep") from None

@@ -162,16 +162,22 @@ def embedded(config: Config) -> Config:
     return override(config, {"data.taxonomy": document})
 
 
-def load(source: str | Cards) -> Taxonomy:
+def load(source: str | Cards, *, within: tuple[str, ...] = ()) -> Taxonomy:
     """Load a shipped taxonomy by name, a YAML file by path, or the one that a document holds.
+
+    Args:
+        source: which.
+        within: the files whose base it is, one after another.
 
     Raises:
         TaxonomyError: where there is none, or its cards contradict one another.
     """
     if not isinstance(source, str):
         return parse(source, where="data.taxonomy")
+    if source in within:
+        raise TaxonomyError(f"{within[-1]}: base: {source} is based on this itself")
     if storage.is_s3(source):
-        return _read(source)
+        return _read(source, within=within)
     if source in shipped():
         return _shipped(source)
     if not Path(source).is_file():
@@ -179,7 +185,7 @@ def load(source: str | Cards) -> Taxonomy:
             f"{source}: no such taxonomy{did_you_mean(source, shipped())}; shipped are "
             f"{', '.join(shipped())}; or give the path of a YAML file"
         )
-    return _read(source)
+    return _read(source, within=within)
 
 
 @functools.cache
@@ -187,16 +193,16 @@ def _shipped(name: str) -> Taxonomy:
     return _read(str(SHIPPED / f"{name}.yaml"), where=name)
 
 
-def _read(url: str, *, where: str = "") -> Taxonomy:
+def _read(url: str, *, where: str = "", within: tuple[str, ...] = ()) -> Taxonomy:
     try:
         document = typed(read_yaml(url), str)
     except ConfigError as error:
         raise TaxonomyError(str(error)) from None
-    return parse(document, where=where or url)
+    return parse(document, where=where or url, within=(*within, url))
 
 
-def parse(document: Any, *, where: str) -> Taxonomy:
-    """Build a taxonomy from its document and check it."""
+def parse(document: Any, *, where: str, within: tuple[str, ...] = ()) -> Taxonomy:
+    """Build a taxonomy from its document and check it: see `load`."""
     if not isinstance(document, Mapping) or not isinstance(document.get("classes"), Sequence):
         raise TaxonomyError(f"{where}: expected a mapping with name and a list of classes")
     unknown = set(document) - {"name", "base", "classes", SOURCE}
@@ -204,7 +210,11 @@ def parse(document: Any, *, where: str) -> Taxonomy:
         raise TaxonomyError(
             f"{where}: {sorted(unknown)[0]}: unknown key; known: name, base, classes"
         )
-    base = {card.id: card for card in load(document["base"]).cards} if "base" in document else {}
+    base: dict[str, Card] = {}
+    if "base" in document:
+        if not isinstance(document["base"], str):
+            raise TaxonomyError(f"{where}: base: the name or the path of a taxonomy is wanted")
+        base = {card.id: card for card in load(document["base"], within=within).cards}
     cards = tuple(
         _card(entry, base=base, where=f"{where}: classes.{number}")
         for number, entry in enumerate(document["classes"])
@@ -306,6 +316,10 @@ def _card(entry: Any, *, base: Mapping[str, Card], where: str) -> Card:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise TaxonomyError(f"{where}: {key}: {first['msg'].lower()}") from None
+    for key in ("id", "names", "sanskrit", "parents", "aliases"):
+        said = [model.id] if key == "id" else getattr(model, key)
+        if not all(map(_is_label, said)):
+            raise TaxonomyError(f"{where}: {key}: text is wanted, of one line, found {said!r:.60}")
     return Card(
         id=_composed(model.id),
         names=tuple(model.names),
@@ -321,11 +335,18 @@ def _composed(label: str) -> str:
     return unicodedata.normalize("NFC", label)
 
 
+def _is_label(text: str) -> bool:
+    """Tell whether text is of one line, with something to be seen in it."""
+    odd = ("Cc", "Cs", "Zl", "Zp")
+    return bool(text.strip()) and all(unicodedata.category(sign) not in odd for sign in text)
+
+
 def _check(cards: Sequence[Card], *, where: str) -> None:
     """Refuse what would make two classes one, or a tree crooked."""
     if len(cards) < 2:
         raise TaxonomyError(f"{where}: has {plural(len(cards), 'class')}; at least 2 are needed")
     _unique(((label, card) for card in cards for label in (card.id, *card.aliases)), where, "label")
+    _unique(((card.id.casefold(), card) for card in cards), where, "label, case aside,")
     for spelling in ("names", "sanskrit"):
         names = ((name.casefold(), card) for card in cards for name in getattr(card, spelling))
         _unique(names, where, "name")

@@ -58,6 +58,7 @@ def classify(call: Call) -> None:
         check_out(keys.out, ENDINGS)
     pictures = list(_found(given))
     with waiting("loading torch and the release"):
+        from raypose.data.sources.rules import as_text
         from raypose.releases.model import Model
 
         model = Model.load(release)
@@ -66,7 +67,8 @@ def classify(call: Call) -> None:
         contents = [_content(picture) for picture in pictures]
         how = {"top_k": keys.top_k, "level": keys.level, "abstain_below": keys.abstain_below}
         for number, found in enumerate(model.predict_stream(contents, **how), start=1):
-            rows.append({**found.to_dict(), "picture": pictures[number - 1]})
+            row = {**found.to_dict(), "picture": pictures[number - 1]}
+            rows.append(row | {key: as_text(row[key] or "") for key in ("picture", "error")})
             if len(pictures) > 1:
                 update(number, len(pictures))
     if keys.out:
@@ -128,40 +130,46 @@ def _is_dataset(word: str) -> bool:
 def _found(given: Sequence[str]) -> Iterator[str]:
     """Yield the pictures that files, folders, patterns and ``-`` mean; each is checked at once."""
     from raypose import storage
-    from raypose.data.sources.rules import PICTURES
 
     for word in given:
         if word == STDIN:
             yield word
             continue
-        if storage.is_s3(word):
-            names = storage.list_files(word, recursive=True)
-            inside = [storage.join(word, n) for n in names if _is_picture(n, PICTURES)]
-            if names and not inside:
-                raise DataError(f"{word}: holds no picture")
-            if inside:
+        if storage.is_s3(word) or Path(word).is_dir():
+            if inside := _inside(word):
                 yield from inside
                 continue
-        elif Path(word).is_dir():
-            inside = sorted(str(p) for p in Path(word).rglob("*") if _is_picture(p.name, PICTURES))
-            if not inside:
-                raise DataError(f"{word}: holds no picture")
-            yield from inside
-            continue
         elif not Path(word).exists() and glob.has_magic(word):
-            matched = sorted(glob.glob(word, recursive=True))
+            matched = [name for name in glob.glob(word, recursive=True) if Path(name).is_file()]
             if not matched:
                 raise DataError(f"{word}: no file matches")
-            yield from matched
+            yield from sorted(matched)
             continue
         if not storage.exists(word):
             raise DataError(f"{word}: not found; check the path")
         yield word
 
 
-def _is_picture(name: str, endings: set[str]) -> bool:
-    hidden = any(part.startswith(".") for part in Path(name).parts)
-    return Path(name).suffix.lower() in endings and not hidden
+def _inside(folder: str) -> list[str]:
+    """Return the pictures below a folder, and say what else there is that may be one.
+
+    The same is passed over as where pictures are packed.
+
+    Raises:
+        DataError: where there are files, and no pictures.
+    """
+    from raypose import storage
+    from raypose.data.sources import rules
+
+    there = [(n, stat) for n, stat in storage.walk(folder) if not rules.is_passed_over(n)]
+    found = sorted(n for n, stat in there if stat.size >= 0 and rules.ending(n) in rules.PICTURES)
+    others = sorted({n for n, _ in there if not rules.is_other(n)} - {*found})
+    if others:
+        first = rules.as_text(others[0])
+        status(f"{folder}: passed over {plural(len(others), 'file')} of other names, as {first}")
+    if not found and (there or not storage.is_s3(folder)):
+        raise DataError(f"{folder}: holds no picture")
+    return [storage.join(folder, name) for name in found]
 
 
 def _content(picture: str) -> Any:

@@ -146,7 +146,9 @@ def show_config(call: Call) -> None:
 
 def _speaks(text: str, wanted: Sequence[str]) -> bool:
     """Tell whether a text has words that begin so: "serve" is not in "preserve"."""
-    return all(re.search(rf"(?<![a-z]){re.escape(each)}", text.lower()) for each in wanted)
+    found = [re.escape(each).replace(r"\-", "[-_ ]") for each in wanted]
+    begins = [f"(?<![a-z]){each}" if each[:1].isalpha() else each for each in found]
+    return all(re.search(each, text.lower()) for each in begins)
 
 
 def _ready(config: Any) -> None:

@@ -17,11 +17,14 @@ from raypose.clip import arithmetic, text
 from raypose.clip.augment import normalize
 from raypose.clip.model import Clip
 from raypose.config import ModelConfig
+from raypose.errors import ConfigError
 
 __all__ = [
     "best_scale",
     "build_classifier",
     "by_parts",
+    "check_scales",
+    "check_side",
     "embed",
     "logits",
     "mean",
@@ -34,6 +37,9 @@ __all__ = [
 CPU_PART = 8
 """Pictures that a CPU goes through a convolutional tower with at a time: what lies between two of
 its layers then stays in the cache, which is up to 2.4 times as fast as 64 of them."""
+
+EDGE = 32
+"""A tower may drop as small a part of a side, where its strides do not fit: no more."""
 
 PRIOR_SD = 0.5
 """Of the logarithm of the factor: two thirds of the prior lie within 1.65 times either way."""
@@ -136,6 +142,47 @@ def views(images: torch.Tensor, config: ModelConfig) -> Iterator[torch.Tensor]:
         yield sized
         if config.mirror:
             yield sized.flip(3)
+
+
+def check_scales(clip: Clip, config: ModelConfig) -> None:
+    """Prove that an image tower takes pictures of all sizes that `views` yields.
+
+    Raises:
+        ConfigError: naming one that it does not take.
+    """
+    for scale in config.scales:
+        check_side(clip, side_of(clip.image_size, scale), said=f"model.scales={scale:g}")
+
+
+@torch.no_grad()
+def check_side(clip: Clip, side: int, *, said: str) -> None:
+    """Prove that an image tower takes pictures of a side, and sees them to their edges.
+
+    Args:
+        clip: the model, its parameters in memory.
+        side: in pixels.
+        said: key and value that ask for it.
+
+    Raises:
+        ConfigError: where it does not.
+    """
+    usual, training = clip.image_size, clip.model.training
+    if side == usual:
+        return
+    some = torch.rand(2, 3, side, side, device=next(clip.model.parameters()).device)
+    edge = max(1, side // EDGE)
+    some[1] = some[0]
+    some[1, :, -edge:], some[1, :, :, -edge:] = 0, 0
+    try:
+        one, other = clip.model.eval().encode_image(some)
+    except (AssertionError, RuntimeError, ValueError):
+        other = one = None
+    finally:
+        clip.model.train(training)
+    if one is None or torch.equal(one, other):  # pixels that fill no patch are dropped in silence
+        raise ConfigError(
+            f"{said}: the image tower does not take {side} pixels a side, as it does {usual}"
+        )
 
 
 def side_of(side: int, scale: float) -> int:

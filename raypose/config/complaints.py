@@ -40,9 +40,11 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     # of a union pydantic names the alternatives; a key of a stranger may be anything
     places = [one_line(str(part)) for part in first["loc"] if not _ALTERNATIVE.search(str(part))]
     loc = [part for part in places if not part.isdigit()]
+    if first["type"] == "extra_forbidden":  # the last part is the key, whatever it looks like
+        above, key = first["loc"][:-1], one_line(str(first["loc"][-1]))
+        loc = [part for part in loc if part in map(str, above)]
+        return f"{'.'.join([*loc, key])}: unknown key{_suggest([*loc, key], root)}"
     dotted = ".".join(places) or "document"
-    if first["type"] == "extra_forbidden":
-        return f"{dotted}: unknown key{_suggest(loc, root)}"
     _, field = _reached(loc, root)
     message = PLAINLY.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_pattern_mismatch" and field and field.examples:

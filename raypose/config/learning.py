@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raypose.config.section import MAX_PIXELS, Count, Fraction, Positive, Section
 
@@ -99,6 +99,12 @@ class ModelConfig(Section):
     """The one way to a square, in training, evaluation and serving: crop the middle, pad, stretch,
     or trim: cut away a margin of one colour, as drawings and silhouettes have, then pad. open_clip
     itself knows not how to trim: what it is given then has to be trimmed."""
+
+    @field_validator("scales")
+    @classmethod
+    def _in_order(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
+        """Have what is the same be written in one way: from small to large, each once."""
+        return tuple(sorted(set(scales)))
 
     @property
     def encoding(self) -> dict[str, Any]:

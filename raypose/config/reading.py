@@ -20,6 +20,8 @@ from raypose.errors import ConfigError
 __all__ = ["annotation_of", "is_text", "parse_value", "parse_yaml", "typed"]
 
 MAX_VALUES = 1_000_000
+MAX_DIGITS = 1000
+"""Of a whole number; a longer one is read as text, or as a number that is not finite."""
 NOTHING = ("", "~", "null", "none")
 TRUTH = {
     **dict.fromkeys(("true", "yes", "on"), True),
@@ -192,7 +194,7 @@ def _scalar(text: str) -> Any:
         return None
     if word in TRUTH:
         return TRUTH[word]
-    if _INTEGER.fullmatch(text):
+    if _INTEGER.fullmatch(text) and len(text) <= MAX_DIGITS:
         return int(text.replace("_", ""))
     if _NUMBER.fullmatch(text):
         return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))

@@ -186,8 +186,13 @@ class Model:
 
         Raises:
             UsageError: for a level that the tree has not, or a number out of range.
-            TypeError: for what is no whole number.
+            TypeError: for what is no number, or no whole one.
         """
+        for name, value in (("level", level), ("top_k", top_k), ("batch_size", batch_size)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name}: found {value!r}; a whole number is wanted")
+        if not isinstance(abstain_below, int | float):
+            raise TypeError(f"abstain_below: found {abstain_below!r}; a number is wanted")
         depth = len(self.taxonomy.levels)
         if not 0 <= level <= depth:
             known = f"0 for classes{f', 1 to {depth} for parents' if depth else ''}"
@@ -195,8 +200,6 @@ class Model:
         if not 0 <= abstain_below <= 1:
             raise UsageError(f"abstain_below: found {abstain_below:g}; it is a probability, 0 to 1")
         for name, value in (("top_k", top_k), ("batch_size", batch_size)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name}: found {value!r}; a whole number is wanted")
             if value < 1:
                 raise UsageError(f"{name}: found {value}; at least 1 is needed")
 

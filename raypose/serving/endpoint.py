@@ -23,7 +23,7 @@ from raypose.releases import references, registry
 from raypose.serving import holding
 from raypose.serving.app import Arguments, build
 from raypose.serving.described import APP, http_options, model
-from raypose.serving.figures import REFUSALS, UNPROVEN
+from raypose.serving.figures import REFUSALS, TAKEN, UNPROVEN
 from raypose.serving.rest import why
 
 __all__ = ["READY_S", "Endpoint", "check_alone", "running"]
@@ -40,18 +40,24 @@ class Endpoint:
         release: what it began to answer with.
         model: of the deployment that classifies.
         storage: where releases/ lies.
-        follows: name and alias of what its replicas follow; nothing where a release is pinned.
+        follows: key of `TAKEN` → name and alias that is followed for it.
         told: release → what was last said of it: see `news`.
         settled: what the aliases pointed at when all replicas had said what they make of it.
+        unread: aliases that could not be read the last time.
     """
 
     url: str
     release: str
     model: str
     storage: str
-    follows: Sequence[tuple[str, str]]
-    told: dict[str, str] = field(default_factory=dict)
-    settled: tuple[str, ...] = ()
+    follows: Mapping[str, tuple[str, str]]
+    told: dict[str, str] = field(init=False)
+    settled: dict[str, str] | None = None
+    unread: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Begin with what is said where it starts."""
+        self.told = {self.release: f"is {TAKEN['release']}"}
 
     def news(self) -> list[str]:
         """Return what changed since this was last asked: a release that is taken, or refused.
@@ -59,42 +65,59 @@ class Endpoint:
         Replicas are asked only while there may be news: to Serve that is a request like any other,
         and who is asked again and again never rests (`serve.min_replicas=0`).
         """
-        wanted = self._wanted()
-        if wanted == self.settled:
-            return []
+        wanted, news = self._wanted()
+        if wanted != self.settled:
+            self.settled = None
+            replicas = self._asked()
+            if replicas and all(_has_judged(each, wanted) for each in replicas):
+                self.settled = wanted
+            news += self._new(replicas) if replicas else []
+        return news
+
+    def _asked(self) -> list[dict[str, Any]]:
+        """Return what all replicas say of themselves; nothing where they are busy, or rest."""
         try:
             told = serve.get_deployment_handle(self.model, APP).broadcast("status")
-            replicas = [each for each in told.results(timeout_s=5) if isinstance(each, dict)]
+            return [each for each in told.results(timeout_s=5) if isinstance(each, dict)]
         except (RayError, RayServeException, TimeoutError):
-            return []  # it is busy, or rests
-        if replicas and all({*wanted} <= _judged(each) for each in replicas):
-            self.settled = wanted
-        return self._new(replicas)
+            return []
 
-    def _wanted(self) -> tuple[str, ...]:
-        """Return what the aliases point at by now, as far as that can be read."""
-        found = []
-        for name, alias in self.follows:
-            with suppress(RayposeError):
-                found.append(str(registry.pointed(self.storage, name, alias)))
-        return tuple(found)
+    def _wanted(self) -> tuple[dict[str, str], list[str]]:
+        """Return what the aliases point at by now, and what is new about reading them."""
+        found, news, unread = {}, [], set()
+        for key, (name, alias) in self.follows.items():
+            place = f"{name}@{alias}"
+            try:
+                found[key] = str(registry.pointed(self.storage, name, alias))
+            except RayposeError as error:
+                unread.add(place)
+                if place not in self.unread:
+                    news.append(f"{place} cannot be read, and what answers stays: {error}")
+        news += [f"{place} can be read again" for place in sorted(self.unread - unread)]
+        self.unread = unread
+        return found, news
 
     def _new(self, replicas: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return what replicas say that was not said before; nothing the first time."""
-        found = {each["release"]: "is answered with" for each in replicas if each.get("release")}
+        """Return what replicas say that was not said before."""
+        found: dict[str, str] = {}
+        for key, what in reversed(TAKEN.items()):
+            found |= {each[key]: f"is {what}" for each in replicas if each.get(key)}
         for each in replicas:
             for key, what in reversed(REFUSALS.items()):
                 found |= {name: f"is {what}: {why}" for name, why in each.get(key, {}).items()}
         news = [f"{name} {what}" for name, what in found.items() if self.told.get(name) != what]
-        first = not self.told
         self.told = found
-        return [] if first else news
+        return news
 
 
-def _judged(replica: Mapping[str, Any]) -> set[str]:
-    """Return the releases that a replica took or refused."""
-    taken = {str(replica.get(key)) for key in ("release", "canary")}
-    return taken.union(*(replica.get(key, {}) for key in REFUSALS))
+def _has_judged(replica: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+    """Tell whether a replica took what it is to follow, or refused it for good."""
+    refusals = dict(zip(TAKEN, REFUSALS, strict=True))
+    awaited = replica.get("awaited", ())
+    return all(
+        replica.get(key) == name or (name in replica.get(refusals[key], {}) and name not in awaited)
+        for key, name in wanted.items()
+    )
 
 
 @contextmanager
@@ -119,7 +142,7 @@ def running(config: Config, reference: str) -> Iterator[Endpoint]:
         serve=config.serve,
     )
     canary = (release.name, config.serve.canary) if config.serve.canary else None
-    follows = [each for each in (followed, canary) if each]
+    follows = {key: each for key, each in zip(TAKEN, (followed, canary), strict=True) if each}
     url = f"http://{host}:{port}"
     endpoint = Endpoint(url, str(release), model(config.serve), config.storage, follows)
     ours = not _serves()
@@ -149,13 +172,13 @@ def _proven(root: str, reference: str) -> registry.Release:
         return wanted
     except (CheckpointError, RegistryError) as error:
         followed = registry.followed(root, reference)
+        reason = str(error).removeprefix(f"{wanted}: ")
         for earlier in registry.earlier(root, *followed) if followed else []:
             with suppress(CheckpointError, RegistryError):
                 holding.proven(earlier, device="cpu")
-                reason = str(error).removeprefix(f"{wanted}: ")
                 status(f"{wanted} is refused: {reason}; serving {earlier}, which was there before")
                 return earlier
-        raise
+        raise type(error)(f"{wanted}: {reason}") from error
 
 
 def check_alone() -> None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["REFUSALS", "UNPROVEN", "Figures", "totals"]
+__all__ = ["REFUSALS", "TAKEN", "UNPROVEN", "Figures", "totals"]
 
+TAKEN = {"release": "answered with", "canary": "answered with, as canary"}
+"""Key of a replica's status, a release → what is said of it."""
 REFUSALS = {"refused": "refused", "canary_refused": "refused as canary"}
-"""Key of a replica's status, release → why → what is said of these releases."""
+"""Key of a replica's status, release → why → what is said of these releases; as `TAKEN`."""
 UNPROVEN = "unproven: it was published without golden pictures"
 """What is said of a release that answers all the same."""
 

@@ -136,6 +136,11 @@ class Holder:
         self._followed: tuple[str, str] | None = None
 
     @property
+    def awaited(self) -> list[str]:
+        """What is refused for lack of a file, and looked at again."""
+        return sorted(self._lacking & self.refused.keys())
+
+    @property
     def follows(self) -> str:
         """The alias that is followed, as NAME@ALIAS; empty where a release is pinned."""
         return "@".join(self._followed) if self._followed else ""

@@ -175,6 +175,7 @@ class Worker:
             "canary_follows": canary.follows if canary else "",
             "refused": self.main.refused,
             "canary_refused": canary.refused if canary else {},
+            "awaited": self.main.awaited + (canary.awaited if canary else []),
             "trouble": self.main.trouble or (canary.trouble if canary else ""),
             "waiting": len(self._batches),
             "releases": {name: figures.told() for name, figures in self.figures.items()},

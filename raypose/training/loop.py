@@ -179,26 +179,9 @@ def _check(config: Config, clip: model.Clip, grammar: Node, classes: taxonomy.Ta
 
 def _check_sides(config: Config, clip: model.Clip) -> None:
     """Prove that the image tower takes pictures of the sides that it is to be given."""
-    usual, scales = clip.image_size, config.model.scales
-    trained = train_size(config.augment, usual)
-    sides = {f"model.scales={each:g}": zeroshot.side_of(usual, each) for each in scales}
-    sides[f"augment.image_size={trained}"] = trained
-    for said, side in sides.items():
-        if side != usual and not _takes(clip, side):
-            raise ConfigError(f"{said}: the image tower takes {usual} pixels only")
-
-
-@torch.no_grad()
-def _takes(clip: model.Clip, side: int) -> bool:
-    """Tell whether the image tower takes pictures of a side."""
-    training = clip.model.training
-    try:
-        clip.model.eval().encode_image(torch.zeros(1, 3, side, side))
-    except (AssertionError, RuntimeError, ValueError):
-        return False
-    finally:
-        clip.model.train(training)
-    return True
+    zeroshot.check_scales(clip, config.model)
+    trained = train_size(config.augment, clip.image_size)
+    zeroshot.check_side(clip, trained, said=f"augment.image_size={trained}")
 
 
 def _tell_rounding(trainer: Trainer) -> None:

@@ -19,7 +19,7 @@ from raypose import captions, storage
 from raypose.captions import taxonomy
 from raypose.captions.nodes import Node
 from raypose.captions.taxonomy import Taxonomy
-from raypose.clip import model, text, tokens
+from raypose.clip import model, text, tokens, zeroshot
 from raypose.config import Config, document_hash
 from raypose.console import plural, waiting
 from raypose.data.shards import manifest_hash
@@ -79,6 +79,7 @@ class ZeroShot:
         classes = taxonomy.load(config.data.taxonomy)
         clip = model.build(config.model, seed=config.seed)
         clip.model.eval()
+        zeroshot.check_scales(clip, config.model)
         features, targets = _encoded(clip, config, classes, progress)
         clip.model.to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(clip, classes, features, targets.numpy())

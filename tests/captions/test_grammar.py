@@ -43,12 +43,19 @@ def test_json_form_reads_back(node: Node) -> None:
         ("(a;b", "')' is missing"),
         ("a ] b", "column 3: unexpected ']'"),
         ("[a", "']' is missing"),
+        ("[" * 2000 + "<name>" + "]" * 2000, "nested too deep"),
+        ("{a|" * 101 + "b" + "}" * 101, "nested too deep"),
     ],
 )
 def test_faults_point_at_their_place(text: str, message: str) -> None:
     with pytest.raises(CaptionError) as caught:
         parse(text)
     assert message in str(caught.value)
+
+
+def test_brackets_that_are_text_are_not_deep() -> None:
+    assert format_grammar(parse("\\[" * 2000)) == "\\[" * 2000
+    assert from_json(to_json(parse("[" * 100 + "<name>" + "]" * 100)))
 
 
 def test_hash_tells_grammars_apart() -> None:

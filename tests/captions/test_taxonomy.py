@@ -100,6 +100,10 @@ def test_every_class_can_be_drawn() -> None:
             'name "x" belongs to "a" and to "b"',
         ),
         (["Tree_Pos", card()], '"Tree_Pos" is no card of the base'),
+        ([card(), card(id="A", names=["b"])], 'label, case aside, "a" belongs to "a" and to "A"'),
+        ([card(), card(id=" ", names=["b"])], "classes.1: id: text is wanted, of one line"),
+        ([card(), card(id="b", names=["b", ""])], "classes.1: names: text is wanted"),
+        ([card(), card(id="b", names=["b"], aliases=["x\0"])], "classes.1: aliases: text is"),
     ],
 )
 def test_faults_are_named(classes: list[Any], message: str) -> None:
@@ -107,6 +111,17 @@ def test_faults_are_named(classes: list[Any], message: str) -> None:
         taxonomy.parse({"name": "t", "classes": classes}, where="t.yaml")
     assert message in str(caught.value)
     assert str(caught.value).startswith("t.yaml: ")
+
+
+def test_a_base_that_leads_back_is_named(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    one.write_text(f"name: one\nbase: {other}\nclasses: [a, b]\n")
+    other.write_text(f"name: other\nbase: {one}\nclasses: [a, b]\n")
+    with pytest.raises(TaxonomyError, match=rf"^{other}: base: {one} is based on this itself"):
+        taxonomy.load(str(one))
+    one.write_text("name: one\nbase: [1]\nclasses: [a, b]\n")
+    with pytest.raises(TaxonomyError, match=rf"^{one}: base: the name or the path"):
+        taxonomy.load(str(one))
 
 
 def test_missing_taxonomy_suggests() -> None:

@@ -162,6 +162,30 @@ def test_classify_takes_files_folders_and_patterns(
         assert message in capsys.readouterr().err
 
 
+def test_a_folder_is_classified_as_it_would_be_packed(
+    ask: Ask, trained: Config, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Links are followed, pipes passed over, and what may be a picture is said to be left."""
+    (content, *_) = [path.read_bytes() for path in (pictures / "val").glob("*/*.jpg")]
+    folder, beside = tmp_path / "some", tmp_path / "beside"
+    names = ["1.jpg", "sub/2.PNG", "sub/.hidden/3.jpg", "__MACOSX/4.jpg", "5.heic", "6.txt"]
+    for place in (*(folder / name for name in names), beside / "7.jpg", folder / "\udcff.jpg"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    (folder / "linked").symlink_to(beside)
+    os.mkfifo(folder / "8.jpg")
+    root = f"storage={trained.storage}"
+    for out in ("r.csv", "r.jsonl", "r.parquet"):
+        assert main(["classify", "tiny", "some", root, f"out={out}", "--json"]) == 0
+        answer = capsys.readouterr()
+        found = json.loads(answer.out)["pictures"]
+        assert "some: passed over 1 file of other names, as 5.heic" in answer.err
+        seen = {str(Path(row["picture"]).relative_to("some")) for row in found}
+        assert seen == {"1.jpg", "sub/2.PNG", "linked/7.jpg", "\\xff.jpg"}
+        assert (tmp_path / out).exists()
+    assert len(ask(f"classify tiny 'some/*.jpg' {root}")["pictures"]) == 2
+
+
 def test_parents_are_named_by_level(ask: Ask, trained: Config, pictures: Path) -> None:
     picture = min((pictures / "val").glob("*/*.jpg"))
     found = ask(f"classify tiny {shlex.quote(str(picture))} storage={trained.storage} level=1")

@@ -76,6 +76,10 @@ def test_every_key_of_a_recipe_is_printed(capsys: pytest.CaptureFixture[str]) ->
     rows = json.loads(capsys.readouterr().out)
     assert {row["key"] for row in rows} == {f"optim.{key}" for key in Config().optim.model_dump()}
     assert all(row["help"] for row in rows)
+    for word in (".learning_rate", "learning-rate", "LEARNING"):
+        assert main(["config", word, "--json"]) == 0
+        found = {row["key"] for row in json.loads(capsys.readouterr().out)}
+        assert "optim.learning_rate" in found, word
     assert main(["config", "serve", "--json"]) == 0  # nor data.preserve_order
     assert {row["key"].split(".")[0] for row in json.loads(capsys.readouterr().out)} == {"serve"}
 

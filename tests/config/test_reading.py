@@ -41,6 +41,7 @@ from raypose.errors import ConfigError, TaxonomyError, UsageError
         ("{a: 1, b: no}", dict[str, Any], {"a": 1, "b": False}),
         ("{a: 1, b: no}", dict[str, str], {"a": "1", "b": "no"}),
         ("1:30", Any, "1:30"),
+        ("9" * 5000, int, float("inf")),
         ("2024-01-01", Any, "2024-01-01"),
     ],
 )

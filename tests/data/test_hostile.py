@@ -388,9 +388,88 @@ def test_text_that_stands_for_no_label(tmp_path: Path, value: str) -> None:
     assert listing.num_refused == 1
 
 
-def test_labels_that_look_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("tr\u200bee", "tree"),
+        ("\uff34ree", "tree"),
+        ("tree\ufe0f", "tree"),
+        ("a\u2010b", "a-b"),
+        ("01", "1"),
+        ("\u0663", "3"),
+    ],
+)
+def test_labels_that_look_the_same(tmp_path: Path, one: str, other: str) -> None:
     with pytest.raises(DataError, match="differ in case, spaces or dashes alone"):
-        labels(laid(tmp_path, "tr\u200bee/1.jpg", "tree/1.jpg"))
+        labels(laid(tmp_path, f"{one}/1.jpg", f"{other}/1.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "given"),
+    [
+        (["1", "2", "3", "4"], ["0", "1", "2", "3"]),
+        (["1", "2", "3", "4"], ["0", "2"]),
+        (["Cobra", "Crow", "Tree"], ["Cobra", "Crow", "1"]),
+        (["Cobra", "Crow", "Tree"], ["Cobra", "2"]),
+    ],
+)
+def test_class_numbers_among_labels_of_cards(
+    tmp_path: Path, capsys: Any, ids: list[str], given: list[str]
+) -> None:
+    """Read one by one, two classes would become one, or one be taken for another."""
+    cards = [{"id": name, "names": [f"pose {name}"]} for name in ids]
+    classes = taxonomy.parse({"name": "t", "classes": cards}, where="t")
+    laid(tmp_path, *(f"{label}/{k}.jpg" for label in given for k in range(2)))
+    with pytest.raises(DataError, match=r"some labels are class numbers, .* in one way"):
+        labels(tmp_path, classes=classes)
+    assert set(labels(tmp_path).values()) == {*given}
+    told = "some labels are class numbers" in capsys.readouterr().err
+    assert told != all(map(str.isdecimal, given))
+
+
+def test_what_stands_twice_in_a_tar(tmp_path: Path) -> None:
+    """The last counts, of pictures and labels, as where a tar is unpacked; the first is named."""
+    whole = [(f"{k}.{end}", A if end == "jpg" else b"Crow") for k in "ab" for end in ("jpg", "cls")]
+    again = [("z.jpg", A), ("z.cls", b"Tree"), ("z.jpg", B), ("z.cls", b"Cobra")]
+    made = tar(tmp_path / "t.tar", *whole, *again)
+    listing = sources.find(str(made))
+    (last,) = [entry for entry in listing.entries if entry.id == "z.jpg"]
+    assert (last.label, sources.opened([last])(last)) == ("Cobra", B)
+    assert [one.id for one in listing.rejected] == ["z.cls", "z.jpg"]
+    assert {one.reason for one in listing.rejected} == {webdataset.AGAIN}
+    made = tar(tmp_path / "u.tar", *whole, ("z.jpg", A), ("z.json", b'{"label": 1, "label": 2}'))
+    with pytest.raises(DataError, match=r"z\.json: label stands there twice; mend it"):
+        sources.find(str(made))
+
+
+@pytest.mark.parametrize("more", ["b.tar", "x/b.TAR", "b.tar.gz", "b.7z"])
+def test_containers_in_folders_below_are_not_lost(tmp_path: Path, more: str) -> None:
+    laid(tmp_path, f"more/{more}")
+    (tmp_path / "more" / ".hidden").mkdir()
+    for name in ("a.tar", "b.tar"):
+        tar(tmp_path / name, ("Tree/1.jpg", A), ("Crow/1.jpg", A))
+    with pytest.raises(DataError, match="and more in folders below, such as more/"):
+        sources.find(str(tmp_path))
+    (tmp_path / "more").rename(tmp_path / ".more")
+    assert len(sources.find(str(tmp_path)).entries) == 4
+
+
+@pytest.mark.parametrize("name", ["c.arrow", "more.tgz.part", "LICENSE", "x.jpg"])
+def test_what_lies_beside_containers_and_is_not_known_is_named(tmp_path: Path, name: str) -> None:
+    tar(laid(tmp_path, name) / "a.tar", ("Tree/1.jpg", A), ("Crow/1.jpg", A))
+    assert [one.id for one in sources.find(str(tmp_path)).rejected] == [name]
+
+
+def test_what_tables_write_for_nothing(tmp_path: Path, capsys: Any) -> None:
+    nothing = ["NULL", "n/a", "NaT", "#N/A", "<NA>"]
+    given = ["Tree", "Crow", *nothing, "None"]
+    laid(tmp_path, *(f"{k}.jpg" for k in range(len(given))))
+    lines = [f"{k}.jpg,{label}" for k, label in enumerate(given)]
+    (tmp_path / "l.csv").write_text("\n".join(["path,label", *lines]))
+    listing = sources.find(str(tmp_path / "l.csv"))
+    assert {entry.label for entry in listing.entries} == {"Tree", "Crow", "None"}
+    assert len(listing.rejected) == len(nothing)
+    assert '"None" is taken for a class' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("url", ["gs://b/x", "S3://b/x", "s3:/b/x", "file:///x", "~nosuchuser/x"])

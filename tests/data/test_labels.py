@@ -79,7 +79,7 @@ def test_what_is_a_label(value: Any, names: tuple[str, ...], label: str) -> None
 @pytest.mark.parametrize(
     ("value", "names"),
     [(2, ("a", "b")), (-2, ("a",)), (-2, ()), (1.5, ("a", "b")), (1.0, ()), (True, ("a", "b")),
-     (b"Tree", ()), (["Tree"], ()), ({"a": 1}, ()), ("a\nb", ()), ("a\0", ())],
+     (b"Tree", ()), (["Tree"], ()), (1, ("a", None)), ({"a": 1}, ()), ("a\nb", ()), ("a\0", ())],
 )  # fmt: skip
 def test_what_is_none(value: Any, names: tuple[str, ...]) -> None:
     with pytest.raises(rules.BadLabel, match="its label is"):

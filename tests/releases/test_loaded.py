@@ -97,6 +97,9 @@ def test_one_picture_is_a_list_of_one(model: Model, paths: list[Path]) -> None:
     assert len(model.predict([])) == 0
     with pytest.raises(TypeError, match="takes many pictures"):
         model.predict_stream(str(paths[0]))  # not letter by letter
+    for how in ({"level": "1"}, {"level": True}, {"top_k": 2.0}, {"abstain_below": "0.5"}):
+        with pytest.raises(TypeError, match=rf"^{next(iter(how))}: found .* number is wanted"):
+            model.predict(paths[:1], **how)
 
 
 def test_grey_is_grey_in_three_channels(model: Model) -> None:

@@ -472,14 +472,17 @@ def test_mirror_images_are_not_seen_where_sides_matter() -> None:
         prepare(sides, [])
 
 
-def test_sizes_that_a_tower_does_not_take_are_refused() -> None:
-    """TINY has a position for each patch; convolutions take what comes."""
-    with pytest.raises(
-        ConfigError, match=r"model\.scales=0\.5: the image tower takes 32 pixels only"
-    ):
-        prepare(recipe(**{"model.scales": [0.5, 1]}), [])
+@pytest.mark.parametrize(
+    ("scale", "side"), [(0.5, 16), (1.1, 35), (1.2, 38)], ids=["none", "edge", "wider"]
+)
+def test_sizes_that_a_tower_does_not_take_are_refused(scale: float, side: int) -> None:
+    """TINY has a position for each patch, and drops what fills none; convolutions take any."""
+    with pytest.raises(ConfigError, match=rf"model\.scales={scale}: .* take {side} pixels a side"):
+        prepare(recipe(**{"model.scales": [scale, 1]}), [])
+    with pytest.raises(ConfigError, match=rf"augment\.image_size={side}: the image tower does not"):
+        prepare(recipe(**{"augment.image_size": side}), [])
     tower = {"tiny": NORMED}
-    prepare(recipe(**{"model.scales": [0.5, 1], "model.architectures": tower}), [])
+    prepare(recipe(**{"model.scales": [scale, 1], "model.architectures": tower}), [])
 
 
 def test_first_blocks_stay_as_they_are_with_their_statistics() -> None:

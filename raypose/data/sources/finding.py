@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = ["KINDS", "drawings", "find", "opened"]
 
 DRAWN = "draw:"
 SHOWN_NUMBERS = 6
+_GAPS = re.compile(r"[\s_\u2010-\u2015\u2212-]+")
 
 
 def find(
@@ -69,7 +70,7 @@ def find(
         raise DataError(f"{source}: no pictures found, read as {chosen}; {EXPECTED[chosen]}{first}")
     labels = {entry.label for entry in listing.entries}
     _unmixed(listing, labels, classes)
-    _tell_numbers(listing, labels, classes)
+    _tell_labels(listing, labels, classes)
     listing.entries = list(_as_cards(listing, classes))
     _once(listing)
     listing.places = (source,)
@@ -179,12 +180,34 @@ def _as_cards(listing: Listing, classes: Taxonomy | None) -> Iterator[Entry]:
         yield entry
 
 
-def _tell_numbers(listing: Listing, labels: set[str], classes: Taxonomy | None) -> None:
-    """Say which cards class numbers are taken for, or that they stay numbers."""
+def _numbers(labels: set[str], known: Collection[str]) -> set[str]:
+    """Return the labels that are class numbers, and no labels of classes."""
+    return {label for label in labels if label not in known and rules.number_of(label) >= 0}
+
+
+def _both_ways(labels: set[str], known: Collection[str]) -> str:
+    """Return what is said where some labels are class numbers and others are not; else nothing."""
+    numbers = _numbers(labels, known)
+    if not numbers or numbers == labels:
+        return ""
+    return (
+        f'some labels are class numbers, such as "{min(numbers)}", and others are none, such as '
+        f'"{min(labels - numbers)}"'
+    )
+
+
+def _tell_labels(listing: Listing, labels: set[str], classes: Taxonomy | None) -> None:
+    """Say which cards class numbers are taken for, or that they stay numbers; and what is odd."""
+    odd = sorted(label for label in labels if not classes and label.lower() in rules.DOUBTFUL)
+    if odd:
+        status(
+            f'{listing.source}: "{odd[0]}" is taken for a class; leave it empty where it is none'
+        )
     known = classes.index() if classes else {}
-    found = {label: rules.number_of(label) for label in labels if label not in known}
-    numbers = sorted(number for number in found.values() if number >= 0)
-    if not numbers or len(numbers) < len(found):
+    if both := _both_ways(labels, known):
+        status(f"{listing.source}: {both}")
+    numbers = sorted(map(rules.number_of, _numbers(labels, known)))
+    if not numbers or both:
         return
     if classes is None:
         status(f"{listing.source}: labels are class numbers; taxonomy= would give them names")
@@ -196,11 +219,17 @@ def _tell_numbers(listing: Listing, labels: set[str], classes: Taxonomy | None) 
 
 
 def _unmixed(listing: Listing, labels: set[str], classes: Taxonomy | None) -> None:
-    """Refuse labels that no class has, and two labels of one class."""
+    """Refuse labels that no class has, and two labels of one class.
+
+    Where there is a taxonomy, labels are class numbers or labels of cards, not one here and one
+    there: "1" may be either.
+    """
     known = classes.index() if classes else {}
     if classes:
         numbers = map(str, range(len(classes)))
         classes.require(labels - {*numbers}, where=listing.source)
+    if classes and (both := _both_ways(labels, known)):
+        raise DataError(f"{listing.source}: {both}; write all in one way")
     owner: dict[Any, str] = {}
     for label in sorted(labels):
         key = known.get(label, _seen(label))
@@ -217,8 +246,11 @@ def _unmixed(listing: Listing, labels: set[str], classes: Taxonomy | None) -> No
 
 def _seen(label: str) -> str:
     """Return what is to be seen of a label, however it is written."""
-    shown = "".join(letter for letter in label if unicodedata.category(letter) != "Cf")
-    return re.sub(r"[\s_-]+", " ", shown).strip().casefold()
+    if (number := rules.number_of(label)) >= 0:
+        return str(number)
+    forms = "\ufe0e\ufe0f"  # which say only how the letter before them is drawn
+    shown = "".join(sign for sign in label if not rules.is_unseen(sign) and sign not in forms)
+    return _GAPS.sub(" ", unicodedata.normalize("NFKC", shown)).strip().casefold()
 
 
 def _once(listing: Listing) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from raypose import storage
-from raypose.data.manifests import Rejected
+from raypose.data.manifests import MANIFEST, Rejected
 from raypose.data.sources import rules
 from raypose.disks import Stat
 from raypose.errors import ConflictError, DataError
@@ -98,7 +98,7 @@ class Listing:
         self.stamp_files(sorted(files.items()))
 
     def tell_beside(self, loose: Iterable[str]) -> None:
-        """Name the pictures that lie loose beside files that are read in places."""
+        """Name what lies loose beside files that are read in places."""
         for name in loose:
             self.leave_out(name, "beside the files that are read, and not in one")
 
@@ -121,20 +121,24 @@ class Listing:
                 )
 
 
-COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")
+COMPRESSED = (
+    ".7z", ".parquet.gz", ".parquet.zst", ".rar", ".tar.bz2", ".tar.gz", ".tar.lz4", ".tar.xz",
+    ".tar.zst", ".tbz", ".tbz2", ".tgz", ".txz", ".tzst", ".zip",
+)  # fmt: skip
 
 
 def inside(place: str, ending: str) -> tuple[dict[str, Stat], list[str]]:
     """Return the locations of the files with an ending, in any case of letters, in a folder.
 
-    Also return the names of the pictures that lie loose beside them.
+    Also return the names of what lies loose beside them, and may be a picture or hold some.
 
     Args:
         place: of the folder, or of one such file.
         ending: with its dot.
 
     Raises:
-        DataError: for a link that leads nowhere, or what may hold more pictures and is compressed.
+        DataError: for a link that leads nowhere, what may hold more pictures and is compressed, or
+            more such files in folders below.
     """
     above, _, name = place.rpartition("/")
     if name.lower().endswith(ending) and (stat := storage.stat(place)):
@@ -154,4 +158,28 @@ def inside(place: str, ending: str) -> tuple[dict[str, Stat], list[str]]:
     nowhere = [url for url, stat in found.items() if stat.size < 0]
     if nowhere:
         raise DataError(f"{nowhere[0]}: a link that leads nowhere; mend or remove it")
-    return found, [name for name in there if rules.ending(name) in rules.PICTURES]
+    if found and MANIFEST not in there:
+        _refuse_deeper(place, ending)
+    return found, [
+        name
+        for name in there
+        if not (name.lower().endswith(ending) or rules.is_passed_over(name))
+        and (rules.ending(name) in rules.PICTURES or not rules.is_other(name))
+    ]
+
+
+def _refuse_deeper(place: str, ending: str) -> None:
+    """Refuse a folder with files of an ending that has more of them in its folders.
+
+    Raises:
+        DataError: naming one.
+    """
+    for folder in storage.list_folders(place):
+        if rules.is_passed_over(f"{folder}/x"):
+            continue
+        for name, _ in storage.walk(storage.join(place, folder)):
+            if name.lower().endswith((ending, *COMPRESSED)) and not rules.is_passed_over(name):
+                raise DataError(
+                    f"{place}: holds files of {ending}, and more in folders below, such as "
+                    f"{rules.as_text(f'{folder}/{name}')}; put them in one folder, or pack each"
+                )

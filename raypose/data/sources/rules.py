@@ -17,6 +17,7 @@ from raypose.console import plural, status
 from raypose.errors import DataError
 
 __all__ = [
+    "DOUBTFUL",
     "LABEL_COLUMNS",
     "PATH_COLUMNS",
     "PICTURES",
@@ -30,6 +31,7 @@ __all__ = [
     "is_mask",
     "is_other",
     "is_passed_over",
+    "is_unseen",
     "label_of",
     "number_of",
     "refuse_named_sets",
@@ -54,8 +56,11 @@ MASKS = (
     "overlay|segm?|segmentation|skeleton|vis"
 )
 """What is put behind a picture's name for one that is drawn from it."""
-NOTHING = ("", "-1", "nan", "<na>")
+NOTHING = ("", "-1", "nan", "nat", "null", "<na>", "<null>", "n/a", "#n/a")
 """What tables write where there is no label."""
+DOUBTFUL = ("none", "na", "?", "-", "unknown", "undefined")
+"""What may be no label, and may be the class of what is no posture."""
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
 _WRITTEN = re.compile(r"""-?\d+\.\d*|-\d+|\[.*\]|b(['"]).*\1""")
 """How programs write what is no label: fractions, lists, bytes."""
 _MASK = re.compile(rf"(.+)[._-](?:{MASKS})", re.IGNORECASE)
@@ -135,6 +140,8 @@ def label_of(value: Any, names: Sequence[str] = ()) -> str:
     if isinstance(value, int) and names:
         if not 0 <= value < len(names):
             raise BadLabel(f"its label is {value} where there are {len(names)} class names")
+        if not isinstance(names[value], str | int):
+            raise BadLabel(f"its label is {value}, and the name of that class is no text")
         return _as_label(str(names[value]))
     if isinstance(value, int) and value < 0:
         raise BadLabel(f"its label is {value}; a class number is not below 0")
@@ -175,7 +182,12 @@ def _as_label(text: str) -> str:
 
 
 def _is_blank(letter: str) -> bool:
-    return letter.isspace() or unicodedata.category(letter) == "Cf"
+    return letter.isspace() or is_unseen(letter)
+
+
+def is_unseen(letter: str) -> bool:
+    """Tell whether nothing is to be seen of a letter, though it is no space."""
+    return unicodedata.category(letter) == "Cf" or letter in _FILLERS
 
 
 def _short(text: str) -> str:

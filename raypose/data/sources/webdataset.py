@@ -14,10 +14,10 @@ import json
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from raypose import storage
 from raypose.captions.taxonomy import Taxonomy
@@ -29,6 +29,7 @@ from raypose.errors import DataError
 __all__ = ["list_source"]
 
 LABELLED = (".cls", ".json")
+AGAIN = "its name stands in the tar again, further on, and the last one counts"
 POSES = ("posture", "pose")
 """Keys that may hold the places of joints, rather than a label."""
 AGREEING = 0.9
@@ -143,6 +144,10 @@ def _listed(listing: Listing, url: str, prefix: str) -> _Tar:
         elif member.issparse():
             listing.refuse(prefix + name, "is stored with holes; pack it anew without --sparse")
         elif content is not None:
+            if name in tar.told or name in tar.damaged:
+                listing.leave_out(prefix + name, AGAIN)
+            tar.told.pop(name, None)
+            tar.damaged.pop(name, None)
             try:
                 tar.told[name] = _label_in(content, name, where=f"{url}: {name}")
             except DataError as error:  # it may be beside no picture
@@ -165,7 +170,15 @@ def _placed(name: str, prefix: str, url: str, offset: int, size: int) -> _Member
 
 
 def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
-    """Follow the links of a tar, and drop what is beside a picture: other data, masks."""
+    """Follow the links of a tar, and drop what is beside a picture: other data, masks.
+
+    Of names that stand there again the last counts, as where a tar is unpacked.
+    """
+    last = {member.name: member for member in tar.pictures}
+    for member in tar.pictures:
+        if last[member.name] is not member:
+            listing.refuse(member.entry.id, AGAIN)
+    tar.pictures = [member for member in tar.pictures if last[member.name] is member]
     there = {posixpath.normpath(member.name): member.entry for member in tar.pictures}
     told = {posixpath.normpath(name): label for name, label in tar.told.items()}
     for name, target in tar.links:
@@ -351,6 +364,19 @@ def _members(tar: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
         ) from None
 
 
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping of JSON.
+
+    Raises:
+        BadLabel: where what may be its label stands there twice.
+    """
+    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    for key in twice:
+        if key in rules.LABEL_COLUMNS:
+            raise rules.BadLabel(f"{key} stands there twice")
+    return dict(pairs)
+
+
 def _label_in(content: bytes, name: str, *, where: str) -> str | None:
     """Return the label that a file beside a picture holds: empty for none; None if unsaid."""
     where = rules.as_text(where)
@@ -359,7 +385,7 @@ def _label_in(content: bytes, name: str, *, where: str) -> str | None:
             raise rules.BadLabel("its label holds zero bytes")
         if rules.ending(name) == ".cls":
             return rules.label_of(text.decoded(content, where=where))
-        document = json.loads(text.decoded(content, where=where))
+        document = json.loads(text.decoded(content, where=where), object_pairs_hook=_once)
         found = document if isinstance(document, Mapping) else {}
         given = [
             found[key]
