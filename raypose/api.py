@@ -73,7 +73,7 @@ def train(recipe: Recipe, overrides: Mapping[str, Any] | None = None) -> TrainRe
         if changed:
             status(changed)
         return done
-    inputs.load(settled)
+    inputs.ready(settled)
     with _connected(settled.cluster):
         result = training.train(settled)
         if settled.data.val:
@@ -99,7 +99,7 @@ def search(recipe: Recipe, overrides: Mapping[str, Any] | None = None) -> Search
     if done:
         status(f"{settled.search_id} is finished already: see {done.url}")
         return done
-    inputs.load(settled)
+    inputs.ready(settled)
     with _connected(settled.cluster):
         return tuning.search(settled)
 

@@ -14,6 +14,7 @@ from raypose.cli.verbs import Call, Keys, Verb, Word
 from raypose.config.packing import Packing
 from raypose.config.section import Count, Fraction
 from raypose.console import bar, plural, status, waiting
+from raypose.errors import UsageError
 
 __all__ = ["DATA", "DEST", "VERBS", "Tasks", "tasks"]
 
@@ -185,7 +186,24 @@ def _inspected(call: Call, urls: Sequence[str]) -> Any:
         "min_correlation": keys.min_correlation,
         "min_cosine": keys.min_cosine,
     }
-    return rows, inspection.cluster(rows, features=features, **limits)
+    groups = inspection.cluster(rows, features=features, **limits)
+    _tell_two_labels(rows, groups)
+    return rows, groups
+
+
+def _tell_two_labels(rows: Any, groups: Sequence[Sequence[int]]) -> None:
+    """Say that copies of a picture bear different labels: one of them is wrong."""
+    pairs = [
+        (rows[group[0]], rows[k])
+        for group in groups
+        for k in group
+        if rows[k].label != rows[group[0]].label
+    ]
+    for one, other in pairs[:1]:
+        status(
+            f"{plural(len(pairs), 'near-duplicate')} under another label, such as {one.id} "
+            f"({one.label}) and {other.id} ({other.label}); look at them by raypose shards show"
+        )
 
 
 def shards_dedupe(call: Call) -> None:
@@ -193,6 +211,8 @@ def shards_dedupe(call: Call) -> None:
     from raypose import storage
 
     first, *others = map(storage.absolute, call.words)
+    if len(set(map(storage.resolved, [first, *others]))) <= len(others):
+        raise UsageError("dedupe: a data set is given twice; give one, or others beside it")
     rows, groups = _inspected(call, [first, *others])
     given = dict(zip([first, *others], call.words, strict=True))
     twinned = {

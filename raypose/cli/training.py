@@ -67,15 +67,17 @@ def check(call: Call) -> None:
     if "/" in resolved.model.backbone:
         with waiting("loading open_clip"):
             _check_weights(resolved)
+    found = {}
     for key in ("train", "val", "test", "synthetic"):
         url = getattr(resolved.data, key)
         if url:
             try:
-                inputs.check(url, classes, key=f"data.{key}")
+                found[key] = inputs.check(url, classes, key=f"data.{key}")
             except NotFoundError as error:  # a recipe may be written before its data
                 status(f"{error}; training will refuse it")
         elif key == "train":
             status("data.train: not set; training needs shards, which raypose shards build makes")
+    inputs.tell_shared(found)
     if resolved.search.space:
         _tell_search(resolved)
     document = config.dump(resolved)
@@ -156,7 +158,7 @@ def _ready(config: Any) -> None:
     from raypose.data import inputs
 
     with waiting("reading manifests"):
-        inputs.load(config)
+        inputs.ready(config)
 
 
 def given(call: Call) -> str:

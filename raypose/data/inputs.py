@@ -6,6 +6,7 @@ Nothing heavy is needed for it, so that a mistake is answered before Ray and tor
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,21 @@ from raypose import captions, storage
 from raypose.captions import nodes, taxonomy
 from raypose.captions.taxonomy import Taxonomy
 from raypose.config import Config, ModelConfig, override, space
+from raypose.console import status
 from raypose.data.manifests import Manifest, read_manifest
 from raypose.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["GRAMMAR", "Inputs", "check", "check_names", "check_search", "load", "searched_keys"]
+__all__ = [
+    "GRAMMAR",
+    "Inputs",
+    "check",
+    "check_names",
+    "check_search",
+    "load",
+    "ready",
+    "searched_keys",
+    "tell_shared",
+]
 
 GRAMMAR = "captions.grammar"
 """The key in which a study settles what a caption grammar leaves open."""
@@ -55,6 +67,30 @@ def load(config: Config) -> Inputs:
     return Inputs(
         classes, {split: check(url, classes, key=f"data.{split}") for split, url in urls.items()}
     )
+
+
+def ready(config: Config) -> Inputs:
+    """Read what a recipe names, and say where it scores a model on what it was trained on.
+
+    Raises:
+        RayposeError: as `load`.
+    """
+    found = load(config)
+    tell_shared(found.manifests)
+    return found
+
+
+def tell_shared(manifests: Mapping[str, Manifest]) -> None:
+    """Say which splits hold shards that the training set holds, too."""
+    shards = {
+        split: {one.sha256 for one in manifest.shards} for split, manifest in manifests.items()
+    }
+    for split in ("val", "test"):
+        if shards.get("train", set()) & shards.get(split, set()):
+            status(
+                f"data.{split}: holds pictures of data.train, so that its scores say nothing of "
+                "others; raypose shards split parts them"
+            )
 
 
 def check_names(config: Config) -> Taxonomy:
