@@ -68,7 +68,7 @@ def classify(call: Call) -> None:
         how = {"top_k": keys.top_k, "level": keys.level, "abstain_below": keys.abstain_below}
         for number, found in enumerate(model.predict_stream(contents, **how), start=1):
             row = {**found.to_dict(), "picture": pictures[number - 1]}
-            rows.append(row | {key: as_text(row[key] or "") for key in ("picture", "error")})
+            rows.append(row | {key: as_text(row[key]) for key in ("picture", "error")})
             if len(pictures) > 1:
                 update(number, len(pictures))
     if keys.out:

@@ -17,6 +17,7 @@ from raypose.errors import did_you_mean
 __all__ = ["SECRET", "explain"]
 
 _ALTERNATIVE = re.compile(r"\[|^constrained-|^function-")
+"""What pydantic puts between keys: the alternatives of a union."""
 
 SECRET: JsonDict = {"writeOnly": True}
 """JSON Schema's word for what is given and never shown: of a field whose values stay unsaid."""
@@ -37,14 +38,15 @@ PLAINLY = {
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """Put pydantic's first complaint into one line with the dotted key."""
     first = _aptest(error)
-    # of a union pydantic names the alternatives; a key of a stranger may be anything
-    places = [one_line(str(part)) for part in first["loc"] if not _ALTERNATIVE.search(str(part))]
+    unknown = first["type"] == "extra_forbidden"
+    parts = list(map(str, first["loc"]))
+    key = parts[-1:] if unknown else []  # of a stranger: it may look like anything
+    places = [part for part in parts[: len(parts) - len(key)] if not _ALTERNATIVE.search(part)]
     loc = [part for part in places if not part.isdigit()]
-    if first["type"] == "extra_forbidden":  # the last part is the key, whatever it looks like
-        above, key = first["loc"][:-1], one_line(str(first["loc"][-1]))
-        loc = [part for part in loc if part in map(str, above)]
-        return f"{'.'.join([*loc, key])}: unknown key{_suggest([*loc, key], root)}"
+    places, loc = list(map(one_line, places + key)), list(map(one_line, loc + key))
     dotted = ".".join(places) or "document"
+    if unknown:
+        return f"{dotted}: unknown key{_suggest(loc, root)}"
     _, field = _reached(loc, root)
     message = PLAINLY.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_pattern_mismatch" and field and field.examples:

@@ -51,6 +51,7 @@ def test_defaults_are_valid_and_frozen() -> None:
         ({"optim": {"learning_rate": True}}, "optim.learning_rate: a number is wanted, found True"),
         ({"optim": {"epochs": 10**400}}, "optim.epochs: input should be "),
         ({"1": 2}, "1: unknown key; known: "),
+        ({"optim": {"optim": 2}}, "optim.optim: unknown key"),
         ({"[a]": 2}, "[a]: unknown key; known: "),
         ({"optim": {"1": 2}}, "optim.1: unknown key; known: "),
         ({"optim": {"[epochs]": 2}}, 'optim.[epochs]: unknown key; did you mean "epochs"?'),
