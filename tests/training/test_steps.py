@@ -487,7 +487,7 @@ def test_training_at_another_size_than_scoring(tmp_path: Path) -> None:
     assert trainer._changed(given, epoch=0).shape[-2:] == (24, 24)
     assert trainer.prepared(given).shape[-2:] == (32, 32)
     assert trainer.validate()["val_top1"] >= 0
-    with pytest.raises(ConfigError, match=r"image_size=24: the image tower takes 32 pixels"):
+    with pytest.raises(ConfigError, match=r"image_size=24: the image tower does not take 24"):
         loop.prepare(
             recipe(**{"augment.image_size": 24}),
             InMemory([given]),
