@@ -103,7 +103,7 @@ def parse_assignments(words: Sequence[str], model: type[BaseModel] = Config) -> 
         model: whose keys they are.
 
     Raises:
-        UsageError: for a word that is no pair, or a key that stands twice.
+        UsageError: for a word that is no pair, or a key that stands twice, be it in its section.
     """
     overrides: dict[str, Any] = {}
     for word in words:
@@ -112,6 +112,10 @@ def parse_assignments(words: Sequence[str], model: type[BaseModel] = Config) -> 
             raise UsageError(f'{word}: expected key=value, such as "optim.epochs=5"')
         if key in overrides:
             raise UsageError(f"{word}: {key} is given twice; keep one")
+        for other in overrides:
+            part, whole = max(key, other, key=len), min(key, other, key=len)
+            if part.startswith(f"{whole}."):
+                raise UsageError(f"{word}: {part} is a part of {whole}, which is given, too")
         if value.strip()[:1] == "{" and not reading.is_text(reading.annotation_of(model, key)):
             nested = _typed(_assign({}, {key: reading.parse_yaml(value, where=key)}))
             overrides[key] = _lookup(nested, key)

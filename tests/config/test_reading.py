@@ -93,6 +93,9 @@ def test_no_key_stands_twice(tmp_path: Path, text: str, line: int, key: str) -> 
 
 
 def test_pairs_are_given_once() -> None:
+    for words in (["optim={epochs: 3}", "optim.epochs=4"], ["optim.epochs=4", "optim={seed: 3}"]):
+        with pytest.raises(UsageError, match=r"optim\.epochs is a part of optim, which is given"):
+            config.parse_assignments(words)
     with pytest.raises(UsageError, match=r"optim\.epochs is given twice"):
         config.parse_assignments(["optim.epochs=1", "optim.epochs=2"])
 

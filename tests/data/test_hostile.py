@@ -184,6 +184,16 @@ def test_links_among_labels(tmp_path: Path) -> None:
         labels(tar(tmp_path / "y.tar", *two))
 
 
+def test_links_to_links_in_a_tar(tmp_path: Path) -> None:
+    links = [(f"tree/{k}.jpg", f"{k - 1}.jpg") for k in (2, 1)]
+    circle = [("tree/3.jpg", "4.jpg"), ("tree/4.jpg", "3.jpg")]
+    made = tar(tmp_path / "x.tar", *links, ("tree/0.jpg", A), ("cobra/0.jpg", B), *circle)
+    listing = sources.find(str(made))
+    told = {entry.id: entry.label for entry in listing.entries}
+    assert told == {"cobra/0.jpg": "cobra"} | {f"tree/{k}.jpg": "tree" for k in range(3)}
+    assert {one.id for one in listing.rejected} == {"tree/3.jpg", "tree/4.jpg"}
+
+
 def test_labels_that_are_beside_no_picture(tmp_path: Path) -> None:
     made = tar(
         tmp_path / "x.tar", ("a/1.jpg", A), ("a/meta.json", b'{"label": "nope"}'), ("b/2.jpg", A)

@@ -34,6 +34,8 @@ POSES = ("posture", "pose")
 """Keys that may hold the places of joints, rather than a label."""
 AGREEING = 0.9
 """Of the pictures of a class number that have a name beside it too."""
+MAX_LINKS = 40
+"""That lead to one another, as Linux has it."""
 LABEL_BYTES = 16 << 20
 """A file beside a picture that is larger holds no label."""
 
@@ -181,7 +183,9 @@ def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
     tar.pictures = [member for member in tar.pictures if last[member.name] is member]
     there = {posixpath.normpath(member.name): member.entry for member in tar.pictures}
     told = {posixpath.normpath(name): label for name, label in tar.told.items()}
+    links = {posixpath.normpath(name): target for name, target in tar.links}
     for name, target in tar.links:
+        target = _end(target, links)
         entry = there.get(target)
         if entry:
             tar.pictures.append(_placed(name, prefix, entry.url, entry.offset, entry.size))
@@ -206,6 +210,15 @@ def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
             continue
         kept.append(member)
     tar.pictures = kept
+
+
+def _end(target: str, links: Mapping[str, str]) -> str:
+    """Return what a link leads to at last, where links lead to links; they may go in a circle."""
+    for _ in range(MAX_LINKS):
+        if target not in links:
+            break
+        target = links[target]
+    return target
 
 
 def _mark(tar: _Tar) -> None:
