@@ -270,10 +270,12 @@ def _check_key(verb: Verb, key: str) -> None:
     if ANY in verb.sections:
         return
     known = known_keys(verb)
+    if not known:
+        raise UsageError(f"{verb.name}: {key}=: this takes no keys; usage: {verb.usage}")
     if key not in known:
         near = did_you_mean(key, known) or _elsewhere(key, known)
         listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
-        raise UsageError(f"{verb.name}: {key}: unknown key{near}; known: {listed or 'none'}")
+        raise UsageError(f"{verb.name}: {key}: unknown key{near}; known: {listed}")
 
 
 def _elsewhere(key: str, known: Sequence[str]) -> str:

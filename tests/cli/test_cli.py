@@ -57,6 +57,7 @@ def test_help_and_version(raypose: str) -> None:
         (["shards", "build", "a", "b", "rows_per_shard=-1"], 2, "rows_per_shard: input should be"),
         (["shards", "build", "a", "b", "quality=900"], 2, "quality: input should be less"),
         (["shards", "build", "a", "b", "seed=1", "seed=2"], 2, "seed is given twice"),
+        (["config", "serve.port=8000"], 2, "config: serve.port=: this takes no keys; usage: "),
         (["config", "nothing"], 2, "config: no key speaks of 'nothing'"),
         (["check", "{recipe}", "model.backbone=ViT-B-33"], 3, "open_clip has no model 'ViT-B-33'"),
         (["check", "{recipe}", "model.image_weights=/no.st"], 3, "/no.st: not found"),
