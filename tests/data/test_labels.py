@@ -178,6 +178,16 @@ def test_the_class_is_the_folder_under_the_root(tmp_path: Path) -> None:
     assert found == dict(zip(names, ["Tree", "Tree", "Cobra", "Cobra"], strict=True))
 
 
+def test_class_folders_that_hold_the_same_folders_are_told(tmp_path: Path, capsys: Any) -> None:
+    """Sets by other names, it may be; or views of each class."""
+    made = laid(tmp_path, [f"{top}/{pose}/1.jpg" for top in ("fold1", "fold2") for pose in "ab"])
+    assert {entry.label for entry in sources.find(made).entries} == {"fold1", "fold2"}
+    assert "2 folders are in each class folder, such as a; if" in capsys.readouterr().err
+    laid(tmp_path, ["fold3/1.jpg", "fold3/c/1.jpg"])
+    sources.find(made)
+    assert "in each class folder" not in capsys.readouterr().err
+
+
 def test_one_folder_around_the_classes_is_asked_about(tmp_path: Path) -> None:
     source = laid(tmp_path, ["all/Tree/1.jpg", "all/Cobra/1.jpg", "README.txt"])
     with pytest.raises(DataError, match=r"holds one folder, all, .* pack that: raypose shards"):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from raypose import storage
 from raypose.captions.taxonomy import Taxonomy
+from raypose.console import plural, status
 from raypose.data.manifests import RECORDS
 from raypose.data.sources import rules
 from raypose.data.sources.listing import Entry, Listing
@@ -49,6 +50,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
         if (stem := name.rpartition(".")[0]) in wanted and rules.ending(name) in rules.PICTURES
     }
     deep = Counter[str]()
+    below: dict[str, set[str]] = {}
     folder, labels = storage.join(source, ""), dict[str, str]()
     for name in names:
         label, slash, rest = name.partition("/")
@@ -59,15 +61,17 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
         if name in large:
             listing.refuse(name, TOO_LARGE)
             continue
-        if "/" in rest:
-            deep[label] += 1
+        inner, is_deep, _ = rest.rpartition("/")
+        deep[label] += bool(is_deep)
+        below.setdefault(label, set()).add(inner)
         key = rules.as_text(name)
         place = folder if key == name else storage.join(source, name)
         if label not in labels:
             labels[label] = _label(label, source)
         listing.entries.append(Entry(key, labels[label], place))
     _refuse_two_labels(source, names, links, reals)
-    rules.tell_depth(source, sum(deep.values()), next(iter(deep), ""))
+    rules.tell_depth(source, deep.total(), next(iter(+deep), ""))
+    _tell_alike(source, below)
     seen = {entry.label for entry in listing.entries}
     folders = [
         name for name in storage.list_folders(source) if not rules.is_passed_over(f"{name}/x")
@@ -136,6 +140,17 @@ def _refuse_two_labels(
                     f"{source}: {rules.as_text(other)} and {rules.as_text(name)} are one file, by "
                     "a link, in two class folders; keep one"
                 )
+
+
+def _tell_alike(source: str, below: Mapping[str, set[str]]) -> None:
+    """Say that the folders in all class folders are called the same: they may be the classes."""
+    alike = set.intersection(*below.values()) - {""} if len(below) > 1 else set()
+    if len(alike) > 1:
+        first = rules.as_text(min(alike))
+        status(
+            f"{source}: {plural(len(alike), 'folder')} are in each class folder, such as {first}; "
+            "if they are the classes, pack each of the folders that they are in"
+        )
 
 
 def _left_out(name: str, in_folder: bool, stems: set[str], links: Mapping[str, int]) -> str:
