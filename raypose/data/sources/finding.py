@@ -201,7 +201,7 @@ def _tell_labels(listing: Listing, labels: set[str], classes: Taxonomy | None) -
     odd = sorted(label for label in labels if not classes and label.lower() in rules.DOUBTFUL)
     if odd:
         status(
-            f'{listing.source}: "{odd[0]}" is taken for a class; leave it empty where it is none'
+            f'{listing.source}: "{odd[0]}" is taken for a class; take it out where it means none'
         )
     known = classes.index() if classes else {}
     if both := _both_ways(labels, known):
