@@ -157,7 +157,9 @@ def _settled(recipe: Recipe, overrides: Mapping[str, Any] | None) -> Config:
     """Return the whole document of a recipe, its locations absolute."""
     if not isinstance(recipe, str | Path | Mapping | Config):
         raise TypeError(f"recipe: found {recipe!r:.60}; a path or a mapping is wanted")
-    if not isinstance(overrides, Mapping | None) or not all(map(_is_text, overrides or {})):
+    if not isinstance(overrides, Mapping | None) or not all(
+        isinstance(key, str) for key in overrides or ()
+    ):
         raise TypeError(
             f"overrides: found {overrides!r:.60}; a mapping is wanted, as of optim.epochs to 5"
         )
@@ -175,10 +177,6 @@ def _settled(recipe: Recipe, overrides: Mapping[str, Any] | None) -> Config:
     if made.storage == Config().storage:
         made = config.override(made, {"storage": storages.default_root()})
     return taxonomy.embedded(config.absolute(made))
-
-
-def _is_text(key: object) -> bool:
-    return isinstance(key, str)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from raypose import disks, storage
 
-__all__ = ["SPLITS", "class_folders", "is_foreign", "names", "tidy", "title"]
+__all__ = ["SPLITS", "class_folders", "is_foreign", "is_line", "names", "tidy", "title"]
 
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 """Names of folders that hold sets, not pictures of one class; in any case of letters."""
@@ -32,6 +32,11 @@ _NUMBER = re.compile(r"(\d+)([.)][\s_-]*|[\s_-]+)(?=[^\W\d]|\()")
 def is_foreign(name: str) -> bool:
     """Tell whether a folder is hidden or made by a tool or a system: ``__MACOSX``."""
     return name.startswith((".", "__")) or name.lower() in disks.SYSTEM
+
+
+def is_line(text: str) -> bool:
+    """Tell whether all of a text is text, and of one line."""
+    return not any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in text)
 
 
 def class_folders(url: str) -> list[str]:

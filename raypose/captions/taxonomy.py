@@ -318,7 +318,7 @@ def _card(entry: Any, *, base: Mapping[str, Card], where: str) -> Card:
         raise TaxonomyError(f"{where}: {key}: {first['msg'].lower()}") from None
     for key in ("id", "names", "sanskrit", "parents", "aliases"):
         said = [model.id] if key == "id" else getattr(model, key)
-        if not all(map(_is_label, said)):
+        if not all(text.strip() and folders.is_line(text) for text in said):
             raise TaxonomyError(f"{where}: {key}: text is wanted, of one line, found {said!r:.60}")
     return Card(
         id=_composed(model.id),
@@ -333,12 +333,6 @@ def _card(entry: Any, *, base: Mapping[str, Card], where: str) -> Card:
 def _composed(label: str) -> str:
     """Return a label as data sets have it: with each accent in one character with its letter."""
     return unicodedata.normalize("NFC", label)
-
-
-def _is_label(text: str) -> bool:
-    """Tell whether text is of one line, with something to be seen in it."""
-    odd = ("Cc", "Cs", "Zl", "Zp")
-    return bool(text.strip()) and all(unicodedata.category(sign) not in odd for sign in text)
 
 
 def _check(cards: Sequence[Card], *, where: str) -> None:

@@ -199,7 +199,8 @@ def _tell_two_labels(rows: Any, groups: Sequence[Sequence[int]]) -> None:
         for k in group
         if rows[k].label != rows[group[0]].label
     ]
-    for one, other in pairs[:1]:
+    if pairs:
+        one, other = pairs[0]
         status(
             f"{plural(len(pairs), 'near-duplicate')} under another label, such as {one.id} "
             f"({one.label}) and {other.id} ({other.label}); look at them by raypose shards show"
@@ -211,7 +212,7 @@ def shards_dedupe(call: Call) -> None:
     from raypose import storage
 
     first, *others = map(storage.absolute, call.words)
-    if len(set(map(storage.resolved, [first, *others]))) <= len(others):
+    if len(set(map(storage.resolved, call.words))) < len(call.words):
         raise UsageError("dedupe: a data set is given twice; give one, or others beside it")
     rows, groups = _inspected(call, [first, *others])
     given = dict(zip([first, *others], call.words, strict=True))

@@ -445,11 +445,56 @@ def test_what_stands_twice_in_a_tar(tmp_path: Path) -> None:
     listing = sources.find(str(made))
     (last,) = [entry for entry in listing.entries if entry.id == "z.jpg"]
     assert (last.label, sources.opened([last])(last)) == ("Cobra", B)
-    assert [one.id for one in listing.rejected] == ["z.cls", "z.jpg"]
+    assert [one.id for one in listing.rejected] == ["z.jpg", "z.cls"]
     assert {one.reason for one in listing.rejected} == {webdataset.AGAIN}
     made = tar(tmp_path / "u.tar", *whole, ("z.jpg", A), ("z.json", b'{"label": 1, "label": 2}'))
     with pytest.raises(DataError, match=r"z\.json: label stands there twice; mend it"):
         sources.find(str(made))
+
+
+@pytest.mark.parametrize(
+    ("twice", "label"),
+    [
+        ([("b.cls", "a.cls"), ("b.cls", b"Cobra")], "Cobra"),
+        ([("b.cls", b"Cobra"), ("b.cls", "a.cls")], "Tree"),
+        ([("b.cls", "none.cls"), ("b.cls", b"Cobra")], "Cobra"),
+        ([("b.json", b"{"), ("b.json", b'{"label": "Cobra"}')], "Cobra"),
+        ([("b.cls", b"Cobra"), ("b.cls", "b.cls")], "Cobra"),
+    ],
+)
+def test_links_stand_twice_in_a_tar_as_files_do(
+    tmp_path: Path, twice: list[tuple[str, bytes | str]], label: str
+) -> None:
+    made = tar(tmp_path / "t.tar", ("a.jpg", A), ("a.cls", b"Tree"), ("b.jpg", B), *twice)
+    listing = sources.find(str(made))
+    assert {entry.id: entry.label for entry in listing.entries} == {"a.jpg": "Tree", "b.jpg": label}
+    assert [(one.id, one.reason) for one in listing.rejected] == [(twice[0][0], webdataset.AGAIN)]
+
+
+@pytest.mark.parametrize(
+    ("twice", "content"),
+    [(["a.jpg", B], B), ([B, "a.jpg"], A), ([B, "b.jpg"], B), (["b.jpg", B], B)],
+)
+def test_a_picture_and_a_link_of_its_name(
+    tmp_path: Path, twice: list[bytes | str], content: bytes
+) -> None:
+    members = [("Tree/b.jpg", one) for one in twice]
+    made = tar(tmp_path / "t.tar", ("Tree/a.jpg", A), *members, ("Crow/c.jpg", A))
+    listing = sources.find(str(made))
+    (found,) = [entry for entry in listing.entries if entry.id == "Tree/b.jpg"]
+    assert sources.opened([found])(found) == content
+    assert [one.id for one in listing.rejected] == ["Tree/b.jpg"]
+
+
+def test_a_class_that_has_no_name(tmp_path: Path) -> None:
+    made = table(tmp_path / "p.parquet", {"image": [A, B, A], "label": [0, 1, 2]})
+    names = json.dumps({"info": {"features": {"label": {"names": ["Tree", None, "Crow"]}}}})
+    read = pq.read_table(made).replace_schema_metadata({"huggingface": names})
+    pq.write_table(read, made)
+    listing = sources.find(str(made))
+    assert [entry.label for entry in listing.entries] == ["Tree", "Crow"]
+    (one,) = listing.rejected
+    assert "its label is 1, and the name of that class is no text" in one.reason
 
 
 @pytest.mark.parametrize("more", ["b.tar", "x/b.TAR", "b.tar.gz", "b.7z"])

@@ -32,10 +32,10 @@ class Here(Endpoint):
         self.num_asked += 1
         return [each.status() for each in self.workers]
 
-    def look(self, *, canary: bool = True) -> None:
+    def look(self) -> None:
         for each in self.workers:
             each.main.look()
-            if canary and each.canary:
+            if each.canary:
                 each.canary.look()
 
     def settle(self) -> list[str]:

@@ -20,7 +20,7 @@ from raypose.console import status
 from raypose.data import images
 from raypose.data.manifests import MANIFEST, RECORDS
 from raypose.data.sources import csv, imagefolder, parquet, rules, webdataset, yoga82
-from raypose.data.sources.listing import COMPRESSED, Entry, Listing
+from raypose.data.sources.listing import COMPRESSED, Entry, Listing, folders_in
 from raypose.errors import DataError, NotFoundError, UsageError, did_you_mean
 
 __all__ = ["KINDS", "drawings", "find", "opened"]
@@ -161,11 +161,7 @@ def _picture_folders(source: str) -> Iterator[str]:
 
 
 def _folders(source: str) -> list[str]:
-    return [
-        name
-        for name in storage.list_folders(source)
-        if name != RECORDS and not rules.is_passed_over(f"{name}/x")
-    ]
+    return [name for name in folders_in(source) if name != RECORDS]
 
 
 def _as_cards(listing: Listing, classes: Taxonomy | None) -> Iterator[Entry]:

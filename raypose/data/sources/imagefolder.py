@@ -12,7 +12,7 @@ from raypose.captions.taxonomy import Taxonomy
 from raypose.console import plural, status
 from raypose.data.manifests import RECORDS
 from raypose.data.sources import rules
-from raypose.data.sources.listing import Entry, Listing
+from raypose.data.sources.listing import Entry, Listing, folders_in
 from raypose.disks import NOWHERE, TWICE, Stat
 from raypose.errors import DataError
 
@@ -73,10 +73,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
     rules.tell_depth(source, deep.total(), next(iter(+deep), ""))
     _tell_alike(source, below)
     seen = {entry.label for entry in listing.entries}
-    folders = [
-        name for name in storage.list_folders(source) if not rules.is_passed_over(f"{name}/x")
-    ]
-    for name in folders:
+    for name in folders_in(source):
         if labels.get(name) not in seen and name not in links:
             listing.leave_out(f"{name}/", "class folder holds no picture")
     return listing

@@ -13,7 +13,7 @@ from raypose.data.sources import rules
 from raypose.disks import Stat
 from raypose.errors import ConflictError, DataError
 
-__all__ = ["COMPRESSED", "Entry", "Listing", "inside"]
+__all__ = ["COMPRESSED", "Entry", "Listing", "folders_in", "inside"]
 
 
 class Entry(NamedTuple):
@@ -168,15 +168,18 @@ def inside(place: str, ending: str) -> tuple[dict[str, Stat], list[str]]:
     ]
 
 
+def folders_in(place: str) -> list[str]:
+    """Return the names of the folders in a folder that are not passed over, sorted."""
+    return [name for name in storage.list_folders(place) if not rules.is_passed_over(f"{name}/x")]
+
+
 def _refuse_deeper(place: str, ending: str) -> None:
     """Refuse a folder with files of an ending that has more of them in its folders.
 
     Raises:
         DataError: naming one.
     """
-    for folder in storage.list_folders(place):
-        if rules.is_passed_over(f"{folder}/x"):
-            continue
+    for folder in folders_in(place):
         for name, _ in storage.walk(storage.join(place, folder)):
             if name.lower().endswith((ending, *COMPRESSED)) and not rules.is_passed_over(name):
                 raise DataError(

@@ -221,7 +221,7 @@ def _columns(schema: pa.Schema, *, where: str) -> _Columns:
     return _Columns(
         image,
         label,
-        [str(name) for name in names] if isinstance(names, Sequence) else (),
+        list(names) if isinstance(names, Sequence) else (),
         _has_path(schema.field(image).type),
         "id" in schema.names,
     )

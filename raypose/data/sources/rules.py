@@ -176,7 +176,7 @@ def _as_label(text: str) -> str:
     while first < last and _is_blank(text[last - 1]):
         last -= 1
     text = text[first:last]
-    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
+    if not folders.is_line(text):
         raise BadLabel(f"its label is {_short(repr(text))}, which holds what is no text")
     return text
 

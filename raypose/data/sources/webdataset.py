@@ -74,23 +74,21 @@ class _Tar:
     """What was seen in a tar.
 
     Attributes:
-        pictures: in their order.
+        pictures: by their names, in their order.
         told: name of a file that may hold a label → the label; empty for none, None where a .json
             says nothing of labels.
         labels: stem → the labels beside it.
         marked: folders with labels beside pictures, be they none → the endings of those files.
         damaged: name of a file that may hold a label → what is wrong with it.
-        links: (name, name of what it leads to).
-        others: names of unknown endings.
+        links: name → name of what it leads to.
     """
 
-    pictures: list[_Member] = field(default_factory=list)
+    pictures: dict[str, _Member] = field(default_factory=dict)
     told: dict[str, str | None] = field(default_factory=dict)
     damaged: dict[str, DataError] = field(default_factory=dict)
     labels: dict[str, set[str]] = field(default_factory=dict)
     marked: dict[str, set[str]] = field(default_factory=dict)
-    links: list[tuple[str, str]] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
 
 
 def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing:
@@ -129,7 +127,7 @@ def list_source(source: str, pictures: str, classes: Taxonomy | None) -> Listing
 
 
 def _listed(listing: Listing, url: str, prefix: str) -> _Tar:
-    """Go through a tar once."""
+    """Go through a tar once; of names that stand there again the last counts, as unpacked."""
     tar = _Tar()
     for member, content in _members(url):
         name = member.name.removeprefix("./")
@@ -138,31 +136,44 @@ def _listed(listing: Listing, url: str, prefix: str) -> _Tar:
             continue
         if ".." in name.split("/"):
             listing.refuse(prefix + name, "its name leads out of the tar; pack it anew")
-        elif member.issym() or member.islnk():
-            above = posixpath.dirname(name) if member.issym() else ""
-            tar.links.append((name, posixpath.normpath(posixpath.join(above, member.linkname))))
-        elif not member.isfile():
             continue
-        elif member.issparse():
-            listing.refuse(prefix + name, "is stored with holes; pack it anew without --sparse")
-        elif content is not None:
-            if name in tar.told or name in tar.damaged:
+        if member.issym() or member.islnk():
+            above = posixpath.dirname(name) if member.issym() else ""
+            target = posixpath.normpath(posixpath.join(above, member.linkname))
+            if target == posixpath.normpath(name):  # so does tar store what it is given twice
                 listing.leave_out(prefix + name, AGAIN)
-            tar.told.pop(name, None)
-            tar.damaged.pop(name, None)
+                continue
+            _forget(listing, tar, name, prefix)
+            tar.links[name] = target
+            continue
+        if not member.isfile():
+            continue
+        if member.issparse():
+            listing.refuse(prefix + name, "is stored with holes; pack it anew without --sparse")
+            continue
+        _forget(listing, tar, name, prefix)
+        if content is not None:
             try:
                 tar.told[name] = _label_in(content, name, where=f"{url}: {name}")
             except DataError as error:  # it may be beside no picture
                 tar.damaged[name] = error
-        elif ending in rules.PICTURES:
-            tar.pictures.append(_placed(name, prefix, url, member.offset_data, member.size))
-        elif not rules.is_other(name):
-            tar.others.append(name)
-            tar.pictures.append(_placed(name, prefix, url, member.offset_data, member.size))
+        elif ending in rules.PICTURES or not rules.is_other(name):
+            tar.pictures[name] = _placed(name, prefix, url, member.offset_data, member.size)
         elif ending not in LABELLED:
             listing.leave_out(prefix + name, "no picture by its name")
     _settle(listing, tar, prefix)
     return tar
+
+
+def _forget(listing: Listing, tar: _Tar, name: str, prefix: str) -> None:
+    """Let go of what had a name before, and say so."""
+    if tar.pictures.pop(name, None):
+        listing.refuse(prefix + name, AGAIN)
+    elif name in tar.told or name in tar.damaged or name in tar.links:
+        listing.leave_out(prefix + name, AGAIN)
+    tar.told.pop(name, None)
+    tar.damaged.pop(name, None)
+    tar.links.pop(name, None)
 
 
 def _placed(name: str, prefix: str, url: str, offset: int, size: int) -> _Member:
@@ -172,23 +183,16 @@ def _placed(name: str, prefix: str, url: str, offset: int, size: int) -> _Member
 
 
 def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
-    """Follow the links of a tar, and drop what is beside a picture: other data, masks.
-
-    Of names that stand there again the last counts, as where a tar is unpacked.
-    """
-    last = {member.name: member for member in tar.pictures}
-    for member in tar.pictures:
-        if last[member.name] is not member:
-            listing.refuse(member.entry.id, AGAIN)
-    tar.pictures = [member for member in tar.pictures if last[member.name] is member]
-    there = {posixpath.normpath(member.name): member.entry for member in tar.pictures}
+    """Follow the links of a tar, and drop what is beside a picture: other data, masks."""
+    others = {name for name in tar.pictures if rules.ending(name) not in rules.PICTURES}
+    there = {posixpath.normpath(name): member.entry for name, member in tar.pictures.items()}
     told = {posixpath.normpath(name): label for name, label in tar.told.items()}
-    links = {posixpath.normpath(name): target for name, target in tar.links}
-    for name, target in tar.links:
+    links = {posixpath.normpath(name): target for name, target in tar.links.items()}
+    for name, target in tar.links.items():
         target = _end(target, links)
         entry = there.get(target)
         if entry:
-            tar.pictures.append(_placed(name, prefix, entry.url, entry.offset, entry.size))
+            tar.pictures[name] = _placed(name, prefix, entry.url, entry.offset, entry.size)
         elif target in told and rules.ending(name) in LABELLED:
             tar.told[name] = told[target]
         elif rules.ending(name) in LABELLED:
@@ -197,18 +201,17 @@ def _settle(listing: Listing, tar: _Tar, prefix: str) -> None:
         else:
             listing.leave_out(prefix + name, "a link that leads to no picture of the tar")
     _mark(tar)
-    others = set(tar.others)
-    stems = {member.stem for member in tar.pictures if member.name not in others}
-    kept = []
-    for member in tar.pictures:
-        if member.name in others and ({member.stem, _first_key(member.stem)} & stems):
+    stems = {member.stem for name, member in tar.pictures.items() if name not in others}
+    kept = {}
+    for name, member in tar.pictures.items():
+        if name in others and ({member.stem, _first_key(member.stem)} & stems):
             # what WebDataset puts beside a picture, of any ending
             listing.leave_out(member.entry.id, "beside a picture, and none by its name")
             continue
         if member.stem not in tar.labels and rules.is_mask(f"{member.stem}.", stems):
             listing.leave_out(member.entry.id, "drawn from the picture beside it")
             continue
-        kept.append(member)
+        kept[name] = member
     tar.pictures = kept
 
 
@@ -223,7 +226,8 @@ def _end(target: str, links: Mapping[str, str]) -> str:
 
 def _mark(tar: _Tar) -> None:
     """Note the labels by the pictures that they are beside."""
-    keys = {key for member in tar.pictures for key in (member.stem, _first_key(member.stem))}
+    stems = [member.stem for member in tar.pictures.values()]
+    keys = {key for stem in stems for key in (stem, _first_key(stem))}
 
     def key_of(name: str) -> str:
         stem = name.rpartition(".")[0]
@@ -243,8 +247,8 @@ def _mark(tar: _Tar) -> None:
 
 def _labelled(tar: _Tar) -> Iterator[_Labelled]:
     """Yield the pictures of a tar with what is said of them beside them."""
-    counts = Counter(_first_key(member.stem) for member in tar.pictures)
-    for member in tar.pictures:
+    counts = Counter(_first_key(member.stem) for member in tar.pictures.values())
+    for member in tar.pictures.values():
         first = _first_key(member.stem)
         labels = tar.labels.get(member.stem)
         labels = labels or (tar.labels.get(first, set()) if counts[first] == 1 else set())
